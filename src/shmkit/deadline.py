@@ -1,0 +1,42 @@
+"""A point in time until which a call may wait."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+__all__ = ["Deadline"]
+
+
+class Deadline:
+    """A point on the monotonic clock; calls take a `timeout`, loops inside them a deadline.
+
+    Args:
+        timeout: seconds from now, None for never.
+
+    Raises:
+        ValueError: `timeout` is negative or not a number.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self, timeout: float | None) -> None:
+        if timeout is None:
+            self.at: Final = float("inf")
+            return
+        if not timeout >= 0:
+            raise ValueError(
+                f"'timeout' must be a non-negative number of seconds or None, not {timeout!r}"
+            )
+        self.at = time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Seconds left: 0 when it has passed, infinity when it never will."""
+        return max(0.0, self.at - time.monotonic())
+
+    def expired(self) -> bool:
+        """Whether the point in time has passed."""
+        return time.monotonic() >= self.at
+
+    def __repr__(self) -> str:
+        return f"Deadline(remaining={self.remaining():.3f})"
