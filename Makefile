@@ -1,0 +1,70 @@
+# make demo   sets up a virtual environment, installs, runs the main job
+# make test   the same, and runs every test
+#
+# PYTHON=... takes another interpreter; each has a virtual environment of its own.
+
+ifeq ($(origin PYTHON),undefined)
+PYTHON = $(shell .ci/pythons --default)
+VENV ?= .venv
+else
+VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+endif
+VENV := $(VENV)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint types arch coverage bench clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.installed
+	$(BIN)/shmkit demo $(ARGS)
+
+test: $(VENV)/.tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+arch: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+# Lines that only run in a child process count too: each process writes a file of its own.
+coverage: $(VENV)/.tests
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/ring.py $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
+	    .hypothesis .import_linter_cache src/*.egg-info
+	find src tests demos benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: a second run has nothing to install until pyproject.toml changes.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv and pip was found: name one, make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[cli]'
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(PIP) --group test
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.tests
+	$(PIP) --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(PIP) --group bench
+	@touch $@

@@ -1,0 +1,81 @@
+"""Shared memory between the Python processes of one machine.
+
+A map of the floors; each uses those below it, never one above:
+
+    tools      for people: the command line, the pytest plugin, leak checks
+    work       functions that run elsewhere
+    channels   messages through memory: Ring
+    sync       processes that wait for each other: Semaphore
+    memory     bytes that processes share: SharedBuffer
+    errors     every exception, and deadline: how long a call may wait
+
+Every public name is here, `from shmkit import Ring`. A name is imported when it is first used, so that
+`import shmkit` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shmkit.channels.ring import Ring as Ring
+    from shmkit.errors import ClosedError as ClosedError
+    from shmkit.errors import CorruptSegment as CorruptSegment
+    from shmkit.errors import Empty as Empty
+    from shmkit.errors import FrameTooLarge as FrameTooLarge
+    from shmkit.errors import Full as Full
+    from shmkit.errors import IncompatibleSegment as IncompatibleSegment
+    from shmkit.errors import PeerDied as PeerDied
+    from shmkit.errors import RoleTaken as RoleTaken
+    from shmkit.errors import ShmkitError as ShmkitError
+    from shmkit.errors import ShutDown as ShutDown
+    from shmkit.memory.buffer import SharedBuffer as SharedBuffer
+    from shmkit.sync.semaphore import Semaphore as Semaphore
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ClosedError": "shmkit.errors",
+    "CorruptSegment": "shmkit.errors",
+    "Empty": "shmkit.errors",
+    "FrameTooLarge": "shmkit.errors",
+    "Full": "shmkit.errors",
+    "IncompatibleSegment": "shmkit.errors",
+    "PeerDied": "shmkit.errors",
+    "Ring": "shmkit.channels.ring",
+    "RoleTaken": "shmkit.errors",
+    "Semaphore": "shmkit.sync.semaphore",
+    "SharedBuffer": "shmkit.memory.buffer",
+    "ShmkitError": "shmkit.errors",
+    "ShutDown": "shmkit.errors",
+}
+
+__all__ = [  # noqa: F822 - imported by __getattr__
+    "ClosedError",
+    "CorruptSegment",
+    "Empty",
+    "FrameTooLarge",
+    "Full",
+    "IncompatibleSegment",
+    "PeerDied",
+    "Ring",
+    "RoleTaken",
+    "Semaphore",
+    "SharedBuffer",
+    "ShmkitError",
+    "ShutDown",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562)."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
