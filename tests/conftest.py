@@ -1,3 +1,161 @@
-"""Fixtures every test may use."""
+"""What every test may use, and what every test is held to: nothing leaks.
+
+For the author of a test:
+
+- `unique_name`: a name no other test has. Call it for more: `unique_name()`.
+- `make_where(kind)`: kind is "anon", "shm" or "file"; gives a fresh `where` of that kind.
+- `where`: a test that takes it runs on each kind of memory in turn; `backend` is the kind.
+- `start_method`, `context`: a test that takes one runs under fork, spawn and forkserver.
+- `start_process(target, *args)`: a `multiprocessing` process of `context`, always reaped.
+- `start_child(target, *args)`: a `tests.processes.Child`, always reaped; see there.
+
+A test that leaves a name in /dev/shm, an open descriptor, a mapping of shared memory or a child
+process behind fails at its teardown. Make names from `unique_name` or `make_where`: that is how a
+name is known to be this test's while other workers make theirs. Names that the library thinks of
+itself (its semaphores') are looked for when the whole run is over.
+"""
 
 from __future__ import annotations
+
+import multiprocessing
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import leaks
+from tests.processes import Child, reap
+
+KINDS = ("anon", "shm", "file")
+
+
+class UniqueName(str):
+    """A name of one test; calling it gives another that is known to be of the same test."""
+
+    __slots__ = ()
+
+    def __call__(self) -> str:
+        return f"{self}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def unique_name(worker_id: str) -> UniqueName:
+    """A name that no other test and no other worker has."""
+    return UniqueName(f"t-{worker_id}-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(unique_name: UniqueName) -> Iterator[None]:
+    """Fail a test that leaves a name, descriptor, mapping or child process behind."""
+    before = leaks.snapshot(unique_name)
+    yield
+    left = leaks.since(before, unique_name)
+    assert not left, "the test left behind:\n  " + "\n  ".join(left)
+
+
+@pytest.fixture
+def make_where(unique_name: UniqueName, tmp_path: Path) -> Callable[[str], str | None]:
+    """Make a fresh `where` of a kind of memory: "anon", "shm" or "file"."""
+
+    def make(kind: str) -> str | None:
+        if kind == "anon":
+            return None
+        if kind == "shm":
+            return f"shm:{unique_name()}"
+        assert kind == "file", f"kind is one of {KINDS}, not {kind!r}"
+        return f"file:{tmp_path / unique_name()}"
+
+    return make
+
+
+@pytest.fixture(params=KINDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each kind of memory in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def where(backend: str, make_where: Callable[[str], str | None]) -> str | None:
+    """Each kind of memory in turn, as the `where` of a create or attach."""
+    return make_where(backend)
+
+
+@pytest.fixture(params=multiprocessing.get_all_start_methods())
+def start_method(request: pytest.FixtureRequest) -> str:
+    """Each way to start a process in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def context(start_method: str) -> BaseContext:
+    """The `multiprocessing` context of each start method in turn."""
+    return multiprocessing.get_context(start_method)
+
+
+@pytest.fixture
+def start_process(context: BaseContext) -> Iterator[Callable[..., BaseProcess]]:
+    """Start a process of `context` running `target(*args)`; at the end of the test it is killed."""
+    started: list[BaseProcess] = []
+
+    def start(target: Callable[..., Any], *args: Any, **kwargs: Any) -> BaseProcess:
+        process = context.Process(target=target, args=args, kwargs=kwargs)  # type: ignore[attr-defined]
+        started.append(process)
+        process.start()
+        return process  # type: ignore[no-any-return]
+
+    yield start
+    for process in started:
+        reap(process)
+
+
+@pytest.fixture
+def start_child() -> Iterator[Callable[..., Child]]:
+    """Start a `Child`; what still runs at the end of the test is killed."""
+    started: list[Child] = []
+
+    def start(*args: Any, **kwargs: Any) -> Child:
+        child = Child(*args, **kwargs)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Mark every process of this run, and remember what was there before it."""
+    if not hasattr(config, "workerinput"):
+        os.environ[leaks.RUN] = uuid.uuid4().hex
+        config.stash[_BEFORE] = leaks.library_names()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Look for what outlived the whole run: names, and processes of it that nobody waits for."""
+    if hasattr(session.config, "workerinput"):
+        return
+    left = leaks.after_run(session.config.stash[_BEFORE])
+    session.config.stash[_LEFT] = left
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name what the run left behind."""
+    left = config.stash.get(_LEFT, [])
+    if left:
+        terminalreporter.section("left behind by this run", red=True, bold=True)
+        for line in left:
+            terminalreporter.line(line)
+
+
+_BEFORE = pytest.StashKey[set[str]]()
+_LEFT = pytest.StashKey[list[str]]()

@@ -9,7 +9,7 @@ A map of the floors; each uses those below it, never one above:
     memory     bytes that processes share: SharedBuffer
     errors     every exception, and deadline: how long a call may wait
 
-Every public name is here, `from shmkit import Ring`. A name is imported when it is first used, so that
+Every public name is here: `from shmkit import Ring`. A name is imported when it is first used, so
 `import shmkit` costs next to nothing.
 """
 
@@ -51,7 +51,7 @@ _HOME = {
     "ShutDown": "shmkit.errors",
 }
 
-__all__ = [  # noqa: F822 - imported by __getattr__
+__all__ = [
     "ClosedError",
     "CorruptSegment",
     "Empty",

@@ -11,8 +11,8 @@
      +- IncompatibleSegment (ValueError)    not ours, or another layout     .where
      +- CorruptSegment (ValueError)         ours, an invariant is broken    .where .detail
 
-A message gives the cause, the value and the remedy; what a program may want to know is an attribute.
-All of them survive pickling, with their attributes: they travel between processes.
+A message gives the cause, the value and the remedy; what a program may want to know is an
+attribute. All of them survive pickling, with their attributes: they travel between processes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ __all__ = [
 ]
 
 
-def _rebuild(
-    cls: type[ShmkitError], args: tuple[Any, ...], fields: dict[str, Any]
-) -> ShmkitError:
+def _rebuild(cls: type[ShmkitError], args: tuple[Any, ...], fields: dict[str, Any]) -> ShmkitError:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(fields)

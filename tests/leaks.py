@@ -1,0 +1,180 @@
+"""What a process holds, to be compared before and after a test, and after a whole run.
+
+Linux tells everything under /proc and /dev/shm; elsewhere these find nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["RUN", "Held", "after_run", "library_names", "since", "snapshot"]
+
+RUN = "SHMKIT_TEST_RUN"  # in the environment of every process of a run
+
+_SHM = Path("/dev/shm")
+_OURS = re.compile(r"^(sem\.)?(shmkit|t-)")
+_SHARED_MAP = re.compile(r"(/dev/shm/\S.*|/memfd:shmkit.*)$")
+
+
+class Held(NamedTuple):
+    """What this process holds at one moment."""
+
+    name: set[str]
+    descriptor: set[str]
+    map: set[str]
+    child: set[str]
+
+
+def snapshot(token: str) -> Held:
+    """What is there now; names are those that hold `token`."""
+    return Held(set(_names(token)), set(_descriptors()), set(_maps()), set(_children()))
+
+
+def since(before: Held, token: str) -> list[str]:
+    """What is there now and was not before, a line for each; leaked names are removed."""
+    left = _new(before, snapshot(token))
+    if left:
+        # What only a reference cycle keeps alive goes with it, as it would a moment later.
+        gc.collect()
+        multiprocessing.active_children()  # reaps the ended ones that nobody joined
+        left = _new(before, snapshot(token))
+    for name in _names(token):
+        (_SHM / name).unlink(missing_ok=True)
+    return left
+
+
+def after_run(before: set[str], timeout: float = 5.0) -> list[str]:
+    """What outlived a run: names the library made that no process uses, and processes of the run.
+
+    Args:
+        before: `library_names()` before the run.
+        timeout: seconds that ending processes get to end.
+
+    Returns:
+        A line for each.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        names = library_names() - before
+        if names:
+            # Another run on this machine may be making names at this moment: those are in use.
+            names -= _names_in_use()
+        left = [f"name {name}" for name in sorted(names)] + [f"process {p}" for p in _strays()]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.05)
+
+
+def library_names() -> set[str]:
+    """Names in /dev/shm that the library or one of its tests made."""
+    return {name for name in _listdir(_SHM) if _OURS.match(name)}
+
+
+def _new(before: Held, after: Held) -> list[str]:
+    return [
+        f"{kind} {item} {_command(item)}" if kind == "child" else f"{kind} {item}"
+        for kind, old, new in zip(Held._fields, before, after, strict=True)
+        for item in sorted(new - old)
+    ]
+
+
+def _listdir(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)  # noqa: PTH208 - names, not paths
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError):
+        return []
+
+
+def _names(token: str) -> Iterator[str]:
+    return (name for name in _listdir(_SHM) if token in name)
+
+
+def _descriptors() -> Iterator[str]:
+    """Open descriptors, except those that multiprocessing keeps for its helpers."""
+    helpers = {
+        getattr(resource_tracker._resource_tracker, "_fd", None),
+        getattr(forkserver._forkserver, "_forkserver_alive_fd", None),
+    }
+    for fd in _listdir(Path("/proc/self/fd")):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - raw text
+        except FileNotFoundError:
+            continue  # the descriptor of this very listing
+        if int(fd) not in helpers:
+            yield f"{fd} -> {target}"
+
+
+def _maps() -> Iterator[str]:
+    """Shared memory mapped here: a map outlives its descriptor and its name."""
+    try:
+        text = Path("/proc/self/maps").read_text()
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        if found := _SHARED_MAP.search(line):
+            yield f"{found[0]} (inode {line.split()[4]})"
+
+
+def _children() -> Iterator[str]:
+    """Pids of child processes, zombies too, except multiprocessing's helpers."""
+    helpers = {
+        getattr(resource_tracker._resource_tracker, "_pid", None),
+        getattr(forkserver._forkserver, "_forkserver_pid", None),
+    }
+    for task in _listdir(Path("/proc/self/task")):
+        try:
+            pids = Path(f"/proc/self/task/{task}/children").read_text().split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for pid in pids:
+            if int(pid) not in helpers:
+                yield pid
+
+
+def _command(pid: str) -> str:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return "(gone)"
+    return f"[{state}] " + b" ".join(words).decode(errors="replace")[:200]
+
+
+def _pids() -> Iterator[str]:
+    return (name for name in _listdir(Path("/proc")) if name.isdigit())
+
+
+def _names_in_use() -> set[str]:
+    """Names in /dev/shm that some process has open or mapped."""
+    used: set[str] = set()
+    for pid in _pids():
+        try:
+            used.update(re.findall(r" /dev/shm/(\S+)", Path(f"/proc/{pid}/maps").read_text()))
+            fds = Path(f"/proc/{pid}/fd")
+            links = [os.readlink(fds / fd) for fd in _listdir(fds)]  # noqa: PTH115 - raw text
+        except OSError:
+            continue
+        used.update(link.removeprefix("/dev/shm/") for link in links)
+    return used
+
+
+def _strays() -> Iterator[str]:
+    """Processes started in this run, other than this one, that still live."""
+    mark = f"{RUN}={os.environ.get(RUN, '-')}".encode()
+    for pid in _pids():
+        if int(pid) == os.getpid():
+            continue
+        try:
+            ours = mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if ours and (command := _command(pid)) != "(gone)" and not command.startswith("[Z]"):
+            yield f"{pid} {command}"

@@ -1,0 +1,152 @@
+"""The harness itself: what it is to catch, it catches."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import leaks
+from tests.processes import Child, run_python
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is held")
+
+
+def double(link, number):
+    """What a child does in the tests below."""
+    link.send(number * 2)
+
+
+def show(*args):
+    """What a child does in the tests below."""
+    print(args)
+
+
+def answer(queue):
+    """What a process does in the tests below."""
+    queue.put(os.getpid())
+
+
+def test_a_source_text_finds_its_arguments() -> None:
+    assert run_python("print(args[0] + 1)", 41).stdout == "42\n"
+
+
+def test_a_function_is_called_with_its_arguments() -> None:
+    assert run_python(show, 1, b"\0").stdout == "(1, b'\\x00')\n"
+
+
+def test_a_failing_child_fails_with_its_traceback() -> None:
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run_python("1 / 0")
+    assert run_python("raise SystemExit(3)", check=False).exitcode == 3
+
+
+def test_a_child_that_hangs_is_killed_at_its_deadline() -> None:
+    with pytest.raises(AssertionError, match="still running after"):
+        run_python("input() if args else __import__('signal').pause()", timeout=0.3)
+
+
+def test_a_child_talks(start_child) -> None:
+    child = start_child("link.send(link.recv() * 2)")
+    child.send(b"\0ab")
+    assert child.receive() == b"\0ab\0ab"
+    child.finish()
+    assert start_child(double, 4).receive() == 8
+
+
+def test_a_child_that_ends_early_says_why(start_child) -> None:
+    child = start_child("raise ValueError('told')")
+    with pytest.raises(AssertionError, match="ValueError: told"):
+        child.receive()
+
+
+def test_a_killed_child_tells_its_signal() -> None:
+    with Child("link.send(1); link.recv()") as child:
+        child.receive()
+        child.kill()
+        assert child.exitcode == -signal.SIGKILL
+
+
+def test_a_stopped_child_is_reaped() -> None:
+    with Child("link.send(1); link.recv()") as child:
+        child.receive()
+        child.signal(signal.SIGSTOP)
+
+
+def test_a_child_starts_processes_of_its_own(start_method) -> None:
+    source = """
+        import multiprocessing, os
+        if __name__ == "__main__":
+            context = multiprocessing.get_context(args[0])
+            process = context.Process(target=print, args=("grandchild",))
+            process.start()
+            process.join()
+    """
+    assert run_python(source, start_method).stdout == "grandchild\n"
+
+
+def test_a_process_of_each_start_method(context, start_process) -> None:
+    queue = context.SimpleQueue()
+    process = start_process(answer, queue)
+    assert queue.get() == process.pid
+    process.join(10)
+    assert process.exitcode == 0
+    queue.close()
+
+
+@pytest.fixture
+def held(unique_name):
+    """What is held before something leaks."""
+    return leaks.snapshot(unique_name)
+
+
+def test_a_name_left_behind_is_found_and_removed(held, unique_name) -> None:
+    name = Path("/dev/shm") / unique_name()
+    name.touch()
+    assert leaks.since(held, unique_name) == [f"name {name.name}"]
+    assert not name.exists()
+
+
+def test_a_descriptor_left_behind_is_found(held, unique_name, tmp_path) -> None:
+    with (tmp_path / "open").open("w") as file:
+        assert leaks.since(held, unique_name) == [f"descriptor {file.fileno()} -> {file.name}"]
+    assert leaks.since(held, unique_name) == []
+
+
+def test_a_map_left_behind_is_found(held, unique_name) -> None:
+    fd = os.memfd_create("shmkit-test")
+    os.truncate(fd, 4096)
+    memory = mmap.mmap(fd, 4096)
+    os.close(fd)
+    with memory:
+        assert [line.split()[0] for line in leaks.since(held, unique_name)][-1:] == ["map"]
+    assert leaks.since(held, unique_name) == []
+
+
+def test_a_child_left_behind_is_found(held, unique_name) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    left = leaks.since(held, unique_name)
+    child.wait()
+    assert [line.split()[:2] for line in left] == [["child", str(child.pid)]]
+    assert leaks.since(held, unique_name) == []
+
+
+def test_a_run_that_leaves_a_name_fails(unique_name, tmp_path) -> None:
+    name = Path("/dev/shm") / f"shmkit-{unique_name}"
+    (tmp_path / "test_it.py").write_text(f"def test_it():\n    open({str(name)!r}, 'w').close()\n")
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c"]
+    command += [str(root / "pyproject.toml"), "-n0", "-q", str(tmp_path), f"--rootdir={tmp_path}"]
+    try:
+        result = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, timeout=50, check=False
+        )
+    finally:
+        name.unlink(missing_ok=True)
+    assert result.returncode == 1, result.stdout
+    assert f"name {name.name}" in result.stdout
