@@ -1,7 +1,8 @@
 # make demo   sets up a virtual environment, installs, runs the main job
 # make test   the same, and runs every test
 #
-# PYTHON=... takes another interpreter; each has a virtual environment of its own.
+# PYTHON=/path/to/python takes another interpreter; each has a virtual environment of its own.
+# ARGS="..." is passed on: make test ARGS="-k ring", make demo ARGS="--workers 4 README.md".
 
 ifeq ($(origin PYTHON),undefined)
 PYTHON = $(shell .ci/pythons --default)
@@ -12,6 +13,10 @@ endif
 VENV := $(VENV)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# EDITABLE= installs what would be shipped, and again whenever a source is newer.
+EDITABLE ?= --editable
+SOURCES := $(if $(EDITABLE),,$(shell find src -name '*.py'))
 
 .PHONY: demo test lint types arch coverage bench clean
 .DEFAULT_GOAL := test
@@ -43,18 +48,20 @@ bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ring.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
-	    .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
+	    .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests demos benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps: a second run has nothing to install until pyproject.toml changes.
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv and pip was found: name one, make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade 'pip>=25.1'
+	@test -n "$(PYTHON)" || { echo "found no Python 3.11 or newer that can make a virtual \
+	environment: install one with its venv module, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(PIP) --editable '.[cli]'
+$(VENV)/.installed: pyproject.toml $(SOURCES) | $(BIN)/python
+	$(PIP) --upgrade 'pip>=25.1'
+	$(if $(EDITABLE),,rm -rf build)
+	$(PIP) $(EDITABLE) '.[cli]'
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
