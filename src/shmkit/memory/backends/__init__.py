@@ -1,0 +1,30 @@
+"""The kinds of memory: each a module that is imported when its scheme is first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shmkit.memory.backends.base import Backend
+    from shmkit.memory.url import Scheme
+
+__all__ = ["backend_for"]
+
+
+def backend_for(scheme: Scheme) -> Backend:
+    """The backend of a scheme.
+
+    Raises:
+        OSError: this system has no such memory.
+    """
+    if scheme == "anon":
+        from shmkit.memory.backends.anonymous import AnonymousBackend
+
+        return AnonymousBackend()
+    if scheme == "shm":
+        from shmkit.memory.backends.named import NamedBackend
+
+        return NamedBackend()
+    from shmkit.memory.backends.file import FileBackend
+
+    return FileBackend()

@@ -1,0 +1,41 @@
+"""Memory without a name: a memfd on Linux, elsewhere a map that only fork hands on."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from shmkit.memory.backends.base import Identity
+
+__all__ = ["AnonymousBackend"]
+
+
+class AnonymousBackend:
+    """Anonymous memory lives as long as a descriptor or a map of it."""
+
+    creator_unlinks = False
+    empty_is_unfinished = False
+
+    def fresh_name(self) -> str:
+        """No name at all."""
+        return ""
+
+    def create(self, name: str, mode: int) -> int:  # noqa: ARG002 - nobody can open it
+        """Make a memfd; -1 where there is none."""
+        if not hasattr(os, "memfd_create"):
+            return -1
+        return os.memfd_create("shmkit", os.MFD_CLOEXEC)
+
+    def open(self, name: str, *, writable: bool) -> NoReturn:  # noqa: ARG002
+        """There is nothing to open it by."""
+        raise ValueError(
+            "anonymous memory cannot be attached to by name: inherit it by fork, pickle the buffer "
+            "to the other process, or attach(buffer); for a name use 'shm:NAME'"
+        )
+
+    def identify(self, name: str) -> Identity:  # noqa: ARG002
+        """Nothing has the name."""
+        raise FileNotFoundError("anonymous memory has no name")
+
+    def unlink(self, name: str) -> None:
+        """There is no name to remove."""

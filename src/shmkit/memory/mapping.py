@@ -1,0 +1,161 @@
+"""From a descriptor to addresses: any byte range, mapped aligned underneath."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import operator
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from typing import Final, Literal, SupportsIndex, TypeAlias
+
+__all__ = ["Access", "Region", "checked_access", "checked_range", "map_anonymous", "map_region"]
+
+Access: TypeAlias = Literal["r", "rw", "cow"]
+
+_ACCESS: Final = {"r": mmap.ACCESS_READ, "rw": mmap.ACCESS_WRITE, "cow": mmap.ACCESS_COPY}
+_READ_AT_ONCE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """Bytes at addresses.
+
+    Args:
+        memory: the map; None if nothing is mapped (no bytes, or bytes that were read instead).
+        start: index in `memory` of the region's byte 0.
+        whole: all bytes of the region, in a view that is not handed out.
+        mapped: False if the bytes are a copy that was read.
+    """
+
+    memory: mmap.mmap | None
+    start: int
+    whole: memoryview
+    mapped: bool = True
+
+    def close(self) -> bool:
+        """Unmap, unless a view of the memory is in use: then the last view does it.
+
+        Returns:
+            False if a view is still in use.
+        """
+        self.whole.release()
+        if self.memory is None:
+            return True
+        try:
+            self.memory.close()
+        except BufferError:
+            return False
+        return True
+
+    def reopened(self) -> Region:
+        """The same bytes again, after a `close` that was not to happen."""
+        if self.memory is None:
+            return Region(None, 0, memoryview(bytearray()), self.mapped)
+        size = len(self.memory) - self.start
+        return Region(self.memory, self.start, memoryview(self.memory)[self.start :][:size])
+
+
+def checked_access(access: str) -> Access:
+    """An `access` argument.
+
+    Raises:
+        ValueError: it is not "r", "rw" or "cow".
+    """
+    if access not in _ACCESS:
+        raise ValueError(
+            f"'access' must be 'r' (read), 'rw' (read and write) or 'cow' (private changes), "
+            f"not {access!r}"
+        )
+    return access  # type: ignore[return-value]
+
+
+def checked_range(
+    offset: SupportsIndex, length: SupportsIndex | None, size: int, what: str
+) -> tuple[int, int]:
+    """The bytes that `offset` and `length` name in memory of `size` bytes.
+
+    Args:
+        offset: first byte.
+        length: bytes from there, None for all.
+        size: bytes there are.
+        what: name for messages.
+
+    Returns:
+        offset, length.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: they reach outside.
+    """
+    first = operator.index(offset)
+    if not 0 <= first <= size:
+        raise ValueError(f"'offset' {first} is outside of {what}, which has {size} bytes")
+    if length is None:
+        return first, size - first
+    count = operator.index(length)
+    if count < 0:
+        raise ValueError(f"'length' must not be negative, and is {count}")
+    if first + count > size:
+        raise ValueError(
+            f"bytes {first} to {first + count} reach outside of {what}, which has {size} bytes"
+        )
+    return first, count
+
+
+def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
+    """Map `length` bytes from byte `offset` of an open descriptor, which may be closed afterwards.
+
+    Raises:
+        OSError: the system does not map this (ENODEV), or has no addresses left (ENOMEM).
+    """
+    if length == 0:
+        return Region(None, 0, memoryview(b"" if access == "r" else bytearray()))
+    start = offset % mmap.ALLOCATIONGRANULARITY
+    if sys.version_info >= (3, 13) and sys.platform != "win32":
+        # A map needs no descriptor to live; before 3.13 mmap keeps one for its resize() anyway.
+        memory = mmap.mmap(
+            fd, start + length, access=_ACCESS[access], offset=offset - start, trackfd=False
+        )
+    else:
+        memory = mmap.mmap(fd, start + length, access=_ACCESS[access], offset=offset - start)
+    return Region(memory, start, memoryview(memory)[start:])
+
+
+def map_anonymous(size: int) -> Region:
+    """Map memory without a descriptor: forked children share it, nobody else can."""
+    memory = mmap.mmap(-1, size)
+    return Region(memory, 0, memoryview(memory))
+
+
+def memory_size(fd: int) -> int | None:
+    """Bytes behind a descriptor; None if only reading tells (a pipe, a file of /proc)."""
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        return os.lseek(fd, 0, os.SEEK_END)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_size or None
+
+
+def read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, what: str) -> Region:
+    """Read what cannot be mapped.
+
+    Raises:
+        OSError: a device without an end, and no `length`.
+        ValueError: `offset` and `length` reach outside.
+    """
+    if length is None and stat.S_ISCHR(os.fstat(fd).st_mode):
+        raise OSError(errno.ENODEV, "is a device, which has no end: give a length", what)
+    parts: list[bytes] = []
+    wanted = sys.maxsize
+    if length is not None:
+        wanted = operator.index(offset) + operator.index(length)
+    while wanted and (part := os.read(fd, min(wanted, _READ_AT_ONCE))):
+        parts.append(part)
+        wanted -= len(part)
+    content = b"".join(parts)
+    first, count = checked_range(offset, length, len(content), what)
+    return Region(None, 0, memoryview(content)[first : first + count], mapped=not content)

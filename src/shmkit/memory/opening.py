@@ -1,0 +1,236 @@
+"""Getting hold of memory: made exclusively, waited for, or taken over half-made.
+
+Whoever makes memory with a name holds a kernel lock (flock) on it from just after the exclusive
+creation until its room is reserved. So one who finds memory of size 0 can tell a creator at work
+from a dead one: with the lock in hand and the size still 0, the memory is his.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+from shmkit.deadline import Deadline
+from shmkit.errors import IncompatibleSegment
+from shmkit.memory.backends import backend_for
+from shmkit.memory.backends.base import Identity, identity_of
+from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.reserve import reserve
+from shmkit.memory.url import Url
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Opened", "create", "ensure", "open_existing"]
+
+_FIRST_PAUSE: Final = 0.0005
+_LONGEST_PAUSE: Final = 0.02
+# What flock says where this kind of memory has no such locks (macOS: shared memory).
+_NO_LOCKS: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+
+
+@dataclass(slots=True)
+class Opened:
+    """Memory in hand: an open descriptor, and the duty for its name if there is one.
+
+    Leaving its `with` closes the descriptor unless `keep_fd` took it over; an exception undoes a
+    creation first.
+
+    Args:
+        url: where it is.
+        fd: descriptor; -1 if this memory has none.
+        identity: the memory that was opened.
+        owner: duty to remove the name.
+        created: whether this call made it (or finished what a dead one had begun).
+        made: whether this call made the name.
+    """
+
+    url: Url
+    fd: int
+    identity: Identity = (0, 0)
+    owner: Ownership | None = None
+    created: bool = False
+    made: bool = False
+    _taken: bool = field(default=False, init=False)
+
+    def keep_fd(self) -> int:
+        """Take the descriptor over."""
+        self._taken = True
+        return self.fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is not None:
+                self.undo()
+        finally:
+            if self.fd >= 0 and (kind is not None or not self._taken):
+                os.close(self.fd)
+
+    def undo(self) -> None:
+        """Remove a name that this call made."""
+        if self.owner is not None:
+            self.owner.fulfil()
+        elif self.made:
+            remove(self.url, self.identity)
+
+
+def create(url: Url, size: int, *, keep: bool, mode: int) -> Opened:
+    """Make memory that was not there, with its room reserved.
+
+    Raises:
+        FileExistsError: it is there.
+        OSError: ENOSPC: there is no room; nothing stays behind.
+    """
+    backend = backend_for(url.scheme)
+    if not url.name:
+        url = Url(url.scheme, backend.fresh_name())
+    while True:
+        fd = backend.create(url.name, mode)
+        if fd < 0:
+            return Opened(url, fd, created=True, made=True)
+        opened = Opened(url, fd, identity_of(os.fstat(fd)))
+        if url.scheme == "anon":
+            opened.created = True
+            with _closed_on_error(opened):
+                reserve(fd, size, "anonymous memory")
+            return opened
+        if _finish(opened, size, keep=keep, made=True):
+            return opened
+        os.close(fd)
+        if _still_named(opened):
+            # An ensure() found it empty and was quicker with the lock: then it was first.
+            raise FileExistsError(errno.EEXIST, "was made by another process meanwhile", str(url))
+
+
+def ensure(url: Url, size: int, *, keep: bool, mode: int) -> Opened:
+    """Make memory, or open what is there; what a dead creator left without a size is taken over."""
+    while True:
+        try:
+            return create(url, size, keep=keep, mode=mode)
+        except FileExistsError:
+            pass
+        try:
+            opened = _open(url, writable=True)
+        except FileNotFoundError:
+            continue  # its owner unlinked it between the two calls
+        status = os.fstat(opened.fd)
+        if status.st_size or not stat.S_ISREG(status.st_mode):
+            return opened
+        if _finish(opened, size, keep=keep, made=False):
+            return opened
+        os.close(opened.fd)
+
+
+def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
+    """Open what is there, waiting for it up to `timeout` seconds (None: for ever).
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IncompatibleSegment: it has no size: its creator is not done, or died.
+    """
+    deadline = Deadline(timeout)
+    unfinished = backend_for(url.scheme).empty_is_unfinished
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            opened = _open(url, writable=writable)
+        except FileNotFoundError:
+            if deadline.expired():
+                raise
+        else:
+            if not unfinished or os.fstat(opened.fd).st_size:
+                return opened
+            os.close(opened.fd)
+            if deadline.expired():
+                raise IncompatibleSegment(
+                    f"{url} has no size yet: its creator is at work or died half-way; wait with "
+                    "timeout=, or take it over with ensure()",
+                    where=str(url),
+                )
+        # Nothing announces a name: look again, at growing distances.
+        time.sleep(min(pause, deadline.remaining()))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _open(url: Url, *, writable: bool) -> Opened:
+    if url.scheme == "shm" and not url.name:
+        raise ValueError("'shm:' alone asks create() for a fresh name; to attach, name the segment")
+    fd = backend_for(url.scheme).open(url.name, writable=writable)
+    return Opened(url, fd, identity_of(os.fstat(fd)))
+
+
+def _finish(opened: Opened, size: int, *, keep: bool, made: bool) -> bool:
+    """Give new memory its owner and its room.
+
+    Returns:
+        False if it got them from somebody else, or its name is gone.
+    """
+    with _closed_on_error(opened), _locked(opened.fd):
+        status = os.fstat(opened.fd)
+        if status.st_size or not status.st_nlink:
+            return False
+        opened.created = True
+        opened.made = made
+        try:
+            if backend_for(opened.url.scheme).creator_unlinks and not keep:
+                opened.owner = Ownership(opened.url, opened.identity)
+            reserve(opened.fd, size, str(opened.url))
+        except BaseException:
+            opened.undo()  # with the lock in hand: nobody takes over what is about to go
+            raise
+    return True
+
+
+def _still_named(opened: Opened) -> bool:
+    """Whether the name still leads to what was opened."""
+    try:
+        found = backend_for(opened.url.scheme).identify(opened.url.name)
+    except FileNotFoundError:
+        return False
+    return found == opened.identity
+
+
+@contextmanager
+def _closed_on_error(opened: Opened) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with opened:
+            raise
+
+
+@contextmanager
+def _locked(fd: int) -> Iterator[None]:
+    if sys.platform == "win32":
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        # By hand: a child forked meanwhile has the descriptor too, and would keep the lock.
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise

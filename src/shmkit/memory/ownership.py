@@ -1,0 +1,109 @@
+"""The creator of a named segment removes its name: at the end of its process at the latest.
+
+Three things can happen to a creator, and each has its own remover:
+
+- it leaves its `with`, or calls unlink(): the handle removes the name;
+- its process ends: a `multiprocessing.util.Finalize`, which runs in multiprocessing's children too
+  (they skip atexit before 3.13), after the children of this process have been waited for;
+- its process is killed: the standard library's resource tracker, a process of its own.
+
+A name that by then leads to other memory is left alone. A forked child has no duty.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from shmkit.memory.backends import backend_for
+from shmkit.memory.backends.base import Identity
+from shmkit.memory.url import Url
+
+__all__ = ["Ownership", "remove"]
+
+# Below 0: after the children of this process were joined; they may still want to attach. Above the
+# -100 of multiprocessing's own temporary directory.
+_PRIORITY: Final = -50
+_TRACKED_AS: Final = "shared_memory"
+
+
+def remove(url: Url, identity: Identity) -> None:
+    """Remove a name if it still leads to the memory meant; otherwise there is nothing to do.
+
+    Looking and removing are two system calls: a name replaced exactly between them is lost.
+    """
+    backend = backend_for(url.scheme)
+    try:
+        if backend.identify(url.name) == identity:
+            backend.unlink(url.name)
+    except FileNotFoundError:
+        pass  # somebody was first: it is gone, as it should be
+
+
+class Ownership:
+    """The duty to remove a name, from its creation until it is done.
+
+    Args:
+        url: named memory.
+        identity: the memory that the name led to when the duty was taken.
+    """
+
+    def __init__(self, url: Url, identity: Identity) -> None:
+        # Imported by those who need it: half of what importing this library costs.
+        from multiprocessing import resource_tracker, util
+
+        name = url.name
+        self._url = url
+        self._identity = identity
+        self._pid = os.getpid()
+        self._on_exit: Callable[[], None] = _nothing
+        # The tracker's protocol is a line of ASCII with colons; other names are for gc to find.
+        self._tracked = name.isascii() and not set(name) & set(":\r\n")
+        self._unregister = resource_tracker.unregister
+        if self._tracked:
+            resource_tracker.register(f"/{name}", _TRACKED_AS)
+        self._finalizer = util.Finalize(None, self._end_of_process, exitpriority=_PRIORITY)
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this process's duty, and not that of the one it was forked from."""
+        return self._pid == os.getpid()
+
+    def before_exit(self, notify: weakref.WeakMethod[Callable[[], None]]) -> None:
+        """Have a method of the handle called when the process ends with the duty undone."""
+
+        def call() -> None:
+            method = notify()
+            if method is not None:
+                method()
+
+        self._on_exit = call
+
+    def fulfil(self) -> None:
+        """Remove the name now. In a process that does not have the duty nothing happens."""
+        if self.here and self._finalizer.still_active():
+            remove(self._url, self._identity)
+            self.drop()
+
+    def drop(self) -> None:
+        """Have no duty any more: the name was removed."""
+        if not (self.here and self._finalizer.still_active()):
+            return
+        self._finalizer.cancel()
+        if self._tracked:
+            self._unregister(f"/{self._url.name}", _TRACKED_AS)
+
+    def _end_of_process(self) -> None:
+        # The finalizer is not active any more: it is running.
+        try:
+            self._on_exit()
+        finally:
+            remove(self._url, self._identity)
+            if self._tracked:
+                self._unregister(f"/{self._url.name}", _TRACKED_AS)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,109 @@
+"""Where memory lives: the `where` that every create and attach takes, as a value."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+__all__ = ["MAX_NAME", "Scheme", "Url", "Where"]
+
+Scheme: TypeAlias = Literal["anon", "shm", "file"]
+Where: TypeAlias = "str | os.PathLike[str] | None"
+
+# NAME_MAX is 255 on Linux; what glibc and tools put before a name fits into the rest.
+# macOS has PSHMNAMLEN, 31 with the leading slash.
+MAX_NAME: Final = 30 if sys.platform == "darwin" else 250
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """Where memory lives; `str()` of it is a `where` again.
+
+    Args:
+        scheme: "anon", "shm" or "file".
+        name: "" for "anon", the segment's name for "shm" ("" asks creation for a fresh one), an
+            absolute path for "file".
+    """
+
+    scheme: Scheme
+    name: str = ""
+
+    @classmethod
+    def parse(cls, where: Where | Url) -> Url:
+        """Understand a `where`.
+
+        Args:
+            where: None or "anon:" (anonymous), "shm:NAME" or plain "NAME" (named), "file:PATH" or
+                a path object (a file). Relative paths are taken from the working directory now.
+
+        Raises:
+            TypeError: `where` is none of these types.
+            ValueError: no such scheme, or a name that cannot be.
+        """
+        if where is None:
+            return cls("anon")
+        if isinstance(where, Url):
+            return where
+        if isinstance(where, str):
+            return cls._parse_text(where)
+        if isinstance(where, os.PathLike):
+            return cls("file", _checked_path(os.fsdecode(os.fspath(where)), where))
+        raise TypeError(
+            f"'where' must be None, a str or a path object, not {type(where).__name__}: "
+            "'anon:', 'shm:NAME', 'file:PATH' or pathlib.Path(...)"
+        )
+
+    @classmethod
+    def _parse_text(cls, text: str) -> Url:
+        scheme, colon, rest = text.partition(":")
+        if not colon:
+            return cls("shm", _checked_name(text, text))
+        if scheme == "shm":
+            return cls("shm", _checked_name(rest, text) if rest else "")
+        if scheme == "file":
+            return cls("file", _checked_path(rest, text))
+        if scheme == "anon":
+            if rest:
+                raise ValueError(
+                    f"{text!r}: anonymous memory has no name; use 'shm:{rest}' for a named segment"
+                )
+            return cls("anon")
+        raise ValueError(
+            f"unknown scheme {scheme + ':'!r} in {text!r}: use 'anon:', 'shm:NAME', 'file:PATH' or "
+            "a pathlib.Path"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.name}"
+
+
+def _checked_name(name: str, given: object) -> str:
+    if not name:
+        raise ValueError("the name of a segment is empty: use 'shm:' for a fresh one, or None")
+    if "/" in name:
+        raise ValueError(
+            f"{given!r}: the name of a segment has no '/'; for a file use 'file:PATH' or a "
+            "pathlib.Path"
+        )
+    if "\0" in name:
+        raise ValueError(f"{given!r}: the name of a segment has no NUL byte")
+    if name in (".", ".."):
+        raise ValueError(f"{given!r}: '.' and '..' are directories, not names of segments")
+    length = len(os.fsencode(name))
+    if length > MAX_NAME:
+        raise ValueError(
+            f"{name[:20] + '...'!r}: the name is {length} bytes long, a segment's name has at most "
+            f"{MAX_NAME}"
+        )
+    return name
+
+
+def _checked_path(path: str, given: object) -> str:
+    if not path:
+        raise ValueError(f"{given!r}: the path is empty")
+    if "\0" in path:
+        raise ValueError(f"{given!r}: a path has no NUL byte")
+    return str(Path(path).absolute())

@@ -1,0 +1,87 @@
+"""Typed views of bytes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from struct import calcsize
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex
+
+from shmkit.memory.mapping import checked_range
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["FORMATS", "array_view", "typed_view"]
+
+FORMATS: Final = "bBhHiIlLqQnNefdcP?"
+
+
+def typed_view(
+    whole: memoryview,
+    format: str,  # noqa: A002 - as in memoryview.cast
+    offset: SupportsIndex,
+    count: SupportsIndex | None,
+    what: str,
+) -> memoryview:
+    """A memoryview whose items have one of the native formats of `struct`.
+
+    Args:
+        whole: the bytes.
+        format: one of `FORMATS`, with or without "@" before it.
+        offset: first byte; any.
+        count: items, None for as many as fit.
+        what: name for messages.
+
+    Raises:
+        ValueError: no such format, or the items reach outside.
+    """
+    code = format.removeprefix("@")
+    if len(code) != 1 or code not in FORMATS:
+        raise ValueError(
+            f"'format' must be one of {' '.join(FORMATS)} (native size and order), not {format!r}"
+        )
+    itemsize = calcsize(format)
+    length = None if count is None else operator.index(count) * itemsize
+    first, length = checked_range(offset, length, len(whole), what)
+    length -= length % itemsize
+    if not length:
+        # cast() refuses views without bytes.
+        nothing = memoryview(bytes(itemsize) if whole.readonly else bytearray(itemsize))
+        return nothing.cast(format)[:0]  # type: ignore[call-overload, no-any-return]
+    return whole[first : first + length].cast(format)  # type: ignore[call-overload, no-any-return]
+
+
+def array_view(
+    whole: memoryview,
+    shape: SupportsIndex | Sequence[SupportsIndex],
+    dtype: Any,
+    offset: SupportsIndex,
+    what: str,
+) -> np.ndarray[Any, Any]:
+    """A numpy array on the bytes.
+
+    Raises:
+        ImportError: numpy is not installed.
+        TypeError: a dtype that holds Python objects: addresses mean nothing to another process.
+        ValueError: the array reaches outside.
+    """
+    import numpy as np
+
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError(
+            f"dtype {kind} holds Python objects, whose addresses mean nothing to other processes: "
+            "use a fixed-size dtype"
+        )
+    if isinstance(shape, SupportsIndex):
+        dimensions: tuple[int, ...] = (operator.index(shape),)
+    else:
+        dimensions = tuple(operator.index(n) for n in shape)
+    if any(n < 0 for n in dimensions):
+        raise ValueError(f"'shape' must not be negative anywhere, and is {dimensions}")
+    length = kind.itemsize
+    for n in dimensions:
+        length *= n
+    first, length = checked_range(offset, length, len(whole), what)
+    return np.ndarray(dimensions, kind, buffer=whole[first : first + length])
