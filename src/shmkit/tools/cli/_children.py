@@ -1,0 +1,118 @@
+"""Child processes of a command: started, watched, and never left behind.
+
+Signals are the parent's business alone. A Ctrl-C goes to every process of the terminal; a child
+that met it while it is still importing would print a traceback. So children start with the signals
+blocked and ignore SIGINT, and the parent kills them when it is stopped itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from multiprocessing import connection, resource_tracker
+from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+from shmkit.deadline import Deadline
+from shmkit.errors import PeerDied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["STOPPERS", "Children"]
+
+STOPPERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BEREAVED: Final = 3  # exit code: ended because another process did
+
+
+class Children:
+    """Processes that do one work together: watched, and gone when the `with` is left.
+
+    Args:
+        method: how they are started: "fork", "spawn" or "forkserver"; None for the default.
+    """
+
+    def __init__(self, method: str | None) -> None:
+        self._context = multiprocessing.get_context(method)
+        self._processes: list[BaseProcess] = []
+
+    def __enter__(self) -> Self:
+        # It unblocks the signals when it starts: so let it start before they are blocked.
+        resource_tracker.ensure_running()
+        return self
+
+    def start(self, name: str, target: Callable[..., None], *args: object) -> None:
+        """Start a process that runs `target(*args)`; errors speak of it as `name`."""
+        process = self._context.Process(target=_child, args=(target, *args), name=name, daemon=True)
+        self._processes.append(process)
+        # The child has the signals blocked until it says what it does with them: Ctrl-C goes to the
+        # whole group, and must not meet a child that is still importing.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def check(self) -> None:
+        """Raise PeerDied if a process failed, or if none is left to wait for."""
+        codes = [process.exitcode for process in self._processes]
+        if any(codes) or None not in codes:
+            self.explain()
+
+    def explain(self, error: PeerDied | None = None) -> NoReturn:
+        """Raise PeerDied for the process that failed first, or `error` if all are well."""
+        deadline = Deadline(1.0)
+        while not (failed := self._failed()) and deadline.remaining():
+            alive = [each.sentinel for each in self._processes if each.exitcode is None]
+            if not alive:
+                break
+            connection.wait(alive, deadline.remaining())
+        if not failed:
+            raise error or PeerDied("the processes ended before the work was done: run it again")
+        pid, code = failed.pid or 0, failed.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        raise PeerDied(
+            f"{failed.name} (pid {pid}) {how} before the work was done: run it again",
+            pid=pid,
+            role="producer",
+        ) from error
+
+    def _failed(self) -> BaseProcess | None:
+        """A process that failed by itself, not because another one did."""
+        for process in self._processes:
+            if process.exitcode not in (None, 0, BEREAVED):
+                return process
+        return None
+
+    def finish(self) -> None:
+        """Wait until all have ended.
+
+        Raises:
+            PeerDied: one of them failed at the very end.
+        """
+        deadline = Deadline(5.0)
+        for process in self._processes:
+            process.join(deadline.remaining())
+        if any(process.exitcode for process in self._processes):
+            self.explain()
+
+    def __exit__(self, *_: object) -> None:
+        started = [process for process in self._processes if process.pid is not None]
+        for process in started:
+            process.kill()  # they own nothing: there is nothing that they could tidy up
+        for process in started:
+            process.join()
+            process.close()
+
+
+def _child(target: Callable[..., None], *args: object) -> None:
+    """Run `target` in a child: the parent alone decides what a signal means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPERS)
+    try:
+        target(*args)
+    except PeerDied:
+        sys.exit(BEREAVED)

@@ -1,0 +1,203 @@
+"""`shmkit demo`: stream real files through shared memory to workers, and check what they found."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shmkit.errors import ShmkitError
+from shmkit.tools.cli import _pipeline, _wordcount
+from shmkit.tools.cli._children import STOPPERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from shmkit.tools.cli._wordcount import Report
+
+__all__ = ["demo"]
+
+TOP = 10
+REDRAW = 0.1  # seconds between two pictures of the progress bar
+MAX_NAMED = 10
+
+
+class Memory(enum.StrEnum):
+    """Where the rings are: anonymous, in named segments, in files."""
+
+    ANON = "anon"
+    SHM = "shm"
+    FILE = "file"
+
+
+class Method(enum.StrEnum):
+    """How the processes are started."""
+
+    FORK = "fork"
+    SPAWN = "spawn"
+    FORKSERVER = "forkserver"
+
+
+def demo(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help="Files, or directories to take every file of. Default: the standard library.",
+            show_default=False,
+        ),
+    ] = None,
+    memory: Annotated[Memory, typer.Option(help="Where the rings are.")] = Memory.ANON,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes.", show_default="one per core")
+    ] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(help="How processes are started.", show_default="the platform's way"),
+    ] = None,
+) -> None:
+    """Count the lines and words of real files in several processes, and verify the result.
+
+    A reader process streams the files through rings in shared memory to the workers, which count
+    lines and words and take the SHA-256 of each file; then one process alone does the same work.
+    """
+    with _stopped_once():
+        try:
+            status = _run(
+                _wordcount.find_files(paths) if paths else _wordcount.standard_library(),
+                str(memory),
+                workers or len(os.sched_getaffinity(0)),
+                method and str(method),
+            )
+        except (ShmkitError, OSError) as error:
+            print(f"shmkit demo: {error}", file=sys.stderr)
+            status = 1
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def _stopped_once() -> Iterator[None]:
+    """Let the first Ctrl-C, SIGTERM or SIGHUP unwind everything, undisturbed by the next."""
+
+    def stop(number: int, _frame: object) -> None:
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    # What is ignored already (nohup, a shell's background job) stays so.
+    taken = [each for each in STOPPERS if signal.getsignal(each) != signal.SIG_IGN]
+    before = [(each, signal.signal(each, stop)) for each in taken]
+    try:
+        yield
+    except SystemExit as error:
+        print(f"stopped by {signal.Signals(int(error.code or 128) - 128).name}", file=sys.stderr)
+        raise
+    for each, handler in before:
+        signal.signal(each, handler)
+
+
+def _run(paths: Sequence[str], memory: str, workers: int, method: str | None) -> int:
+    """Do the work in both ways and print what came out; returns the exit status."""
+    with _progress_bars(paths) as bar:
+        start = time.perf_counter()
+        report = _pipeline.count_in_parallel(
+            paths,
+            memory=memory,
+            workers=workers,
+            method=method,
+            progress=bar(f"{workers} workers"),
+        )
+        parallel = time.perf_counter()
+        reference = _wordcount.count_serially(paths, bar("verifying"))
+        serial = time.perf_counter()
+    _print_named("not read", [f"{path}: {why}" for path, why in sorted(report.unread.items())])
+    if report.unread and not report.files:
+        print("shmkit demo: no file could be read", file=sys.stderr)
+        return 1
+    _print_report(report, parallel - start, serial - parallel)
+    verified = report == reference
+    _print_line("verified", "yes" if verified else "no")
+    if not verified:
+        _print_named("differs (or changed meanwhile)", report.differences(reference))
+    return 0 if verified else 1
+
+
+def _print_report(report: Report, parallel: float, serial: float) -> None:
+    _print_line("files", f"{len(report.files):,}")
+    _print_line("bytes", f"{report.size:,}")
+    _print_line("lines", f"{report.line_count:,}")
+    _print_line("words", f"{report.word_count:,} ({len(report.words):,} different)")
+    speed, alone = (report.size / seconds / 1e6 for seconds in (parallel, serial))
+    _print_line("speed", f"{speed:.1f} MB/s (one process alone: {alone:.1f} MB/s)")
+    print("\n     times  word")
+    for word, times in report.top(TOP):
+        print(f"{times:>10,}  {_printable(word)}")
+    print()
+    _print_line("digest", report.digest())
+
+
+def _print_line(name: str, value: str) -> None:
+    print(f"{name + ':':<10}{value}")
+
+
+def _print_named(what: str, lines: Sequence[str]) -> None:
+    """Say on stderr what is true of some files: the first few by name."""
+    for line in lines[:MAX_NAMED]:
+        print(f"{what}: {line}", file=sys.stderr)
+    if len(lines) > MAX_NAMED:
+        print(f"{what}: {len(lines) - MAX_NAMED} more", file=sys.stderr)
+
+
+def _printable(word: bytes, width: int = 60) -> str:
+    """A word as text that cannot move the cursor."""
+    text = word[: 4 * width].decode(errors="backslashreplace")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+@contextlib.contextmanager
+def _progress_bars(paths: Sequence[str]) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yield what makes a bar from its title; a bar is told the files and bytes that are done.
+
+    Without a terminal the bars draw nothing.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _title: lambda _files, _bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    total = sum(_size(path) for path in paths)
+    # No auto_refresh: it needs a thread, and a process with threads should not fork.
+    columns = ("{task.description:<12}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns, console=Console(stderr=True), auto_refresh=False, transient=True
+    ) as progress:
+
+        def bar(title: str) -> Callable[[int, int], None]:
+            task = progress.add_task(title, total=total)
+            drawn = time.monotonic()
+
+            def advance(files: int, size: int) -> None:
+                nonlocal drawn
+                if files == len(paths) or time.monotonic() - drawn > REDRAW:
+                    progress.update(task, completed=size, refresh=True)
+                    drawn = time.monotonic()
+
+            return advance
+
+        yield bar
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - speed
+    except OSError:
+        return 0
