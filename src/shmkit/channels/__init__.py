@@ -1,0 +1,1 @@
+"""Messages through memory: channels on a segment that describes itself."""

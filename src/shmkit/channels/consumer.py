@@ -1,0 +1,316 @@
+"""Consuming: the half of a ring that takes frames out.
+
+    get       frame? -> copy it out -> store head -> ring the bell if a producer may sleep
+
+Killed before the head is stored, the frame is there for the next consumer. The lock of this half is for the
+threads of this process; giving it back is also the fence between the store of the head and the look at
+the bell (waiting.py).
+
+`_seen` is as far as there are frames without another look: what the producer was seen to have committed,
+and never past the end of the data, so that one comparison proves a frame to lie inside. It equals `_head`
+whenever there is something to see to first.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from shmkit.channels.frame import DISCARD, HEADER, PAD, checksum
+from shmkit.channels.half import Half
+from shmkit.channels.producer import HEAD, LOW, SKIP, TAIL
+from shmkit.channels.segment import CUT, READY, SPACE_BELL, STATE
+from shmkit.deadline import Deadline
+from shmkit.errors import Empty, ShutDown
+from shmkit.sync.waiting import STRONG_ORDER, fence
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
+__all__ = ["Consuming"]
+
+
+class Consuming(Half):
+    """What a ring offers to whoever gets. See `Ring`, which is made of this and `Producing`."""
+
+    _get_lock: threading.RLock
+    _head: int
+    _seen: int
+    _is_consumer: bool
+    _peeking: bool
+
+    def get(self, timeout: float | None = None) -> bytes:
+        """Take the oldest frame out, waiting while there is none.
+
+        Args:
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Returns:
+            The frame's bytes, a copy.
+
+        Raises:
+            Empty: none came in time.
+            ShutDown: the ring was shut down, and everything in it has been taken.
+            PeerDied: there is none and the producer was killed; told once per death.
+            RoleTaken: another live handle is the one consumer.
+            CorruptSegment: an index, a frame's length or its checksum is impossible.
+            ClosedError: this handle was closed.
+        """
+        words = self._words
+        with self._get_lock:
+            head = self._head
+            seen = self._seen
+            if head != seen and words[STATE] < CUT:
+                at = head & self._mask
+                size = words[self._data_word + (at >> 3)]
+                if size <= seen - head - 16 and not self._checked:
+                    at += self._base + 16
+                    frame: bytes = self._map[at : at + size]
+                    self._head = words[HEAD] = head + ((size + 31) & -16)
+                else:
+                    words = None  # type: ignore[assignment]
+            else:
+                words = None  # type: ignore[assignment]
+        if words is None:
+            return self._get_slowly(timeout)
+        if words[SPACE_BELL]:
+            self._space.ring()
+        return frame
+
+    def get_nowait(self) -> bytes:
+        """`get`, or Empty at once."""
+        return self.get(0)
+
+    def _get_slowly(self, timeout: float | None) -> bytes:
+        deadline = Deadline(timeout)
+        while True:
+            with self._get_lock:
+                if self._find():
+                    at, size = self._current()
+                    frame: bytes = self._map[at : at + size]
+                    self._advance(size)
+                    break
+                seen = self._tail_seen
+            self._await_frame(seen, deadline, wait=timeout != 0)
+        self._give_room()
+        return frame
+
+    def get_many(self, max_frames: int | None = None, timeout: float | None = None) -> list[bytes]:
+        """Take out every frame there is, waiting while there is none.
+
+        Args:
+            max_frames: at most this many; None for all.
+            timeout: seconds to wait for the first; None for ever, 0 not at all.
+
+        Returns:
+            One frame or more, the oldest first.
+
+        Raises:
+            ValueError: `max_frames` below 1.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        if max_frames is not None and max_frames < 1:
+            raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
+        deadline = Deadline(timeout)
+        while True:
+            with self._get_lock:
+                if self._find():
+                    frames = self._take_run(max_frames)
+                    break
+                seen = self._tail_seen
+            self._await_frame(seen, deadline, wait=timeout != 0)
+        self._give_room()
+        return frames
+
+    def _take_run(self, most: int | None) -> list[bytes]:
+        """Copy out frame after frame and release them with one store; the loop of `get`."""
+        words, data, base, mask = self._words, self._map, self._base + HEADER, self._mask
+        data_word, checked = self._data_word, self._checked
+        frames: list[bytes] = []
+        append = frames.append
+        head = self._head
+        # A tail that is read once bounds the run: a producer that keeps up does not keep us here.
+        tail = self._tail_seen
+        while True:
+            seen = self._seen
+            while head != seen:
+                at = head & mask
+                size = words[data_word + (at >> 3)]
+                if size > seen - head - HEADER:
+                    break
+                at += base
+                append(data[at : at + size])
+                head += (size + 31) & -16
+                if len(frames) == most:
+                    break
+                if checked:
+                    break  # the next one is checked by _find
+            self._head = head
+            if len(frames) == most or head >= tail or not self._find():
+                break
+            head = self._head
+        words[HEAD] = head
+        return frames
+
+    def get_into(self, buffer: Any, timeout: float | None = None) -> int:
+        """Copy the oldest frame into memory of the caller's, waiting while there is none.
+
+        Args:
+            buffer: writable and contiguous; it may be larger than the frame.
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Returns:
+            Bytes written, from the buffer's start on.
+
+        Raises:
+            ValueError: the frame is larger than the buffer; it stays in the ring.
+            TypeError: the buffer is read-only or not contiguous.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        target = memoryview(buffer)
+        if target.readonly or not target.c_contiguous:
+            raise TypeError("get_into needs a writable, contiguous buffer")
+        target = target.cast("B") if target.nbytes else target
+        with self.peek(timeout) as frame:
+            size = len(frame)
+            if size > target.nbytes:
+                raise ValueError(f"a frame of {size} bytes into a buffer of {target.nbytes}: it stays")
+            target[:size] = frame
+        return size
+
+    @contextmanager
+    def peek(self, timeout: float | None = None) -> Iterator[memoryview]:
+        """Read the oldest frame in place; leaving the `with` releases it.
+
+        An exception inside the `with` leaves the frame in the ring. Other threads' gets on this handle wait
+        for the end of the `with`.
+
+        Args:
+            timeout: seconds to wait for a frame; None for ever, 0 not at all.
+
+        Yields:
+            A read-only view of the frame. After the `with` a producer writes over that memory.
+
+        Raises:
+            RuntimeError: this thread is peeking already.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            with self._get_lock:
+                if self._find():
+                    yield from self._show()
+                    break
+                seen = self._tail_seen
+            self._await_frame(seen, deadline, wait=timeout != 0)
+        self._give_room()
+
+    def _show(self) -> Iterator[memoryview]:
+        at, size = self._current()
+        seen, self._seen, self._peeking = self._seen, self._head, True
+        try:
+            yield memoryview(self._map)[at : at + size].toreadonly()
+            if self._closed:
+                raise self._closed_error()
+            self._advance(size)
+            self._seen = seen
+        finally:
+            self._peeking = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Frame after frame, until the ring is shut down and empty.
+
+        Raises:
+            PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        while True:
+            try:
+                frame = self.get()
+            except ShutDown:
+                return
+            yield frame
+
+    # -- under the lock --------------------------------------------------------------------------
+
+    def _find(self) -> bool:
+        """Stand at the next frame to deliver, checked; whether there is one."""
+        words = self._words
+        if self._closed:
+            raise self._closed_error()
+        if self._peeking:
+            raise RuntimeError("this thread is peeking already: leave that `with` before another get")
+        state = words[STATE]  # before the tail: whoever shut the ring down had put before
+        self._check_usable(state)
+        if state == CUT:
+            raise ShutDown(f"ring {self._name} was shut down at once")
+        if not self._is_consumer:
+            self._become_consumer()
+        while True:
+            if self._head == self._seen and not self._see_more():
+                if state != READY:
+                    raise ShutDown(f"ring {self._name} was shut down and is empty")
+                return False
+            head = self._head
+            index = self._data_word + ((head & self._mask) >> 3)
+            word = words[index]
+            size = word & LOW
+            if size > self._seen - head - HEADER:
+                raise self._corrupt(
+                    f"a frame of {size} bytes at {head}, with {self._seen - head} left there"
+                )
+            flags = word & (PAD | DISCARD)
+            if word >> 32 and word >> 48 != flags >> 48:
+                raise self._corrupt(f"frame header {word:#x} at {head}")
+            if not flags:
+                if self._checked:
+                    self._check(index, word, head)
+                return True
+            self._head = head + ((size + 31) & -16)
+
+    def _become_consumer(self) -> None:
+        self._consumer.claim()
+        self._is_consumer = True
+        self._head = self._seen = self._words[HEAD]
+
+    def _see_more(self) -> bool:
+        words, head = self._words, self._head
+        tail = self._tail_seen = words[TAIL]
+        if not STRONG_ORDER:
+            fence()
+        if tail == head:
+            return False
+        if words[SKIP] == head:
+            head = self._head = (head | self._mask) + 1
+        if not 0 < tail - head <= self._size:
+            raise self._corrupt(f"tail {tail} and head {head} in a ring of {self._size}")
+        self._seen = min(tail, (head | self._mask) + 1)
+        return True
+
+    def _check(self, index: int, word: int, head: int) -> None:
+        at, size = self._current()
+        payload = memoryview(self._map)[at : at + size]
+        expected = head >> 4 & LOW | checksum(word, head, payload) << 32
+        if self._words[index + 1] != expected:
+            raise self._corrupt(f"the checksum of the frame of {size} bytes at {head} does not fit it")
+
+    def _current(self) -> tuple[int, int]:
+        """Where in the map the payload at `_head` begins, and how many bytes it has."""
+        at = self._head & self._mask
+        return self._base + at + HEADER, self._words[self._data_word + (at >> 3)] & LOW
+
+    def _advance(self, size: int) -> None:
+        self._head = self._words[HEAD] = self._head + ((size + 31) & -16)
+
+    # -- outside the lock ------------------------------------------------------------------------
+
+    def _give_room(self) -> None:
+        if not STRONG_ORDER:
+            fence()
+        self._space.ring()
+
+    def _await_frame(self, seen: int, deadline: Deadline, *, wait: bool) -> None:
+        if not wait:
+            raise Empty(f"ring {self._name} is empty")
+        if not self._data.wait(TAIL, seen, deadline, self._look_for(self._producer, TAIL, seen)):
+            raise Empty(f"ring {self._name} stayed empty until the timeout")

@@ -1,0 +1,1 @@
+"""Processes that wait for each other: semaphores, doorbells, and who is alive."""

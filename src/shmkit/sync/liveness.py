@@ -1,0 +1,161 @@
+"""Presence: who is attached and who is dead, told by locks that the kernel holds.
+
+A process that is attached holds a lock on one byte of the segment's file, far behind its data. The
+kernel drops the lock when the process ends, however it ends: there is no pid that could be reused, no
+heartbeat that could be late, no namespace that could be read wrongly. LMDB and SQLite know their
+readers and writers the same way.
+
+The locks are open-file-description locks (`F_OFD_SETLK`): they belong to one descriptor, opened for
+that alone. Plain POSIX locks would vanish when *any* descriptor of the file is closed in this process.
+The descriptor is shared with a forked child, and with it the locks, which would then outlive their
+owner: so an at-fork hook gives the child a descriptor of its own, without locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from shmkit.errors import ClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shmkit.memory.buffer import SharedBuffer
+
+__all__ = [
+    "CONSUMER_BYTE",
+    "CREATION_BYTE",
+    "PARTICIPANT_BYTE",
+    "PRODUCER_BYTE",
+    "RESCUE_BYTE",
+    "Presence",
+]
+
+# Positions of the lock bytes, counted from a place that no data reaches.
+CREATION_BYTE: Final = 0
+RESCUE_BYTE: Final = 1
+PRODUCER_BYTE: Final = 2
+CONSUMER_BYTE: Final = 3
+PARTICIPANT_BYTE: Final = 64  # and one for each participant after it
+
+_BASE: Final = 1 << 62
+if sys.platform == "darwin":
+    _FLOCK = struct.Struct("qqihh")  # start, len, pid, type, whence
+    _GETLK, _SETLK = 92, 90  # <sys/fcntl.h>; the fcntl module does not name them there
+else:
+    _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, len, pid
+    _GETLK, _SETLK = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
+
+
+def _flock(kind: int, byte: int, count: int = 1) -> bytes:
+    if sys.platform == "darwin":
+        return _FLOCK.pack(_BASE + byte, count, 0, kind, os.SEEK_SET)
+    return _FLOCK.pack(kind, os.SEEK_SET, _BASE + byte, count, 0)
+
+
+def _kind(flock: bytes) -> int:
+    return int(_FLOCK.unpack(flock)[3 if sys.platform == "darwin" else 0])
+
+
+class Presence:
+    """The lock bytes that one handle holds on one segment; a forked child starts with none.
+
+    Args:
+        buffer: the memory; a descriptor of its own is opened on it, and kept until `close`.
+
+    Raises:
+        FileNotFoundError: the name of the memory is gone or leads to other memory.
+        OSError: no descriptor could be opened.
+    """
+
+    def __init__(self, buffer: SharedBuffer) -> None:
+        self._fd = buffer.descriptor()
+        self._closer = weakref.finalize(self, os.close, self._fd)
+        self._held: set[int] = set()
+        self._after_fork: weakref.WeakMethod[Callable[[], None]] | None = None
+        _alive.add(self)
+
+    def call_after_fork(self, method: Callable[[], None]) -> None:
+        """Have a bound method called in every forked child, when this has its own descriptor there.
+
+        The method's object is not kept alive for it.
+        """
+        self._after_fork = weakref.WeakMethod(method)
+
+    def try_lock(self, byte: int) -> bool:
+        """Lock a byte for this handle, without waiting.
+
+        Returns:
+            False while another handle, of any process, has it.
+        """
+        if byte in self._held:
+            return False
+        try:
+            fcntl.fcntl(self._descriptor(), _SETLK, _flock(fcntl.F_WRLCK, byte))
+        except BlockingIOError:
+            return False
+        self._held.add(byte)
+        return True
+
+    def unlock(self, byte: int) -> None:
+        """Give a byte back that `try_lock` got."""
+        self._held.remove(byte)
+        fcntl.fcntl(self._descriptor(), _SETLK, _flock(fcntl.F_UNLCK, byte))
+
+    def is_held(self, byte: int) -> bool:
+        """Whether any live handle, this one included, holds the byte."""
+        return byte in self._held or self.others(byte)
+
+    def others(self, byte: int, count: int = 1) -> bool:
+        """Whether a live handle other than this one holds any of `count` bytes from `byte` on."""
+        reply = fcntl.fcntl(self._descriptor(), _GETLK, _flock(fcntl.F_WRLCK, byte, count))
+        return _kind(reply) != fcntl.F_UNLCK
+
+    def holds(self, byte: int) -> bool:
+        """Whether this handle holds the byte."""
+        return byte in self._held
+
+    def close(self) -> None:
+        """Give back every byte, and the descriptor. Idempotent."""
+        _alive.discard(self)
+        self._held.clear()
+        self._fd = -1
+        self._closer()
+
+    def _descriptor(self) -> int:
+        if self._fd < 0:
+            raise ClosedError("this handle's presence was closed, or could not follow a fork")
+        return self._fd
+
+    def _start_anew(self) -> None:
+        inherited, self._fd = self._fd, -1
+        self._held.clear()
+        if inherited >= 0:
+            try:
+                self._fd = os.open(f"/proc/self/fd/{inherited}", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                # No /proc, or no descriptor left: this handle is unusable in the child and says so
+                # at its first use. Keeping the inherited one would let the parent outlive its death.
+                self._fd = -1
+            self._closer()
+            if self._fd >= 0:
+                self._closer = weakref.finalize(self, os.close, self._fd)
+        notify = self._after_fork() if self._after_fork is not None else None
+        if notify is not None:
+            notify()
+
+
+_alive: weakref.WeakSet[Presence] = weakref.WeakSet()
+
+
+def _in_forked_child() -> None:
+    for presence in list(_alive):
+        presence._start_anew()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

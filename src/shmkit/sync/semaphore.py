@@ -1,0 +1,268 @@
+"""Semaphore: a counting semaphore between processes, over `posix_ipc`.
+
+Two facts of the layer below shape this file. `posix_ipc` closes a semaphore under the feet of a thread
+that waits on it (`sem_close` unmaps the word the kernel looks at), so `close` here leaves the last
+user to do it. And where the system has no `sem_timedwait` (macOS), `posix_ipc` waits for ever on any
+timeout, so there a timeout is a try, repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from multiprocessing import resource_tracker
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Final
+
+import posix_ipc
+
+from shmkit.deadline import Deadline
+from shmkit.errors import ClosedError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Semaphore", "check_name"]
+
+NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
+# At exit: after the children of this process were joined, who may still want to attach (0 and above
+# run before that), and before multiprocessing removes its temporary directory at -100.
+_PRIORITY: Final = -60
+_POLL: Final = 0.001  # seconds between tries where the system has no timed wait
+
+
+def check_name(name: str) -> str:
+    """Give back `name` if a semaphore may have it.
+
+    Raises:
+        ValueError: it is empty, too long, or has a "/" or a NUL in it.
+    """
+    if not name or "/" in name or "\0" in name or name in {".", ".."}:
+        raise ValueError(f"{name!r} is no name for a semaphore: take letters, digits, '-' and '_'")
+    if len(name.encode()) > NAME_LIMIT:
+        raise ValueError(
+            f"name of {len(name.encode())} bytes, {NAME_LIMIT} are allowed: take a shorter one"
+        )
+    return name
+
+
+class Semaphore:
+    """A counter that processes raise and lower; lowering waits while it is 0.
+
+    Without a name it is reached by forking or pickling the object; with one, any process of the same
+    user that gives the same name has the same semaphore. Whoever created it owns the name: it is
+    removed by that handle's `unlink`, by leaving its `with`, or at its process's end.
+
+    Args:
+        value: the count it is created with; ignored when it exists.
+        name: a name without "/", or None for an unguessable one.
+
+    Raises:
+        ValueError: a bad name, or a negative value.
+        PermissionError: the name belongs to another user.
+    """
+
+    def __init__(self, value: int = 1, name: str | None = None) -> None:
+        if value < 0:
+            raise ValueError(f"a semaphore counts from 0 up, not from {value}")
+        if name is None:
+            self._open(f"shmkit-{secrets.token_hex(8)}", value, create=True, tracked=True)
+            return
+        check_name(name)
+        while True:
+            try:
+                self._open(name, value, create=True, tracked=True)
+            except FileExistsError:
+                try:
+                    self._open(name)
+                except FileNotFoundError:
+                    continue  # unlinked between the two: it is ours to make after all
+            return
+
+    @classmethod
+    def create(cls, name: str, value: int = 0, *, tracked: bool = True) -> Semaphore:
+        """Create it, and own its name.
+
+        Args:
+            name: the name it gets.
+            value: the count it starts with.
+            tracked: remove the name at the process's end, however that comes. False leaves it
+                to `unlink`.
+
+        Raises:
+            FileExistsError: there is one of that name.
+        """
+        self = cls.__new__(cls)
+        self._open(check_name(name), value, create=True, tracked=tracked)
+        return self
+
+    @classmethod
+    def attach(cls, name: str) -> Semaphore:
+        """Open the one that exists.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+        """
+        self = cls.__new__(cls)
+        self._open(check_name(name))
+        return self
+
+    def _open(
+        self, name: str, value: int = 0, *, create: bool = False, tracked: bool = False
+    ) -> None:
+        posix_name = f"/{name}"
+        try:
+            self._sem = posix_ipc.Semaphore(
+                posix_name, posix_ipc.O_CREX if create else 0, 0o600, value
+            )
+        except posix_ipc.ExistentialError as error:
+            if create:
+                raise FileExistsError(f"semaphore {name!r} exists: attach to it") from error
+            raise FileNotFoundError(
+                f"no semaphore {name!r}: its creator has not made it yet, or has left"
+            ) from error
+        except posix_ipc.PermissionsError as error:
+            raise PermissionError(f"semaphore {name!r} belongs to another user") from error
+        self.name = name
+        self.closed = False
+        self._guard = threading.Lock()
+        self._users = 0
+        self._finalizer: Finalize | None = None
+        self._owner = os.getpid()
+        if create and tracked:
+            resource_tracker.register(posix_name, "semaphore")
+            self._finalizer = Finalize(None, _remove, (posix_name,), exitpriority=_PRIORITY)
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Lower the counter by one, waiting while it is 0.
+
+        Args:
+            block: wait at all.
+            timeout: seconds to wait at most, None for ever.
+
+        Returns:
+            Whether it was lowered.
+
+        Raises:
+            ClosedError: this handle was closed, now or before.
+            ValueError: a negative timeout.
+        """
+        deadline = Deadline(timeout if block else 0)
+        self._enter()
+        try:
+            while True:
+                left = deadline.remaining()
+                try:
+                    if self._lower(left):
+                        return True
+                except posix_ipc.SignalError:
+                    continue  # a handler ran; what is left of the time is counted anew
+                if self.closed:
+                    raise ClosedError(f"semaphore {self.name!r} was closed during the wait")
+                if left == 0:
+                    return False
+        finally:
+            self._leave()
+
+    def _lower(self, seconds: float) -> bool:
+        try:
+            if seconds == 0 or posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
+                # Slices, so that a close() in another thread is seen.
+                self._sem.acquire(min(seconds, 0.2))
+            else:
+                time.sleep(min(seconds, _POLL))
+                self._sem.acquire(0)
+        except posix_ipc.BusyError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Raise the counter by one; a process that waits goes on.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._enter()
+        try:
+            self._sem.release()
+        finally:
+            self._leave()
+
+    @property
+    def value(self) -> int:
+        """The count at this moment.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._enter()
+        try:
+            return int(self._sem.value)
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._guard:
+            if self.closed:
+                raise ClosedError(f"semaphore {self.name!r} was closed")
+            self._users += 1
+
+    def _leave(self) -> None:
+        with self._guard:
+            self._users -= 1
+            if self.closed and not self._users:
+                self._sem.close()
+
+    def close(self) -> None:
+        """Leave it; a thread that waits on this handle gets ClosedError. The name stays."""
+        with self._guard:
+            if self.closed:
+                return
+            self.closed = True
+            if not self._users:
+                self._sem.close()
+
+    def unlink(self) -> None:
+        """Remove the name: nobody can attach any more, who has it goes on. Idempotent."""
+        if self._finalizer is not None and self._owner == os.getpid():
+            self._finalizer()  # a no-op from the second time on
+        else:
+            _unlink(f"/{self.name}")
+
+    @staticmethod
+    def discard(name: str) -> None:
+        """Remove a name if it is there, whoever made it: what a crash left behind."""
+        _unlink(f"/{check_name(name)}")
+
+    def __enter__(self) -> Semaphore:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Semaphore.attach, (self.name,)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"value={self.value}"
+        return f"<Semaphore {self.name!r} {state}>"
+
+
+def _unlink(posix_name: str) -> None:
+    try:
+        posix_ipc.unlink_semaphore(posix_name)
+    except posix_ipc.ExistentialError:
+        return  # somebody else removed it: what was wanted
+
+
+def _remove(posix_name: str) -> None:
+    _unlink(posix_name)
+    resource_tracker.unregister(posix_name, "semaphore")
