@@ -2,8 +2,9 @@
 
 A map, from the top:
 
-- `buffer`: SharedBuffer: the bytes of a handle
-- `handle`: its life: create, attach, ensure, close, unlink, pickle, resize
+- `buffer`: SharedBuffer: made, attached to, resized
+- `content`: its bytes: slices, views, flush
+- `handle`: its life: descriptors, pickling, close, unlink
 - `opening`: getting hold of memory: exclusive creation, waiting for a name, half-made names
 - `mapping`: memory -> addresses, at any byte offset
 - `ownership`: whose duty it is to remove a name

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+import os
+import stat
+from typing import Self, SupportsIndex
 
-from shmkit.memory.handle import Handle
-from shmkit.memory.views import array_view, typed_view
-
-if TYPE_CHECKING:
-    import numpy as np
-    from typing_extensions import Buffer
+from shmkit.errors import IncompatibleSegment
+from shmkit.memory import opening
+from shmkit.memory.content import Content
+from shmkit.memory.mapping import (
+    Access,
+    Region,
+    attach_region,
+    checked_access,
+    checked_range,
+    map_anonymous,
+    map_region,
+)
+from shmkit.memory.opening import Opened
+from shmkit.memory.reserve import checked_size, reserve
+from shmkit.memory.resizing import RESIZING, refuse_if_mapped
+from shmkit.memory.url import Url, Where
 
 __all__ = ["SharedBuffer"]
 
 
-class SharedBuffer(Handle):
+class SharedBuffer(Content):
     """Bytes that processes share: the same calls on anonymous, named and file memory.
 
     `SharedBuffer.create(where, size)` makes memory, `attach(where)` maps it in another process,
@@ -25,105 +35,195 @@ class SharedBuffer(Handle):
 
     __slots__ = ()
 
-    @property
-    def buf(self) -> memoryview:
-        """The bytes, as a memoryview; read-only if the access is "r".
-
-        It stays valid after `close`: the memory goes with its last view.
-
-        Raises:
-            ClosedError: the handle was closed.
-        """
-        return self._loans.give(self._bytes()[:], "memoryview (.buf)")
-
-    def view(
-        self,
-        format: str,  # noqa: A002 - as in memoryview.cast
-        offset: SupportsIndex = 0,
-        count: SupportsIndex | None = None,
-    ) -> memoryview:
-        """The bytes as items of a native format.
+    @classmethod
+    def create(
+        cls,
+        where: Where | Url = None,
+        size: SupportsIndex | None = None,
+        *,
+        keep: bool = False,
+        mode: int = 0o600,
+    ) -> Self:
+        """Make memory that was not there, filled with zeros, its room reserved.
 
         Args:
-            format: one of `struct`'s native codes, "b" to "d", "c", "P", "?".
-            offset: first byte; any.
-            count: items; None for as many as fit.
-
-        Returns:
-            A memoryview of `count` items on the same memory.
+            where: None or "anon:", "shm:NAME" or "NAME" ("shm:" for a fresh name), "file:PATH" or
+                a path object.
+            size: bytes, at least 1.
+            keep: leave the name of a segment in place when its creator goes. Files always stay.
+            mode: permissions of a segment or file, less the umask.
 
         Raises:
-            ClosedError: the handle was closed.
-            ValueError: no such format, or the items reach outside.
+            FileExistsError: it is there.
+            ValueError: a name or size that cannot be; nothing was made.
+            OSError: ENOSPC: no room; nothing stays behind.
         """
-        view = typed_view(self._bytes(), format, offset, count, repr(self))
-        return self._loans.give(view, f"memoryview (.view({format!r}))")
+        url, size = Url.parse(where), checked_size(size)
+        with opening.create(url, size, keep=keep, mode=mode) as opened:
+            return cls._created_from(opened, size)
 
-    def ndarray(
-        self,
-        shape: SupportsIndex | Sequence[SupportsIndex],
-        dtype: Any,
+    @classmethod
+    def attach(
+        cls,
+        where: Where | Url | SharedBuffer,
+        *,
+        access: str = "rw",
         offset: SupportsIndex = 0,
-    ) -> np.ndarray[Any, Any]:
-        """A numpy array on the memory, without a copy.
+        length: SupportsIndex | None = None,
+        timeout: float | None = 0,
+    ) -> Self:
+        """Map memory that is there. It is never resized, never registered, never unlinked.
 
         Args:
-            shape: items in each dimension, C order.
-            dtype: of fixed size.
+            where: as in `create`; or another buffer, for a second handle on its memory (with
+                `offset` and `length` counted in that buffer).
+            access: "r" to read, "rw" to read and write, "cow" for private changes that nobody
+                else sees and that are lost at the end.
             offset: first byte; any.
+            length: bytes; None for all there are.
+            timeout: seconds to wait for it to be made; None for ever.
 
-        Returns:
-            An array of `shape` and `dtype`; read-only if the access is "r".
+        A file that cannot be mapped (a pipe, a file of /proc) is read instead if access is "r":
+        `mapped` tells. A pipe is read to its end, however long its writer takes.
 
         Raises:
-            ClosedError: the handle was closed.
-            ImportError: numpy is not installed: it comes with shmkit[numpy].
-            TypeError: a dtype that holds Python objects.
-            ValueError: the array reaches outside.
+            FileNotFoundError: it is not there.
+            IncompatibleSegment: a segment without a size: its creator is not done, or died.
+            PermissionError: it is not for this user, or not for writing.
+            ValueError: `offset` and `length` reach outside; anonymous memory by name.
         """
-        array = array_view(self._bytes(), shape, dtype, offset, repr(self))
-        return self._loans.give(array, f"ndarray{array.shape} of {array.dtype}")
+        mode = checked_access(access)
+        if isinstance(where, SharedBuffer):
+            return cls._second(where, mode, offset, length)
+        opened = opening.open_existing(Url.parse(where), writable=mode == "rw", timeout=timeout)
+        with opened:
+            return cls._attached_from(opened, mode, offset, length)
 
-    def __len__(self) -> int:
-        return self._size
+    @classmethod
+    def ensure(
+        cls,
+        where: Where | Url,
+        size: SupportsIndex,
+        *,
+        keep: bool = False,
+        mode: int = 0o600,
+    ) -> Self:
+        """Create memory, or attach to all of it if it is there; `created` tells.
 
-    @overload
-    def __getitem__(self, key: SupportsIndex) -> int: ...
-    @overload
-    def __getitem__(self, key: slice) -> bytes: ...
-    def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
-        whole = self._bytes()
-        if isinstance(key, slice):
-            return whole[key].tobytes()
-        return whole[operator.index(key)]
+        Of several processes that call this at the same time exactly one creates. What a creator
+        left without a size when it was killed is taken over.
 
-    @overload
-    def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
-    @overload
-    def __setitem__(self, key: slice, value: Buffer) -> None: ...
-    def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
-        whole = self._bytes()
-        if whole.readonly:
-            raise TypeError(f"{self!r} is read-only: attach with access='rw', or 'cow'")
-        if not isinstance(key, slice):
-            whole[operator.index(key)] = operator.index(value)
-            return
-        target, source = whole[key], _as_bytes(value)
-        if len(target) != len(source):
+        Args:
+            where: as in `create`.
+            size: bytes, at least 1; what is there may have more.
+            keep: as in `create`.
+            mode: as in `create`.
+
+        Raises:
+            IncompatibleSegment: what is there has fewer bytes than asked for.
+            ValueError: a name or size that cannot be.
+            OSError: ENOSPC: no room.
+        """
+        url, wanted = Url.parse(where), checked_size(size)
+        with opening.ensure(url, wanted, keep=keep, mode=mode) as opened:
+            if opened.created:
+                return cls._created_from(opened, wanted)
+            found = os.fstat(opened.fd).st_size
+            if found < wanted and stat.S_ISREG(os.fstat(opened.fd).st_mode):
+                raise IncompatibleSegment(
+                    f"{url} has {found} bytes, and {wanted} are asked for: unlink it, ask for "
+                    "less, or take another name",
+                    where=str(url),
+                )
+            return cls._attached_from(opened, "rw")
+
+    def resize(self, size: SupportsIndex) -> None:
+        """Give the memory another size, and this handle all of it.
+
+        Views made before stay valid, on the bytes they had. Other handles and processes keep
+        their maps of the old size; they attach again, or resize to the same size, to see more.
+        While memory shrinks no other thread may use this handle.
+
+        Args:
+            size: bytes, at least 1. New bytes are zero, and their room is reserved.
+
+        Raises:
+            BufferError: it would shrink, and views of this handle are in use, or another handle
+                or process maps the memory: it would be killed at the pages cut off.
+            ClosedError: the handle was closed.
+            FileNotFoundError: the name is gone, or leads to other memory by now.
+            OSError: ENOSPC: no room; ENOTSUP: this system cannot resize such memory, or does not
+                tell who maps it.
+            ValueError: the handle is not of access "rw", or not on all of the memory.
+        """
+        wanted = checked_size(size)
+        self._bytes()
+        if self._access != "rw" or not self._complete:
             raise ValueError(
-                f"{len(source)} bytes do not replace {len(target)}: a buffer keeps its size"
+                f"{self!r} cannot be resized: that takes a handle with access='rw' on all of the "
+                "memory"
             )
-        target[:] = source
+        with RESIZING, Opened(self._url, self.descriptor(), self._identity) as opened:
+            present = os.fstat(opened.fd).st_size
+            if wanted > present:
+                reserve(opened.fd, wanted, str(self._url), start=present)
+            elif wanted < present:
+                self._shrink(opened.fd, wanted)
+                return
+            self._move(map_region(opened.fd, "rw", 0, wanted)).close()
 
-    def _bytes(self) -> memoryview:
-        whole = self._whole
-        if whole is None:
-            raise self._closed_error()
-        return whole
+    def _shrink(self, fd: int, size: int) -> None:
+        before = self._size
+        old = self._move(map_region(fd, "rw", 0, min(size, before)))
+        try:
+            if not old.close():
+                raise BufferError(
+                    f"{self!r} cannot shrink: views of it are in use: {self._views_in_use()}"
+                )
+            private = self._url.scheme == "anon" or not os.fstat(fd).st_mode & 0o077
+            refuse_if_mapped(self._identity, private=private, what=str(self._url))
+        except BaseException:
+            self._move(map_region(fd, "rw", 0, before)).close()
+            raise
+        os.truncate(fd, size)
 
+    def _move(self, region: Region) -> Region:
+        """Go to another map of the memory, and return the one before."""
+        before = self._open_region()
+        self._region, self._whole, self._size = region, region.whole, len(region.whole)
+        return before
 
-def _as_bytes(value: Buffer) -> memoryview:
-    source = memoryview(value)
-    if source.format == "B" and source.ndim == 1:
-        return source
-    return source.cast("B") if source.nbytes and source.c_contiguous else memoryview(bytes(source))
+    @classmethod
+    def _created_from(cls, opened: Opened, size: int) -> Self:
+        region = map_anonymous(size) if opened.fd < 0 else map_region(opened.fd, "rw", 0, size)
+        return cls._make(opened, "rw", region, 0, complete=True)
+
+    @classmethod
+    def _attached_from(
+        cls,
+        opened: Opened,
+        access: Access,
+        offset: SupportsIndex = 0,
+        length: SupportsIndex | None = None,
+    ) -> Self:
+        region, first, complete = attach_region(opened.fd, access, offset, length, str(opened.url))
+        return cls._make(opened, access, region, first, complete=complete)
+
+    @classmethod
+    def _second(
+        cls,
+        other: SharedBuffer,
+        access: Access,
+        offset: SupportsIndex,
+        length: SupportsIndex | None,
+    ) -> Self:
+        first, count = checked_range(offset, length, other.size, repr(other))
+        with Opened(other.url, other.descriptor(access), other._identity) as opened:
+            return cls._attached_from(opened, access, other._offset + first, count)
+
+    @classmethod
+    def _received(cls, opened: Opened, access: Access, offset: int, length: int) -> Self:
+        """A handle that another process sent."""
+        self = cls._attached_from(opened, access, offset, length)
+        self._pid = 0
+        return self

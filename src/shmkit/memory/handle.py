@@ -1,39 +1,26 @@
-"""The life of a handle on shared memory: create, attach, ensure, close, unlink."""
+"""The life of a handle on shared memory, from when it is made until it is let go."""
 
 from __future__ import annotations
 
 import errno
 import mmap
 import os
-import stat
 import warnings
 import weakref
 from types import TracebackType
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self
 
-from shmkit.errors import ClosedError, IncompatibleSegment
+from shmkit.errors import ClosedError
 from shmkit.memory import opening
 from shmkit.memory.backends.base import Identity
 from shmkit.memory.loans import Loans
-from shmkit.memory.mapping import (
-    Access,
-    Region,
-    checked_access,
-    checked_range,
-    map_anonymous,
-    map_region,
-    memory_size,
-    read_region,
-)
+from shmkit.memory.mapping import Access, Region, checked_access
 from shmkit.memory.opening import Opened
 from shmkit.memory.ownership import Ownership, remove
-from shmkit.memory.reserve import checked_size
-from shmkit.memory.url import Url, Where
+from shmkit.memory.transfer import reduced
+from shmkit.memory.url import Url
 
 __all__ = ["Handle"]
-
-# What mmap says of things that have bytes but no pages.
-_NOT_MAPPABLE = {errno.ENODEV, errno.EACCES, errno.EINVAL, errno.EPERM}
 
 
 class Handle:
@@ -46,11 +33,11 @@ class Handle:
     __slots__ = (
         "__weakref__",
         "_access",
+        "_complete",
         "_created",
         "_descriptors",
         "_identity",
         "_loans",
-        "_memory_size",
         "_offset",
         "_owner",
         "_pid",
@@ -66,6 +53,7 @@ class Handle:
     _created: bool
     _offset: int
     _size: int
+    _complete: bool  # all of the memory, as it was then
     _identity: Identity
     _owner: Ownership | None
     _unlinked: bool
@@ -81,167 +69,25 @@ class Handle:
             ".attach() or .ensure()"
         )
 
-    # ------------------------------------------------------------------ getting hold
-
     @classmethod
-    def create(
-        cls,
-        where: Where | Url = None,
-        size: SupportsIndex | None = None,
-        *,
-        keep: bool = False,
-        mode: int = 0o600,
+    def _make(
+        cls, opened: Opened, access: Access, region: Region, offset: int, *, complete: bool
     ) -> Self:
-        """Make memory that was not there, filled with zeros, its room reserved.
-
-        Args:
-            where: None or "anon:", "shm:NAME" or "NAME" ("shm:" for a fresh name), "file:PATH" or
-                a path object.
-            size: bytes, at least 1.
-            keep: leave the name of a segment in place when its creator goes. Files always stay.
-            mode: permissions of a segment or file, less the umask.
-
-        Raises:
-            FileExistsError: it is there.
-            ValueError: a name or size that cannot be; nothing was made.
-            OSError: ENOSPC: no room; nothing stays behind.
-        """
-        url, size = Url.parse(where), checked_size(size)
-        with opening.create(url, size, keep=keep, mode=mode) as opened:
-            return cls._created_from(opened, size)
-
-    @classmethod
-    def attach(
-        cls,
-        where: Where | Url | Handle,
-        *,
-        access: str = "rw",
-        offset: SupportsIndex = 0,
-        length: SupportsIndex | None = None,
-        timeout: float | None = 0,
-    ) -> Self:
-        """Map memory that is there. It is never resized, never registered, never unlinked.
-
-        Args:
-            where: as in `create`; or another buffer, for a second handle on its memory (with
-                `offset` and `length` counted in that buffer).
-            access: "r" to read, "rw" to read and write, "cow" for private changes that nobody
-                else sees and that are lost at the end.
-            offset: first byte; any.
-            length: bytes; None for all there are.
-            timeout: seconds to wait for it to be made; None for ever.
-
-        A file that cannot be mapped (a pipe, a file of /proc) is read instead if access is "r":
-        `mapped` tells. A pipe is read to its end, however long its writer takes.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            IncompatibleSegment: a segment without a size: its creator is not done, or died.
-            PermissionError: it is not for this user, or not for writing.
-            ValueError: `offset` and `length` reach outside; anonymous memory by name.
-        """
-        mode = checked_access(access)
-        if isinstance(where, Handle):
-            return cls._second(where, mode, offset, length)
-        opened = opening.open_existing(Url.parse(where), writable=mode == "rw", timeout=timeout)
-        with opened:
-            return cls._attached_from(opened, mode, offset, length)
-
-    @classmethod
-    def ensure(
-        cls,
-        where: Where | Url,
-        size: SupportsIndex,
-        *,
-        keep: bool = False,
-        mode: int = 0o600,
-    ) -> Self:
-        """Create memory, or attach to all of it if it is there; `created` tells.
-
-        Of several processes that call this at the same time exactly one creates. What a creator
-        left without a size when it was killed is taken over.
-
-        Args:
-            where: as in `create`.
-            size: bytes, at least 1; what is there may have more.
-            keep: as in `create`.
-            mode: as in `create`.
-
-        Raises:
-            IncompatibleSegment: what is there has fewer bytes than asked for.
-            ValueError: a name or size that cannot be.
-            OSError: ENOSPC: no room.
-        """
-        url, wanted = Url.parse(where), checked_size(size)
-        with opening.ensure(url, wanted, keep=keep, mode=mode) as opened:
-            if opened.created:
-                return cls._created_from(opened, wanted)
-            found = os.fstat(opened.fd).st_size
-            if found < wanted and stat.S_ISREG(os.fstat(opened.fd).st_mode):
-                raise IncompatibleSegment(
-                    f"{url} has {found} bytes, and {wanted} are asked for: unlink it, ask for "
-                    "less, or take another name",
-                    where=str(url),
-                )
-            return cls._attached_from(opened, "rw", 0, None)
-
-    @classmethod
-    def _created_from(cls, opened: Opened, size: int) -> Self:
-        region = map_anonymous(size) if opened.fd < 0 else map_region(opened.fd, "rw", 0, size)
-        return cls._make(opened, "rw", region, 0, size)
-
-    @classmethod
-    def _attached_from(
-        cls,
-        opened: Opened,
-        access: Access,
-        offset: SupportsIndex,
-        length: SupportsIndex | None,
-    ) -> Self:
-        what = str(opened.url)
-        size = memory_size(opened.fd)
-        if size is None and access == "r":
-            region = read_region(opened.fd, offset, length, what)
-            return cls._make(opened, access, region, int(offset), len(region.whole))
-        if size is None and not stat.S_ISREG(os.fstat(opened.fd).st_mode):
-            raise OSError(
-                errno.ENODEV, "cannot be mapped; with access='r' it would be read instead", what
-            )
-        first, count = checked_range(offset, length, size or 0, what)
-        try:
-            region = map_region(opened.fd, access, first, count)
-        except OSError as error:
-            if access != "r" or error.errno not in _NOT_MAPPABLE:
-                raise
-            region = read_region(opened.fd, first, count, what)
-        return cls._make(opened, access, region, first, count)
-
-    @classmethod
-    def _second(
-        cls, other: Handle, access: Access, offset: SupportsIndex, length: SupportsIndex | None
-    ) -> Self:
-        first, count = checked_range(offset, length, other.size, repr(other))
-        fd = other.descriptor(access)
-        with Opened(other.url, fd, other._identity) as opened:
-            return cls._attached_from(opened, access, other._offset + first, count)
-
-    @classmethod
-    def _make(cls, opened: Opened, access: Access, region: Region, offset: int, size: int) -> Self:
         self = cls.__new__(cls)
         self._url = opened.url
         self._access = access
         self._created = opened.created
         self._offset = offset
-        self._size = size
+        self._size = len(region.whole)
+        self._complete = complete
         self._identity = opened.identity
         self._owner = opened.owner
-        self._region = region
-        self._whole = region.whole
         self._loans = Loans()
         self._unlinked = False
         self._pid = os.getpid()
         keeps_fd = opened.url.scheme == "anon" and opened.fd >= 0
         self._descriptors = [opened.keep_fd()] if keeps_fd else []
+        self._region, self._whole = region, region.whole  # last: from now on __del__ counts
         if self._owner is not None:
             self._owner.before_exit(weakref.WeakMethod(self._warn_if_open))
         return self
@@ -264,6 +110,11 @@ class Handle:
         return self._size
 
     @property
+    def offset(self) -> int:
+        """Byte of the memory that is this buffer's byte 0."""
+        return self._offset
+
+    @property
     def access(self) -> Access:
         """What may be done: "r", "rw" or "cow" (private changes)."""
         return self._access
@@ -272,6 +123,11 @@ class Handle:
     def created(self) -> bool:
         """Whether this handle made the memory."""
         return self._created
+
+    @property
+    def owner(self) -> bool:
+        """Whether this handle, in this process, has the duty to remove the name in the end."""
+        return self._owner is not None and self._owner.here
 
     @property
     def closed(self) -> bool:
@@ -310,10 +166,12 @@ class Handle:
         Raises:
             ClosedError: the handle was closed.
             FileNotFoundError: the name is gone, or leads to other memory by now.
-            OSError: ENOTSUP: anonymous memory has no descriptors on this system.
+            OSError: ENOTSUP: anonymous memory has no descriptors on this system, or the bytes were
+                read and not mapped.
         """
-        self._open_region()
-        writable = (access or self._access) == "rw"
+        if not self.mapped:
+            raise OSError(errno.ENOTSUP, "was read and is not mapped", str(self._url))
+        writable = checked_access(access or self._access) == "rw"
         if self._url.scheme != "anon":
             opened = opening.open_existing(self._url, writable=writable, timeout=0)
             if opened.identity == self._identity:
@@ -347,10 +205,10 @@ class Handle:
         if region is None:
             return
         if not region.close() and strict:
-            self._use(region.reopened())
-            views = self._loans.describe() or ["a view of a view that it gave out"]
+            again = region.reopened()
+            self._region, self._whole = again, again.whole
             raise BufferError(
-                f"{self!r} has views in use: {'; '.join(views)}. Delete them first, or close "
+                f"{self!r} has views in use: {self._views_in_use()}. Delete them first, or close "
                 "without strict=True: the memory then stays until the last is gone"
             )
         self._region = self._whole = None
@@ -371,6 +229,12 @@ class Handle:
         self._unlinked = True
         if self._owner is not None:
             self._owner.drop()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._open_region()
+        span = self._access, self._offset, self._size
+        kept = self._descriptors[0] if self._descriptors else None
+        return reduced(self, span, self._identity, kept)
 
     def __enter__(self) -> Self:
         self._open_region()
@@ -417,13 +281,13 @@ class Handle:
 
     # ------------------------------------------------------------------ for subclasses
 
-    def _use(self, region: Region) -> None:
-        self._region, self._whole = region, region.whole
-
     def _open_region(self) -> Region:
         if self._region is None:
             raise self._closed_error()
         return self._region
+
+    def _views_in_use(self) -> str:
+        return "; ".join(self._loans.describe() or ["a view of a view that it gave out"])
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"{self!r} was closed: attach() again")

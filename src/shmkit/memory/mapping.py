@@ -11,12 +11,22 @@ import sys
 from dataclasses import dataclass
 from typing import Final, Literal, SupportsIndex, TypeAlias
 
-__all__ = ["Access", "Region", "checked_access", "checked_range", "map_anonymous", "map_region"]
+__all__ = [
+    "Access",
+    "Region",
+    "attach_region",
+    "checked_access",
+    "checked_range",
+    "map_anonymous",
+    "map_region",
+]
 
 Access: TypeAlias = Literal["r", "rw", "cow"]
 
 _ACCESS: Final = {"r": mmap.ACCESS_READ, "rw": mmap.ACCESS_WRITE, "cow": mmap.ACCESS_COPY}
 _READ_AT_ONCE: Final = 1 << 20
+# What mmap says of files that have bytes but no pages.
+_NOT_MAPPABLE: Final = {errno.ENODEV, errno.EINVAL}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,21 +51,18 @@ class Region:
         Returns:
             False if a view is still in use.
         """
-        self.whole.release()
-        if self.memory is None:
-            return True
         try:
-            self.memory.close()
+            self.whole.release()
+            if self.memory is not None:
+                self.memory.close()
         except BufferError:
             return False
         return True
 
     def reopened(self) -> Region:
         """The same bytes again, after a `close` that was not to happen."""
-        if self.memory is None:
-            return Region(None, 0, memoryview(bytearray()), self.mapped)
-        size = len(self.memory) - self.start
-        return Region(self.memory, self.start, memoryview(self.memory)[self.start :][:size])
+        assert self.memory is not None, "what is not mapped always closes"
+        return Region(self.memory, self.start, memoryview(self.memory)[self.start :])
 
 
 def checked_access(access: str) -> Access:
@@ -130,23 +137,57 @@ def map_anonymous(size: int) -> Region:
     return Region(memory, 0, memoryview(memory))
 
 
-def memory_size(fd: int) -> int | None:
+def attach_region(
+    fd: int,
+    access: Access,
+    offset: SupportsIndex,
+    length: SupportsIndex | None,
+    what: str,
+) -> tuple[Region, int, bool]:
+    """Map what is behind a descriptor, or read it if it cannot be mapped and access is "r".
+
+    Args:
+        fd: descriptor; it may be closed afterwards.
+        access: "r", "rw" or "cow".
+        offset: first byte.
+        length: bytes, None for all there are.
+        what: name for messages.
+
+    Returns:
+        The region, its first byte, whether it is all there is.
+
+    Raises:
+        OSError: it cannot be mapped, and not be read instead.
+        TypeError, ValueError: `offset` or `length` is no integer, or reaches outside.
+    """
+    size = _size_to_map(fd)
+    if size is not None:
+        first, count = checked_range(offset, length, size, what)
+        try:
+            return map_region(fd, access, first, count), first, count == size
+        except OSError as error:
+            if access != "r" or error.errno not in _NOT_MAPPABLE:
+                raise
+    if access != "r":
+        raise OSError(errno.ENODEV, "cannot be mapped; access 'r' would read it instead", what)
+    region = _read_region(fd, offset, length, what)
+    return region, operator.index(offset), False
+
+
+def _size_to_map(fd: int) -> int | None:
     """Bytes behind a descriptor; None if only reading tells (a pipe, a file of /proc)."""
     status = os.fstat(fd)
     if stat.S_ISBLK(status.st_mode):
         return os.lseek(fd, 0, os.SEEK_END)
     if not stat.S_ISREG(status.st_mode):
         return None
-    return status.st_size or None
+    if status.st_size == 0 and os.read(fd, 1):
+        os.lseek(fd, 0, os.SEEK_SET)
+        return None
+    return status.st_size
 
 
-def read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, what: str) -> Region:
-    """Read what cannot be mapped.
-
-    Raises:
-        OSError: a device without an end, and no `length`.
-        ValueError: `offset` and `length` reach outside.
-    """
+def _read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, what: str) -> Region:
     if length is None and stat.S_ISCHR(os.fstat(fd).st_mode):
         raise OSError(errno.ENODEV, "is a device, which has no end: give a length", what)
     parts: list[bytes] = []
@@ -158,4 +199,4 @@ def read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, wh
         wanted -= len(part)
     content = b"".join(parts)
     first, count = checked_range(offset, length, len(content), what)
-    return Region(None, 0, memoryview(content)[first : first + count], mapped=not content)
+    return Region(None, 0, memoryview(content)[first : first + count], mapped=False)

@@ -1,0 +1,181 @@
+"""The bytes of a handle: indexed, sliced, and seen through typed views."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, overload
+
+from shmkit.memory.handle import Handle
+from shmkit.memory.mapping import checked_range
+from shmkit.memory.views import array_view, typed_view
+
+if TYPE_CHECKING:
+    import numpy as np
+    from typing_extensions import Buffer
+
+__all__ = ["Content"]
+
+_ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
+
+
+class Content(Handle):
+    """A fixed number of bytes, as a sequence of ints and as memory for views of any type."""
+
+    __slots__ = ()
+
+    @property
+    def buf(self) -> memoryview:
+        """The bytes, as a memoryview; read-only if the access is "r".
+
+        It stays valid after `close`: the memory goes with its last view.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        return self._loans.give(self._bytes()[:], "memoryview (.buf)")
+
+    def view(
+        self,
+        format: str,  # noqa: A002 - as in memoryview.cast
+        offset: SupportsIndex = 0,
+        count: SupportsIndex | None = None,
+    ) -> memoryview:
+        """The bytes as items of a native format.
+
+        Args:
+            format: one of `struct`'s native codes, "b" to "d", "c", "P", "?".
+            offset: first byte; any.
+            count: items; None for as many as fit.
+
+        Returns:
+            A memoryview of `count` items on the same memory.
+
+        Raises:
+            ClosedError: the handle was closed.
+            ValueError: no such format, or the items reach outside.
+        """
+        view = typed_view(self._bytes(), format, offset, count, repr(self))
+        return self._loans.give(view, f"memoryview (.view({format!r}))")
+
+    def ndarray(
+        self,
+        shape: SupportsIndex | Sequence[SupportsIndex],
+        dtype: Any,
+        offset: SupportsIndex = 0,
+    ) -> np.ndarray[Any, Any]:
+        """A numpy array on the memory, without a copy.
+
+        Args:
+            shape: items in each dimension, C order.
+            dtype: of fixed size.
+            offset: first byte; any.
+
+        Returns:
+            An array of `shape` and `dtype`; read-only if the access is "r".
+
+        Raises:
+            ClosedError: the handle was closed.
+            ImportError: numpy is not installed: it comes with shmkit[numpy].
+            TypeError: a dtype that holds Python objects.
+            ValueError: the array reaches outside.
+        """
+        array = array_view(self._bytes(), shape, dtype, offset, repr(self))
+        return self._loans.give(array, f"ndarray{array.shape} of {array.dtype}")
+
+    def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> None:
+        """Write changes to the disk, and return when they are there.
+
+        Nothing is to be done, and nothing happens, for memory that is on no disk and for access
+        "r" and "cow".
+
+        Args:
+            offset: first byte; any.
+            size: bytes, None for all from there.
+
+        Raises:
+            ClosedError: the handle was closed.
+            OSError: the disk failed, or is full.
+            ValueError: `offset` and `size` reach outside.
+        """
+        region = self._open_region()
+        first, count = checked_range(offset, size, self._size, repr(self))
+        if region.memory is None or not count or self._access != "rw":
+            return
+        begin = region.start + first
+        aligned = begin - begin % mmap.PAGESIZE
+        region.memory.flush(aligned, begin + count - aligned)
+
+    def advise(self, advice: str) -> None:
+        """Tell the kernel how the bytes will be used; what it does not know has no effect.
+
+        Args:
+            advice: "sequential", "random", "willneed" (read it now), "dontneed" (give the pages
+                back; the bytes stay where they are), "hugepage".
+
+        Raises:
+            ClosedError: the handle was closed.
+            ValueError: no such advice, or "dontneed" with access "cow", whose private changes it
+                would throw away.
+        """
+        region = self._open_region()
+        if advice not in _ADVICE:
+            raise ValueError(f"'advice' must be one of {', '.join(_ADVICE)}, not {advice!r}")
+        if advice == "dontneed" and self._access == "cow":
+            raise ValueError(
+                f"{self!r}: 'dontneed' would throw its private changes away; close it instead"
+            )
+        option = getattr(mmap, f"MADV_{advice.upper()}", None)
+        if option is None or region.memory is None:
+            return
+        try:
+            region.memory.madvise(option)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a kernel without huge pages
+                raise
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
+        whole = self._bytes()
+        if isinstance(key, slice):
+            return whole[key].tobytes()
+        return whole[operator.index(key)]
+
+    @overload
+    def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
+    @overload
+    def __setitem__(self, key: slice, value: Buffer) -> None: ...
+    def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
+        whole = self._bytes()
+        if whole.readonly:
+            raise TypeError(f"{self!r} is read-only: attach with access='rw', or 'cow'")
+        if not isinstance(key, slice):
+            whole[operator.index(key)] = operator.index(value)
+            return
+        target, source = whole[key], _as_bytes(value)
+        if len(target) != len(source):
+            raise ValueError(
+                f"{len(source)} bytes do not replace {len(target)}: a buffer keeps its size"
+            )
+        target[:] = source
+
+    def _bytes(self) -> memoryview:
+        whole = self._whole
+        if whole is None:
+            raise self._closed_error()
+        return whole
+
+
+def _as_bytes(value: Buffer) -> memoryview:
+    source = memoryview(value)
+    if source.format == "B" and source.ndim == 1:
+        return source
+    return source.cast("B") if source.nbytes and source.c_contiguous else memoryview(bytes(source))

@@ -1,0 +1,86 @@
+"""Memory of another size under a live handle.
+
+Growing is harmless to everybody: old maps stay as they are. Shrinking is not: whoever touches a
+page that was cut off is killed by SIGBUS. So it is done only if nobody else maps the memory,
+which /proc/*/maps tells.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from shmkit.memory.backends.base import Identity
+
+__all__ = ["RESIZING", "mappers", "refuse_if_mapped"]
+
+RESIZING: Final = threading.Lock()  # one resize at a time in this process
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RESIZING._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
+    """Which processes map a memory, and how often.
+
+    Args:
+        identity: the memory.
+        private: whether other users have no access to it; then those whose maps this process
+            may not see do not count.
+
+    Returns:
+        Number of maps by process id.
+
+    Raises:
+        OSError: ENOTSUP: this system does not tell.
+    """
+    device, inode = identity
+    mark = f"{os.major(device):02x}:{os.minor(device):02x}", str(inode)
+    found: dict[int, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            maps = (process / "maps").read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended meanwhile
+        except PermissionError as error:
+            if private:
+                continue
+            raise _cannot_tell(f"process {process.name} hides its maps") from error
+        fields = (line.split(maxsplit=5)[3:5] for line in maps.splitlines())
+        number = sum(tuple(pair) == mark for pair in fields)
+        if number:
+            found[int(process.name)] = number
+    return found
+
+
+def refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
+    """Let pass only if this process maps a memory once, and nobody else does.
+
+    Raises:
+        BufferError: it is mapped elsewhere.
+        OSError: ENOTSUP: this system does not tell.
+    """
+    found = mappers(identity, private=private)
+    here = found.pop(os.getpid(), 0)
+    if not here:
+        # Some filesystems (btrfs) show another device in /proc/*/maps than stat does.
+        raise _cannot_tell("the map of this very process is not shown")
+    if here == 1 and not found:
+        return
+    holders = [f"process {pid}" for pid in sorted(found)]
+    if here > 1:
+        holders.append("another handle, or a view of one, in this process")
+    raise BufferError(
+        f"{what} cannot shrink: it is also mapped by {', '.join(holders)}, and touching the pages "
+        "cut off would kill; close those first"
+    )
+
+
+def _cannot_tell(reason: str) -> OSError:
+    return OSError(
+        errno.ENOTSUP,
+        f"cannot shrink: whether others map this memory is not known ({reason}); make smaller "
+        "memory and copy",
+    )
