@@ -49,6 +49,11 @@ class Program:
         wait_until(lambda: not self.session())
         return Ended(status, *(path.read_text(errors="replace") for path in self._output))
 
+    @property
+    def stdout(self) -> str:
+        """What it has written so far."""
+        return self._output[0].read_text(errors="replace")
+
     def session(self) -> list[int]:
         """Pids of the living processes of its session."""
         found = []

@@ -2,7 +2,7 @@
 
 Signals are the parent's business alone. A Ctrl-C goes to every process of the terminal; a child
 that met it while it is still importing would print a traceback. So children start with the signals
-blocked and ignore SIGINT, and the parent kills them when it is stopped itself.
+blocked and ignore those of a terminal, and the parent kills them when it is stopped itself.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ class Children:
     def __init__(self, method: str | None) -> None:
         self._context = multiprocessing.get_context(method)
         self._processes: list[BaseProcess] = []
+        # The tracker ignores all STOPPERS but SIGHUP, and outlives this process. It unblocks
+        # the others here when it starts: so not later, in the midst of start().
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        try:
+            resource_tracker.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> Self:
-        # It unblocks the signals when it starts: so let it start before they are blocked.
-        resource_tracker.ensure_running()
         return self
 
     def start(self, name: str, target: Callable[..., None], *args: object) -> None:
@@ -108,9 +113,9 @@ class Children:
 
 def _child(target: Callable[..., None], *args: object) -> None:
     """Run `target` in a child: the parent alone decides what a signal means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):  # those that a terminal sends to everybody
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPERS)
     try:
         target(*args)

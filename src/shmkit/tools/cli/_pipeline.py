@@ -85,6 +85,7 @@ def count_in_parallel(
         PeerDied: a process was killed or failed; it says which and how.
         OSError: no room for the memory, or no process could be started. Nothing is left behind.
     """
+    children = Children(method)
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(_places(memory))
         inboxes, outboxes = (
@@ -97,7 +98,7 @@ def count_in_parallel(
         listing = b"".join(os.fsencode(path) + b"\0" for path in paths) or b"\0"
         list_memory = SharedBuffer.create(where("list"), len(listing))
         stack.enter_context(list_memory)[: len(listing)] = listing
-        children = stack.enter_context(Children(method))
+        stack.enter_context(children)  # last: they are gone before the memory is
         for number, (inbox, outbox) in enumerate(zip(inboxes, outboxes, strict=True)):
             children.start(f"worker {number}", _work, inbox, outbox)
         children.start("reader", _read, list_memory, inboxes)
