@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Final
 
 __all__ = ["Deadline"]
 
@@ -22,7 +22,7 @@ class Deadline:
 
     def __init__(self, timeout: float | None) -> None:
         if timeout is None:
-            self.at: Final = float("inf")
+            self.at = math.inf
             return
         if not timeout >= 0:
             raise ValueError(
