@@ -1,14 +1,13 @@
 """Consuming: the half of a ring that takes frames out.
 
-    get       frame? -> copy it out -> store head -> ring the bell if a producer may sleep
+    get    frame? -> copy it out -> store head -> ring the bell if a producer may sleep
 
-Killed before the head is stored, the frame is there for the next consumer. The lock of this half is for the
-threads of this process; giving it back is also the fence between the store of the head and the look at
-the bell (waiting.py).
+Killed before the head is stored, the frame is there for the next consumer.
 
-`_seen` is as far as there are frames without another look: what the producer was seen to have committed,
-and never past the end of the data, so that one comparison proves a frame to lie inside. It equals `_head`
-whenever there is something to see to first.
+`get` has a fast path and a careful one, as `put` has (producer.py). `_seen` is how far there are
+frames for the fast path: what the producer was seen to have committed, and never past the end of
+the data, so that one comparison proves a frame to lie inside. It equals `_head` whenever there is
+something to see to first. The careful path keeps its own bound in `_known`.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import DISCARD, HEADER, PAD, checksum
-from shmkit.channels.half import Half
+from shmkit.channels.half import BUSY, Half
 from shmkit.channels.producer import HEAD, LOW, SKIP, TAIL
 from shmkit.channels.segment import CUT, READY, SPACE_BELL, STATE
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, ShutDown
-from shmkit.sync.waiting import STRONG_ORDER, fence
+from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
     import threading
@@ -34,9 +33,13 @@ __all__ = ["Consuming"]
 class Consuming(Half):
     """What a ring offers to whoever gets. See `Ring`, which is made of this and `Producing`."""
 
+    __slots__ = ()
+
     _get_lock: threading.RLock
     _head: int
     _seen: int
+    _known: int
+    _tail_seen: int
     _is_consumer: bool
     _peeking: bool
 
@@ -58,25 +61,26 @@ class Consuming(Half):
             ClosedError: this handle was closed.
         """
         words = self._words
-        with self._get_lock:
-            head = self._head
-            seen = self._seen
-            if head != seen and words[STATE] < CUT:
-                at = head & self._mask
-                size = words[self._data_word + (at >> 3)]
-                if size <= seen - head - 16 and not self._checked:
-                    at += self._base + 16
+        # No call from here until _seen is stored.
+        head = self._head
+        seen = self._seen
+        if head != seen and words[STATE] < CUT:
+            at = head & self._mask
+            size = words[self._data_word + (at >> 3)]
+            if size <= seen - head - 16:
+                self._seen = BUSY
+                at += self._base + 16
+                try:
                     frame: bytes = self._map[at : at + size]
-                    self._head = words[HEAD] = head + ((size + 31) & -16)
-                else:
-                    words = None  # type: ignore[assignment]
-            else:
-                words = None  # type: ignore[assignment]
-        if words is None:
-            return self._get_slowly(timeout)
-        if words[SPACE_BELL]:
-            self._space.ring()
-        return frame
+                except MemoryError:
+                    self._seen = head
+                    raise
+                self._head = words[HEAD] = head + ((size + 31) & -16)
+                self._seen = seen
+                if words[SPACE_BELL]:
+                    self._space.ring()
+                return frame
+        return self._get_slowly(timeout)
 
     def get_nowait(self) -> bytes:
         """`get`, or Empty at once."""
@@ -125,32 +129,30 @@ class Consuming(Half):
 
     def _take_run(self, most: int | None) -> list[bytes]:
         """Copy out frame after frame and release them with one store; the loop of `get`."""
-        words, data, base, mask = self._words, self._map, self._base + HEADER, self._mask
-        data_word, checked = self._data_word, self._checked
+        words, data = self._words, self._map
         frames: list[bytes] = []
-        append = frames.append
-        head = self._head
-        # A tail that is read once bounds the run: a producer that keeps up does not keep us here.
+        append = frames.append  # The tail that was seen last bounds the run: a producer that keeps
+        # up does not keep us here.
         tail = self._tail_seen
+        most = 1 << 62 if most is None else most
         while True:
-            seen = self._seen
-            while head != seen:
-                at = head & mask
-                size = words[data_word + (at >> 3)]
-                if size > seen - head - HEADER:
-                    break
-                at += base
+            left = 1 if self._checked else most - len(frames)  # _find checks one at a time
+            head, known = self._head, self._known
+            lap = head & ~self._mask
+            byte, word = self._base + HEADER - lap, self._data_word - (lap >> 3)
+            for _ in range(left):
+                size = words[word + (head >> 3)]
+                if size > known - head - HEADER:
+                    break  # a flag, or broken: for _find
+                at = byte + head
                 append(data[at : at + size])
                 head += (size + 31) & -16
-                if len(frames) == most:
+                if head == known:
                     break
-                if checked:
-                    break  # the next one is checked by _find
-            self._head = head
+            self._head = self._seen = head
             if len(frames) == most or head >= tail or not self._find():
                 break
-            head = self._head
-        words[HEAD] = head
+        self._release(self._head)
         return frames
 
     def get_into(self, buffer: Any, timeout: float | None = None) -> int:
@@ -175,7 +177,9 @@ class Consuming(Half):
         with self.peek(timeout) as frame:
             size = len(frame)
             if size > target.nbytes:
-                raise ValueError(f"a frame of {size} bytes into a buffer of {target.nbytes}: it stays")
+                raise ValueError(
+                    f"a frame of {size} bytes into a buffer of {target.nbytes}: it stays"
+                )
             target[:size] = frame
         return size
 
@@ -183,8 +187,8 @@ class Consuming(Half):
     def peek(self, timeout: float | None = None) -> Iterator[memoryview]:
         """Read the oldest frame in place; leaving the `with` releases it.
 
-        An exception inside the `with` leaves the frame in the ring. Other threads' gets on this handle wait
-        for the end of the `with`.
+        An exception inside the `with` leaves the frame in the ring. Other threads' gets on this
+        handle wait for the end of the `with`.
 
         Args:
             timeout: seconds to wait for a frame; None for ever, 0 not at all.
@@ -208,13 +212,12 @@ class Consuming(Half):
 
     def _show(self) -> Iterator[memoryview]:
         at, size = self._current()
-        seen, self._seen, self._peeking = self._seen, self._head, True
+        self._peeking = True
         try:
             yield memoryview(self._map)[at : at + size].toreadonly()
             if self._closed:
                 raise self._closed_error()
             self._advance(size)
-            self._seen = seen
         finally:
             self._peeking = False
 
@@ -235,11 +238,16 @@ class Consuming(Half):
 
     def _find(self) -> bool:
         """Stand at the next frame to deliver, checked; whether there is one."""
+        if self._seen == BUSY:
+            self._await_turn(lambda: self._seen == BUSY)
+        self._seen = self._head
         words = self._words
         if self._closed:
             raise self._closed_error()
         if self._peeking:
-            raise RuntimeError("this thread is peeking already: leave that `with` before another get")
+            raise RuntimeError(
+                "this thread is peeking already: leave that `with` before another get"
+            )
         state = words[STATE]  # before the tail: whoever shut the ring down had put before
         self._check_usable(state)
         if state == CUT:
@@ -247,7 +255,7 @@ class Consuming(Half):
         if not self._is_consumer:
             self._become_consumer()
         while True:
-            if self._head == self._seen and not self._see_more():
+            if self._head == self._known and not self._see_more():
                 if state != READY:
                     raise ShutDown(f"ring {self._name} was shut down and is empty")
                 return False
@@ -255,9 +263,9 @@ class Consuming(Half):
             index = self._data_word + ((head & self._mask) >> 3)
             word = words[index]
             size = word & LOW
-            if size > self._seen - head - HEADER:
+            if size > self._known - head - HEADER:
                 raise self._corrupt(
-                    f"a frame of {size} bytes at {head}, with {self._seen - head} left there"
+                    f"a frame of {size} bytes at {head}, with {self._known - head} left there"
                 )
             flags = word & (PAD | DISCARD)
             if word >> 32 and word >> 48 != flags >> 48:
@@ -266,12 +274,12 @@ class Consuming(Half):
                 if self._checked:
                     self._check(index, word, head)
                 return True
-            self._head = head + ((size + 31) & -16)
+            self._head = self._seen = head + ((size + 31) & -16)
 
     def _become_consumer(self) -> None:
         self._consumer.claim()
-        self._is_consumer = True
-        self._head = self._seen = self._words[HEAD]
+        self._is_consumer, self._quick = True, self._join_fast_path()
+        self._head = self._seen = self._known = self._words[HEAD]
 
     def _see_more(self) -> bool:
         words, head = self._words, self._head
@@ -281,10 +289,10 @@ class Consuming(Half):
         if tail == head:
             return False
         if words[SKIP] == head:
-            head = self._head = (head | self._mask) + 1
+            head = self._head = self._seen = (head | self._mask) + 1
         if not 0 < tail - head <= self._size:
             raise self._corrupt(f"tail {tail} and head {head} in a ring of {self._size}")
-        self._seen = min(tail, (head | self._mask) + 1)
+        self._known = min(tail, (head | self._mask) + 1)
         return True
 
     def _check(self, index: int, word: int, head: int) -> None:
@@ -292,7 +300,9 @@ class Consuming(Half):
         payload = memoryview(self._map)[at : at + size]
         expected = head >> 4 & LOW | checksum(word, head, payload) << 32
         if self._words[index + 1] != expected:
-            raise self._corrupt(f"the checksum of the frame of {size} bytes at {head} does not fit it")
+            raise self._corrupt(
+                f"the checksum of the frame of {size} bytes at {head} does not fit it"
+            )
 
     def _current(self) -> tuple[int, int]:
         """Where in the map the payload at `_head` begins, and how many bytes it has."""
@@ -300,13 +310,16 @@ class Consuming(Half):
         return self._base + at + HEADER, self._words[self._data_word + (at >> 3)] & LOW
 
     def _advance(self, size: int) -> None:
-        self._head = self._words[HEAD] = self._head + ((size + 31) & -16)
+        self._release(self._head + ((size + 31) & -16))
+
+    def _release(self, head: int) -> None:
+        self._head = self._words[HEAD] = head
+        self._seen = self._known if self._quick else head
 
     # -- outside the lock ------------------------------------------------------------------------
 
     def _give_room(self) -> None:
-        if not STRONG_ORDER:
-            fence()
+        fence()
         self._space.ring()
 
     def _await_frame(self, seen: int, deadline: Deadline, *, wait: bool) -> None:

@@ -5,8 +5,9 @@ A frame is a header of two 8-byte words and its payload, at a multiple of 16:
     bits of word 0    0-31 length of the payload in bytes
                       32-47 kind, free for the layer above
                       48-63 flags: PAD (fills the ring up to its end), DISCARD (skip it)
-    bits of word 1    0-31 position / 16, low bits
-                      32-63 CRC-32 of the payload and of the rest of the header, in checked rings
+    bits of word 1    in checked rings; in others it is whatever was there
+                      0-31 position / 16, low bits
+                      32-63 CRC-32 of the payload and of the rest of the header
 
 A payload never wraps around the end of the ring, so that it can be read and written in place.
 """

@@ -3,15 +3,16 @@
 A participant is a handle that holds the lock byte of its line (liveness.py); the line itself is for
 people. So "is anybody else here?" is a question to the kernel, and no count has to survive a crash.
 
-The semaphores have names, and somebody has to remove them. The first one in makes them afresh: what a
+The semaphores have names, and somebody has to remove them. The first one in makes them afresh: what
+a
 crash left is thrown away, nobody is there to miss it. Who removes them stands in the header:
 
-    OWNER      a named segment that goes with its creator: the semaphores go with it, too (its process's
-               end, or its unlink; the standard library's resource tracker if it is killed)
+    OWNER      a named segment that goes with its creator: the semaphores go with it, too (at its
+               unlink, its process's end, or by the resource tracker if it is killed)
     NOBODY     a segment that outlives processes (a file, keep=True): the last one out
-    an inode   anonymous memory: the last one out, who also tells the resource tracker. The inode is that
-               of the pipe to the tracker which knows the names; a process with another tracker leaves
-               them alone.
+    an inode   anonymous memory: the last one out, who also tells the resource tracker. The inode
+               is that of the pipe to the tracker which knows the names; a process with another
+               tracker leaves them alone.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class Membership:
         """Alone at the door: nobody else creates, enters or leaves inside this `with`.
 
         Raises:
-            TimeoutError: somebody has been there for 5 s. They pass in microseconds, so it is stopped.
+            TimeoutError: somebody has been there for 5 s. They pass in microseconds, so it is
+                stopped.
         """
         presence, deadline = self.presence, Deadline(5)
         while not presence.try_lock(CREATION_BYTE):
@@ -152,7 +154,7 @@ class Membership:
             self._watch()
 
     def watch(self, handle: object, close: Callable[[], None], text: str) -> None:
-        """Have a handle that is dropped open, or open at the end of its process, closed and reported.
+        """Have a handle closed and reported that is dropped open, or open at its process's end.
 
         Args:
             handle: the object whose end is watched; it is not kept alive.
@@ -173,7 +175,7 @@ class Membership:
         start()
 
     def register(self) -> None:
-        """Become a participant in this process, if this handle is none yet: a forked child's first use."""
+        """Become a participant in this process, at a forked child's first use."""
         if self._slot < 0 or self._pid != os.getpid():
             with self.entering():
                 self.enter(self._words, self._participants, self._incarnation)
@@ -229,7 +231,8 @@ def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
 
 def _tracker() -> int:
     """Inode of the pipe to this process's resource tracker: the same for all who share it."""
-    return os.fstat(resource_tracker.getfd()).st_ino
+    fd = resource_tracker.getfd()
+    return 0 if fd is None else os.fstat(fd).st_ino
 
 
 def start_time(pid: int) -> int:

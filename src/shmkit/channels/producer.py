@@ -1,14 +1,15 @@
 """Producing: the half of a ring that puts frames in.
 
-    put       room? -> payload -> frame header -> store tail -> ring the bell if a consumer may sleep
+    put    room? -> payload -> frame header -> store tail -> ring the bell if a consumer may sleep
 
-Killed before the tail is stored, nothing happened; after it, the frame will be delivered. The lock of this
-half is for the threads of this process; giving it back is also the fence between the store of the tail
-and the look at the bell (waiting.py).
+Killed before the tail is stored, nothing happened; after it, the frame will be delivered.
 
-`_limit` is as far as a frame may reach without another look: what the consumer was seen to have released,
-and never past the end of the data, so that one comparison decides on the fast path. It is -1 whenever there
-is something to see to first: the role is not claimed yet, a frame is reserved, the handle was closed.
+`put` has a fast path and a careful one. The fast path is a run of bytecode without a call, which no
+other thread and no signal interrupts (ordering.py), so it needs no lock; that is a third of its
+time. `_limit` is how far a frame may reach there: what the consumer was seen to have released, and
+never past the end of the data, so that one comparison decides. It is -1 whenever there is something
+to see to first: no role yet, a frame is reserved, another thread is on the careful path, the handle
+was closed. The careful path has a lock for its threads, and keeps its own bound in `_room`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import HEADER, PAD, Frame, as_bytes, checksum
-from shmkit.channels.half import Half
+from shmkit.channels.half import BUSY, Half
 from shmkit.channels.segment import CONSUMER_LINE, DATA_BELL, PRODUCER_LINE, READY, STATE
 from shmkit.deadline import Deadline
 from shmkit.errors import FrameTooLarge, Full, ShutDown
-from shmkit.sync.waiting import STRONG_ORDER, fence
+from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
     import threading
@@ -39,10 +40,13 @@ LOW = 0xFFFFFFFF
 class Producing(Half):
     """What a ring offers to whoever puts. See `Ring`, which is made of this and `Consuming`."""
 
+    __slots__ = ()
+
     _put_lock: threading.RLock
     _tail: int
     _limit: int
     _is_producer: bool
+    _room: int
     _reserved: bool
 
     def put(self, data: Any, timeout: float | None = None) -> None:
@@ -67,28 +71,22 @@ class Producing(Half):
             data = as_bytes(data)
         size = len(data)
         words = self._words
-        with self._put_lock:
-            tail = self._tail
-            end = tail + ((size + 31) & -16)
-            if end <= self._limit and words[STATE] == READY:
-                at = tail & self._mask
-                index = self._data_word + (at >> 3)
-                at += self._base
-                self._map[at + 16 : at + 16 + size] = data
-                words[index] = size
-                if self._checked:
-                    words[index + 1] = tail >> 4 & LOW | checksum(size, tail, data) << 32
-                else:
-                    words[index + 1] = tail >> 4 & LOW
-                if not STRONG_ORDER:
-                    fence()
-                self._tail = words[TAIL] = end
-            else:
-                words = None  # type: ignore[assignment]
-        if words is None:
+        # No call from here until _limit is stored.
+        tail = self._tail
+        end = tail + ((size + 31) & -16)
+        limit = self._limit
+        if end <= limit and words[STATE] == READY:
+            self._limit = BUSY
+            at = tail & self._mask
+            words[self._data_word + (at >> 3)] = size
+            at += self._base + 16
+            self._map[at : at + size] = data
+            self._tail = words[TAIL] = end
+            self._limit = limit
+            if words[DATA_BELL]:
+                self._data.ring()
+        else:
             self._put_slowly(data, size, timeout)
-        elif words[DATA_BELL]:
-            self._data.ring()
 
     def put_nowait(self, data: Any) -> None:
         """`put`, or Full at once."""
@@ -120,9 +118,10 @@ class Producing(Half):
             FrameTooLarge, TypeError: one of them can not go in; then none does.
             ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`.
         """
-        batch = [as_bytes(frame) for frame in frames]
-        for frame in batch:
-            self._check_size(len(frame))
+        batch = list(frames)
+        if set(map(type, batch)) - {bytes}:
+            batch = [as_bytes(frame) for frame in batch]
+        self._check_size(max(map(len, batch), default=0))
         deadline = Deadline(timeout)
         done = 0
         while done < len(batch):
@@ -143,21 +142,26 @@ class Producing(Half):
 
     def _write_run(self, batch: list[bytes | memoryview], done: int) -> int:
         """Write frames from `done` on until the next would reach the limit; the loop of `put`."""
-        words, data, base, mask = self._words, self._map, self._base, self._mask
-        data_word, limit, tail, checked = self._data_word, self._limit, self._tail, self._checked
+        if self._checked:
+            self._write(batch[done], len(batch[done]))
+            return done + 1
+        words, data, room, tail = (
+            self._words,
+            self._map,
+            self._room,
+            self._tail,
+        )  # No frame of a run
+        # wraps around: in the map and in the words a position is off by a constant.
+        lap = tail & ~self._mask
+        byte, word = self._base + HEADER - lap, self._data_word - (lap >> 3)
         for frame in batch[done:] if done else batch:
             size = len(frame)
             end = tail + ((size + 31) & -16)
-            if end > limit:
+            if end > room:
                 break
-            at = tail & mask
-            index = data_word + (at >> 3)
-            at += base + 16
+            words[word + (tail >> 3)] = size
+            at = byte + tail
             data[at : at + size] = frame
-            words[index] = size
-            words[index + 1] = tail >> 4 & LOW | (
-                checksum(size, tail, frame) << 32 if checked else 0
-            )
             tail = end
             done += 1
         self._tail = tail
@@ -167,8 +171,8 @@ class Producing(Half):
     def reserve(self, size: int, timeout: float | None = None) -> Iterator[Frame]:
         """Write a frame in place: `with ring.reserve(n) as frame: frame[:] = ...` commits it.
 
-        An exception inside the `with` discards it. Other threads' puts on this handle wait for the end
-        of the `with`.
+        An exception inside the `with` discards it. Other threads' puts on this handle wait for the
+        end of the `with`.
 
         Args:
             size: bytes to reserve; `frame.truncate(n)` commits fewer.
@@ -180,7 +184,8 @@ class Producing(Half):
         Raises:
             ValueError: a negative size.
             RuntimeError: this thread has a frame reserved already.
-            Full, FrameTooLarge, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`.
+            Full, FrameTooLarge, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as
+                `put`.
         """
         if size < 0:
             raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
@@ -203,7 +208,7 @@ class Producing(Half):
             committed = shorter
 
         view = memoryview(self._map)[start : start + size]
-        self._reserved, self._limit = True, -1
+        self._reserved = True
         try:
             yield Frame(view, truncate)
             if self._closed:
@@ -219,20 +224,26 @@ class Producing(Half):
         limit = min(self._size - HEADER, LOW)
         if size > limit:
             raise FrameTooLarge(
-                f"a frame of {size} bytes, this ring takes {limit} at most: create it with a capacity "
-                f"of {size + HEADER} or more, or send it in parts",
+                f"a frame of {size} bytes, this ring takes {limit} at most: create it with a "
+                f"capacity of {size + HEADER} or more, or send it in parts",
                 size=size,
                 limit=limit,
             )
 
     def _make_room(self, size: int) -> bool:
         """Look again at everything the fast path takes for granted; whether `size` bytes fit now."""
+        if self._limit == BUSY:
+            self._await_turn(lambda: self._limit == BUSY)
+        self._limit = -1
         words = self._open_for_puts()
         self._check_size(size)
         if not self._is_producer:
             self._become_producer()
         step = (size + 31) & -16
-        tail, head = self._tail, words[HEAD]
+        tail = self._tail
+        if tail + step <= self._room:
+            return True
+        head = words[HEAD]
         if head == words[SKIP] and head != tail:
             head = (head | self._mask) + 1  # where the consumer will go on
         if not 0 <= tail - head <= self._size:
@@ -246,20 +257,19 @@ class Producing(Half):
             elif lap_end + step <= head + self._size:
                 index = self._data_word + ((tail & self._mask) >> 3)
                 words[index] = lap_end - tail - HEADER | PAD
-                words[index + 1] = tail >> 4 & LOW
             else:
                 return False
             # Not published: the frame that follows takes it along.
             self._tail = tail = lap_end
             lap_end += self._size
-        self._limit = min(head + self._size, lap_end)
-        return tail + step <= self._limit
+        self._room = min(head + self._size, lap_end)
+        return tail + step <= self._room
 
     def _open_for_puts(self) -> memoryview[int]:
         if self._closed:
             raise self._closed_error()
         if self._reserved:
-            raise RuntimeError("this thread has a frame reserved: leave its `with` before another put")
+            raise RuntimeError("this thread has a frame reserved: leave that `with` first")
         state = self._words[STATE]
         self._check_usable(state)
         if state != READY:
@@ -271,8 +281,8 @@ class Producing(Half):
         tail = self._words[TAIL]
         if self._words[SKIP] == tail:
             self._words[SKIP] = NO_SKIP  # a predecessor died between the skip and its frame
-        self._is_producer = True
-        self._tail = tail
+        self._is_producer, self._quick = True, self._join_fast_path()
+        self._tail, self._room = tail, -1
 
     def _write(self, data: bytes | memoryview, size: int, *, in_place: bool = False) -> None:
         tail = self._tail
@@ -281,21 +291,22 @@ class Producing(Half):
         if not in_place:
             at += self._base + HEADER
             self._map[at : at + size] = data
-        crc = checksum(size, tail, data) if self._checked else 0
         self._words[index] = size
-        self._words[index + 1] = tail >> 4 & LOW | crc << 32
+        if self._checked:
+            self._words[index + 1] = tail >> 4 & LOW | checksum(size, tail, data) << 32
         self._tail = tail + ((size + 31) & -16)
 
     def _publish(self) -> None:
         if not STRONG_ORDER:
             fence()
         self._words[TAIL] = self._tail
+        if self._quick:
+            self._limit = self._room
 
     # -- outside the lock ------------------------------------------------------------------------
 
     def _announce(self) -> None:
-        if not STRONG_ORDER:
-            fence()
+        fence()
         self._data.ring()
 
     def _await_room(self, seen: int, deadline: Deadline, *, wait: bool) -> None:

@@ -6,7 +6,8 @@
                    stores tail -->  ^ tail            head ^  <-- stores head
                                     +----------------------+
 
-Both positions only grow; what lies between them is committed and not released. Each is one aligned 8-byte
+Both positions only grow; what lies between them is committed and not released. Each is one aligned
+8-byte
 store, and that store is the commit point: producer.py and consumer.py have the order of steps,
 frame.py what a frame is, segment.py every byte before the data.
 """
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.consumer import Consuming
 from shmkit.channels.frame import DISCARD, HEADER, PAD
+from shmkit.channels.half import BUSY
 from shmkit.channels.producer import HEAD, LOW, SKIP, TAIL, Producing
 from shmkit.channels.segment import (
     CONSUMER_LINE,
@@ -84,15 +86,18 @@ class RingStatistics:
 
 
 class Ring(Producing, Consuming):
-    """One process puts, one process gets, in the order of the puts; put blocks while the ring is full.
+    """One process puts, one process gets, in the same order; put blocks while it is full.
 
-    Made by `create`, `attach` and `ensure`. The first put of a handle makes it the producer, the first get
-    the consumer; one handle may be both. Any number of threads may use a handle: they take turns. A
-    handle pickles, and in a forked child it is a handle of the child's own, without a role.
+    Made by `create`, `attach` and `ensure`. The first put of a handle makes it the producer, the
+    first get the consumer; one handle may be both. Any number of threads may use a handle: they
+    take turns. A handle pickles, and in a forked child it is a handle of the child's own, without a
+    role.
 
-    On a file a ring is durable: frames carry a checksum, and whoever attaches after everybody stopped, or
-    was killed, goes on where the last one was.
+    On a file a ring is durable: frames carry a checksum, and whoever attaches after everybody
+    stopped, or was killed, goes on where the last one was.
     """
+
+    __slots__ = ()
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
@@ -116,12 +121,13 @@ class Ring(Producing, Consuming):
         segment.membership.watch(self, segment.close, f"unclosed ring {self._name}")
 
     def _begin(self) -> None:
-        """Without a role, and with nothing seen: how a handle starts, and starts anew in a child."""
+        """Without a role, and with nothing seen: at first, and anew in a forked child."""
         self._put_lock, self._get_lock = threading.RLock(), threading.RLock()
         self._is_producer = self._is_consumer = False
         self._reserved = self._peeking = False
-        self._tail, self._limit = 0, -1
-        self._head = self._seen = self._tail_seen = 0
+        self._quick = False
+        self._tail, self._limit, self._room = 0, -1, -1
+        self._head = self._seen = self._known = self._tail_seen = 0
 
     # -- coming and going ------------------------------------------------------------------------
 
@@ -140,8 +146,8 @@ class Ring(Producing, Consuming):
 
         Args:
             where: the memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path.
-            capacity: bytes of data; rounded up to a power of two, at least 4096. The largest frame is 16
-                bytes smaller.
+            capacity: bytes of data; rounded up to a power of two, at least 4096. The largest frame
+                is 16 bytes smaller.
             producers: "one" or "many".
             consumers: "one" or "many".
             when_full: what a put to a full ring does: "block", "raise" (Full at once).
@@ -181,11 +187,15 @@ class Ring(Producing, Consuming):
         when_full: str = "block",
         keep: bool = False,
     ) -> Ring:
-        """Join the ring of that name, or create it; one that a dead creator left half-made is taken over.
+        """Join the ring of that name, or create it, also in place of one left half-made.
 
         Args:
-            where, capacity, producers, consumers, when_full, keep: as in `create`; what exists keeps
-                its own.
+            where: as in `create`.
+            capacity: as in `create`; a ring that exists keeps its own, also of what follows.
+            producers: as in `create`.
+            consumers: as in `create`.
+            when_full: as in `create`.
+            keep: as in `create`.
 
         Raises:
             IncompatibleSegment, CorruptSegment: as `attach`.
@@ -233,6 +243,7 @@ class Ring(Producing, Consuming):
             return
         self._closed = True
         with self._put_lock, self._get_lock:
+            self._await_turn(lambda: BUSY in (self._limit, self._seen))
             self._limit, self._seen = -1, self._head
             self._producer.release()
             self._consumer.release()
@@ -244,7 +255,7 @@ class Ring(Producing, Consuming):
         """Remove the ring's name: nobody can attach any more; who is attached goes on."""
         self._segment.unlink()
 
-    def __enter__(self) -> Ring:
+    def __enter__(self) -> Self:
         if self._closed:
             raise self._closed_error()
         return self
@@ -300,7 +311,7 @@ class Ring(Producing, Consuming):
                 return frames
 
     def _count(self) -> int | None:
-        """Walk from head to tail; None if the consumer went on meanwhile, so that the walk was in vain."""
+        """Walk from head to tail; None if the consumer went on meanwhile."""
         words, mask = self._words, self._mask
         head, tail = start, _ = words[HEAD], words[TAIL]
         if words[SKIP] == head != tail:
@@ -372,7 +383,7 @@ def _join(buffer: SharedBuffer) -> Ring:
 
 
 def _checked_options(
-    where: object, capacity: int, producers: str, consumers: str, when_full: str
+    where: Where | Url, capacity: int, producers: str, consumers: str, when_full: str
 ) -> tuple[int, int]:
     """Flags and data size of a ring, or ValueError."""
     for name, value, choices in (

@@ -1,10 +1,10 @@
-"""Segment: shared memory that describes itself, and the handshake between who makes it and who joins.
+r"""Segment: shared memory that describes itself, and the handshake of those who make and join it.
 
-One header page (more when there are many participants), then the data. Little-endian, one writer per
-128-byte line; a field is one aligned 8-byte word unless it says otherwise.
+One header page (more when there are many participants), then the data. Little-endian, one writer
+per 128-byte line; a field is one aligned 8-byte word unless it says otherwise.
 
     offset  field                                                  written by      read by
-    0x000   magic "SHMKIT\\x01\\0", stored last                      creator         who attaches
+    0x000   magic "SHMKIT\x01\0", stored last                      creator         who attaches
     0x008   layout version, kind, flags (u16 each), 2 bytes zero   creator         who attaches
     0x010   total size in bytes                                    creator         who attaches
     0x018   data offset in bytes                                   creator         who attaches
@@ -14,7 +14,7 @@ One header page (more when there are many participants), then the data. Little-e
     0x040   hash of the boot id                                    creator         people
     0x048   creator's pid, its start time (ticks), created (ns)    creator         people
     0x060   CRC-32 of 0x008-0x05f (u32), 4 bytes zero              creator         who attaches
-    0x068   state: READY, SHUT, CUT, POISONED                      anybody         everybody, each call
+    0x068   state: READY, SHUT, CUT, POISONED                      anybody         everybody, always
     0x070   whose the semaphores are, see membership.py            creator         who leaves
     0x080   producer side: tail, skip, claim, pid, death, pid      producer        consumer
     0x180   consumer side: head, cursor, claim, pid, death, pid    consumer        producer
@@ -25,8 +25,9 @@ One header page (more when there are many participants), then the data. Little-e
             roles, pid, start time, attached (ns)                  that one        people
     data offset: the data
 
-Creation: exclusive create, reserve, lock the creation byte, fields, semaphores, magic, unlock. The lock is
-the kernel's, so an attacher that finds no magic knows whether to wait for it or to report a corpse.
+Creation: exclusive create, reserve, lock the creation byte, fields, semaphores, magic, unlock. The
+lock is the kernel's, so an attacher that finds no magic knows whether to wait for it or to report a
+corpse.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import sys
 import time
 import zlib
 from contextlib import closing
@@ -49,6 +49,8 @@ from shmkit.sync.liveness import CREATION_BYTE
 
 if TYPE_CHECKING:
     import mmap
+
+    from shmkit.memory.url import Url, Where
 
 __all__ = [
     "CONSUMER_LINE",
@@ -126,7 +128,7 @@ class Segment:
     @classmethod
     def create(
         cls,
-        where: object,
+        where: Where | Url,
         kind: int,
         data_size: int,
         semaphores: tuple[str, ...],
@@ -159,7 +161,7 @@ class Segment:
     @classmethod
     def attach(
         cls,
-        where: object,
+        where: Where | Url,
         kind: int,
         semaphores: tuple[str, ...],
         *,
@@ -169,7 +171,8 @@ class Segment:
 
         Raises:
             FileNotFoundError: nothing of that name.
-            IncompatibleSegment: not a segment, another kind or version, or half-made by a dead creator.
+            IncompatibleSegment: not a segment, another kind or version, or half-made by a dead
+                creator.
             CorruptSegment: its header breaks a rule.
         """
         deadline = Deadline(timeout)
@@ -214,7 +217,7 @@ class Segment:
     @classmethod
     def ensure(
         cls,
-        where: object,
+        where: Where | Url,
         kind: int,
         data_size: int,
         semaphores: tuple[str, ...],
@@ -299,15 +302,15 @@ class Segment:
     def _await_magic(self, deadline: Deadline) -> None:
         view = self.buffer.buf
         grace = Deadline(_GRACE)
-        while view[:8] != MAGIC:
-            if any(view[:8]):
+        while (found := bytes(view[:8])) != MAGIC:
+            if any(found):
                 raise IncompatibleSegment(
-                    f"{str(self.buffer.url)!r} begins with {bytes(view[:8])!r}, a shmkit segment "
+                    f"{str(self.buffer.url)!r} begins with {found!r}, a shmkit segment "
                     f"with {MAGIC!r}: it is not ours, or of another layout version",
                     where=str(self.buffer.url),
                 )
             being_made = self.membership.presence.others(CREATION_BYTE)
-            if not being_made and grace.expired() and view[:8] != MAGIC:
+            if not being_made and grace.expired() and bytes(view[:8]) != MAGIC:
                 raise IncompatibleSegment(
                     f"segment {str(self.buffer.url)!r} is half-made and its creator is gone: "
                     "unlink it, or let ensure() take it over",
@@ -318,7 +321,9 @@ class Segment:
                     f"segment {str(self.buffer.url)!r} is still being made: give attach a timeout",
                     where=str(self.buffer.url),
                 )
-            time.sleep(0.001)  # only the creation lock could wake us, and taking it would hold them up
+            time.sleep(
+                0.001
+            )  # only the creation lock could wake us, and taking it would hold them up
 
     def _check_header(self) -> None:
         head = bytes(self.buffer.buf[:_PAGE])
@@ -352,8 +357,8 @@ class Segment:
         if not sound:
             raise CorruptSegment(
                 f"segment {where!r}: total {total}, data offset {offset}, data size {size}, "
-                f"{participants} participants do not fit each other or the {self.buffer.size} bytes "
-                "there are: it was cut off or overwritten",
+                f"{participants} participants do not fit each other or the {self.buffer.size} "
+                "bytes there are: it was cut off or overwritten",
                 where=where,
                 detail="sizes",
             )

@@ -1,8 +1,9 @@
 """Side: one of the two sides of a ring, who has its role, and whose death it was.
 
-The words of a side's line are drawn in segment.py. A role of which there may be one is a lock byte that the
-kernel takes back from the dead; beside it stands a generation, odd while claimed, so that a claim whose
-lock is gone is a death, and one that the next claimer finds is written down as such before it claims.
+The words of a side's line are drawn in segment.py. A role of which there may be one is a lock byte
+that the kernel takes back from the dead; beside it stands a generation, odd while claimed, so that
+a claim whose lock is gone is a death, and one that the next claimer finds is written down as such
+before it claims.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Side:
         if not membership.presence.try_lock(self._byte):
             pid = words[line + LINE_PID]
             raise RoleTaken(
-                f"ring {str(segment.buffer.url)!r} has a {self.role} already, process {pid}: close that "
-                f'one, or create the ring with {self.role}s="many"',
+                f"ring {str(segment.buffer.url)!r} has a {self.role} already, process {pid}: close "
+                f'that one, or create the ring with {self.role}s="many"',
                 pid=pid,
                 role=self.role,
             )

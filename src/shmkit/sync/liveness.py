@@ -1,13 +1,14 @@
 """Presence: who is attached and who is dead, told by locks that the kernel holds.
 
 A process that is attached holds a lock on one byte of the segment's file, far behind its data. The
-kernel drops the lock when the process ends, however it ends: there is no pid that could be reused, no
-heartbeat that could be late, no namespace that could be read wrongly. LMDB and SQLite know their
+kernel drops the lock when the process ends, however it ends: there is no pid that could be reused,
+no heartbeat that could be late, no namespace that could be read wrongly. LMDB and SQLite know their
 readers and writers the same way.
 
 The locks are open-file-description locks (`F_OFD_SETLK`): they belong to one descriptor, opened for
-that alone. Plain POSIX locks would vanish when *any* descriptor of the file is closed in this process.
-The descriptor is shared with a forked child, and with it the locks, which would then outlive their
+that alone. Plain POSIX locks would vanish when *any* descriptor of the file is closed in this
+process. The descriptor is shared with a forked child, and with it the locks, which would then
+outlive their
 owner: so an at-fork hook gives the child a descriptor of its own, without locks.
 """
 
@@ -140,7 +141,8 @@ class Presence:
                 self._fd = os.open(f"/proc/self/fd/{inherited}", os.O_RDWR | os.O_CLOEXEC)
             except OSError:
                 # No /proc, or no descriptor left: this handle is unusable in the child and says so
-                # at its first use. Keeping the inherited one would let the parent outlive its death.
+                # at its first use. Keeping the inherited one would let the parent outlive its
+                # death.
                 self._fd = -1
             self._closer()
             if self._fd >= 0:

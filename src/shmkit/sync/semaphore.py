@@ -1,9 +1,9 @@
 """Semaphore: a counting semaphore between processes, over `posix_ipc`.
 
-Two facts of the layer below shape this file. `posix_ipc` closes a semaphore under the feet of a thread
-that waits on it (`sem_close` unmaps the word the kernel looks at), so `close` here leaves the last
-user to do it. And where the system has no `sem_timedwait` (macOS), `posix_ipc` waits for ever on any
-timeout, so there a timeout is a try, repeated.
+Two facts of the layer below shape this file. `posix_ipc` closes a semaphore under the feet of a
+thread that waits on it (`sem_close` unmaps the word the kernel looks at), so `close` here leaves
+the last user to do it. And where the system has no `sem_timedwait` (macOS), `posix_ipc` waits for
+ever on any timeout, so there a timeout is a try, repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import posix_ipc
 
@@ -51,9 +51,9 @@ def check_name(name: str) -> str:
 class Semaphore:
     """A counter that processes raise and lower; lowering waits while it is 0.
 
-    Without a name it is reached by forking or pickling the object; with one, any process of the same
-    user that gives the same name has the same semaphore. Whoever created it owns the name: it is
-    removed by that handle's `unlink`, by leaving its `with`, or at its process's end.
+    Without a name it is reached by forking or pickling the object; with one, any process of the
+    same user that gives the same name has the same semaphore. Whoever created it owns the name: it
+    is removed by that handle's `unlink`, by leaving its `with`, or at its process's end.
 
     Args:
         value: the count it is created with; ignored when it exists.
@@ -236,7 +236,7 @@ class Semaphore:
         """Remove a name if it is there, whoever made it: what a crash left behind."""
         _unlink(f"/{check_name(name)}")
 
-    def __enter__(self) -> Semaphore:
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 

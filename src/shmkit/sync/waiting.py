@@ -1,26 +1,26 @@
 """Waiting for a word of shared memory to change: spin, yield, then sleep on a doorbell.
 
-Spinning answers within a microsecond, but keeps a core; worse, the kernel likes to put a peer that was
-just woken on the core of the one that woke it, and there it waits behind the spinner. So a short spin is
-followed by `sched_yield`, which lets exactly that peer run, and those by a sleep. How much to spin
-follows what spinning has been paying lately (the idea of the adaptive mutex: glibc's
+Spinning answers within a microsecond, but keeps a core; worse, the kernel likes to put a peer that
+was just woken on the core of the one that woke it, and there it waits behind the spinner. So a
+short spin is followed by `sched_yield`, which lets exactly that peer run, and those by a sleep. How
+much to spin follows what spinning has been paying lately (the idea of the adaptive mutex: glibc's
 PTHREAD_MUTEX_ADAPTIVE_NP, `nptl/pthread_mutex_lock.c`).
 
 A doorbell is a flag in shared memory, "someone may be asleep", and a semaphore:
 
     sleeper: flag = 1; fence; look again; sleep        ringer: publish; fence; flag? flag = 0; post
 
-Without the two fences each could miss the other (store, then load: the one order that x86-64 does not
-keep). A token of the semaphore says "look again" and nothing else, so one too many costs a look, and
-one lost (by a kill between `flag = 0` and `post`) costs the rest of a slice: sleeps last 50 ms at most.
+Without the two fences (ordering.py) each could miss the other. A token of the semaphore says "look
+again" and nothing else, so one too many costs a look, and one lost (by a kill between `flag = 0`
+and `post`) costs the rest of a slice: sleeps last 50 ms at most.
 """
 
 from __future__ import annotations
 
 import os
-import platform
-import threading
 from typing import TYPE_CHECKING, Final
+
+from shmkit.sync.ordering import fence_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,46 +28,14 @@ if TYPE_CHECKING:
     from shmkit.deadline import Deadline
     from shmkit.sync.semaphore import Semaphore
 
-__all__ = ["SLICE", "STRONG_ORDER", "Doorbell", "fence"]
+__all__ = ["SLICE", "Doorbell"]
 
 SLICE: Final = 0.05  # seconds: the longest sleep before looking again
 MOST_SPINS: Final = 160
 FEWEST_SPINS: Final = 16
-
-STRONG_ORDER: Final = platform.machine() in {"x86_64", "AMD64", "i686"}
-"""Whether stores become visible in the order they were made, so that publishing needs no fence."""
+YIELDS: Final = 50  # about as long as it takes to wake a peer, which may be about to answer
 
 _yield = getattr(os, "sched_yield", lambda: None)
-
-if STRONG_ORDER:
-    _lock = threading.Lock()
-
-    def fence() -> None:
-        """Order every load and store before it before every one after it.
-
-        On x86-64 any locked instruction does it, and a lock that is taken and given back has two.
-        """
-        with _lock:
-            pass
-
-    def _new_lock() -> None:
-        global _lock
-        _lock = threading.Lock()
-
-    os.register_at_fork(after_in_child=_new_lock)
-else:
-    import posix_ipc
-
-    _private = posix_ipc.Semaphore(None, posix_ipc.O_CREX)
-    _private.unlink()
-
-    def fence() -> None:
-        """Order every load and store before it before every one after it.
-
-        `post` then `wait` on a semaphore that nobody waits on; the other way round orders nothing.
-        """
-        _private.release()
-        _private.acquire()
 
 
 class Doorbell:
@@ -82,9 +50,7 @@ class Doorbell:
 
     __slots__ = ("_flag", "_semaphore", "_spins", "_state", "_words", "sleeps")
 
-    def __init__(
-        self, words: memoryview[int], flag: int, state: int, semaphore: Semaphore
-    ) -> None:
+    def __init__(self, words: memoryview[int], flag: int, state: int, semaphore: Semaphore) -> None:
         self._words = words
         self._flag = flag
         self._state = state
@@ -92,9 +58,7 @@ class Doorbell:
         self._spins = MOST_SPINS
         self.sleeps = 0
 
-    def wait(
-        self, word: int, seen: int, deadline: Deadline, look: Callable[[], object]
-    ) -> bool:
+    def wait(self, word: int, seen: int, deadline: Deadline, look: Callable[[], object]) -> bool:
         """Wait until a word differs from what was seen, or the state word changes.
 
         Args:
@@ -117,7 +81,7 @@ class Doorbell:
             if words[word] != seen:
                 self._spins = min(2 * spins, MOST_SPINS)
                 return True
-        for _ in range(spins):
+        for _ in range(YIELDS):
             _yield()
             if words[word] != seen:
                 self._spins = min(2 * spins, MOST_SPINS)
@@ -125,7 +89,7 @@ class Doorbell:
         self._spins = max(spins // 2, FEWEST_SPINS)
         while words[word] == seen and words[state] == ready:
             words[self._flag] = 1
-            fence()
+            fence_all()
             if words[word] != seen or words[state] != ready:
                 break
             left = deadline.remaining()

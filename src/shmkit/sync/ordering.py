@@ -1,0 +1,104 @@
+"""Memory order between processes, from a language that has no fences.
+
+Publishing is two stores, payload then index; x86-64 shows stores in the order they were made, other
+machines need a fence between. Going to sleep needs the one order that x86-64 does not keep either:
+a store ("I sleep", "I published") and then a load of what the other side stores. One fence on each
+side gives it. But one side, the sleeper, is about to lose microseconds anyway, and the other is a
+hot path: so on Linux the sleeper fences for both, with `membarrier(2)`, which makes every running
+thread of the registered processes execute a fence. (The technique of userspace RCU, liburcu; and of
+`folly::asymmetricHeavyBarrier`.)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ATOMIC_RUNS", "STRONG_ORDER", "fence", "fence_all", "join_fence_all"]
+
+STRONG_ORDER: Final = platform.machine() in {"x86_64", "AMD64"}
+"""Whether stores become visible in the order they were made, so that publishing needs no fence."""
+
+ATOMIC_RUNS: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether bytecode without a call in it runs uninterrupted by other threads and signal handlers.
+
+With the GIL it is: CPython looks for either only at calls and at jumps backwards
+(`CHECK_EVAL_BREAKER` in `Python/bytecodes.c`). There is one exception, before 3.12: an allocation
+may collect garbage, and a finalizer may call anything.
+"""
+
+if STRONG_ORDER:
+    _lock = threading.Lock()
+
+    def fence() -> None:
+        """Order every load and store before it before every one after it.
+
+        On x86-64 any locked instruction does it; taking a lock and giving it back has two.
+        """
+        with _lock:
+            pass
+
+    def _new_lock() -> None:
+        global _lock
+        _lock = threading.Lock()
+
+    os.register_at_fork(after_in_child=_new_lock)
+else:
+    import posix_ipc
+
+    _private = posix_ipc.Semaphore(None, posix_ipc.O_CREX)
+    _private.unlink()
+
+    def fence() -> None:
+        """Order every load and store before it before every one after it.
+
+        `post` then `wait` on a semaphore that nobody waits on; the other way round orders nothing.
+        """
+        _private.release()
+        _private.acquire()
+
+
+_GLOBAL_EXPEDITED: Final = 2  # <linux/membarrier.h>
+_REGISTER_GLOBAL_EXPEDITED: Final = 4
+_SYSCALL: Final = 324  # of membarrier on x86-64
+
+_membarrier: Callable[[int], bool] | None = None
+
+
+def join_fence_all() -> bool:
+    """Let this process's threads be fenced by `fence_all` calls of others, from now on.
+
+    Returns:
+        False where that is not to be had; this process then has to fence for itself.
+    """
+    global _membarrier
+    if not (STRONG_ORDER and sys.platform == "linux"):
+        return False
+    if _membarrier is None:
+        _membarrier = _load_membarrier()
+    return _membarrier(_REGISTER_GLOBAL_EXPEDITED)
+
+
+def fence_all() -> None:
+    """A fence here, and in every running thread of each process that joined."""
+    fence()
+    if _membarrier is not None:
+        _membarrier(_GLOBAL_EXPEDITED)
+
+
+def _load_membarrier() -> Callable[[int], bool]:
+    import ctypes  # here: it costs a fifth of what importing the library does
+
+    syscall = ctypes.CDLL(None).syscall
+
+    def membarrier(command: int) -> bool:
+        # A sandbox may forbid it, an old kernel may not know it: both answer -1.
+        return bool(syscall(_SYSCALL, command, 0, 0) == 0)
+
+    return membarrier
