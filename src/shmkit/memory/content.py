@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import mmap
 import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex, overload
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 
 from shmkit.memory.handle import Handle
 from shmkit.memory.mapping import checked_range
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Content"]
+
+T = TypeVar("T")
+
+_ITERATED: Final = 1 << 16  # bytes copied at a time
 
 _ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
 
@@ -35,7 +39,7 @@ class Content(Handle):
         Raises:
             ClosedError: the handle was closed.
         """
-        return self._loans.give(self._bytes()[:], "memoryview (.buf)")
+        return self._loans.give(self._on_bytes(lambda whole: whole[:]), "memoryview (.buf)")
 
     def view(
         self,
@@ -57,7 +61,7 @@ class Content(Handle):
             ClosedError: the handle was closed.
             ValueError: no such format, or the items reach outside.
         """
-        view = typed_view(self._bytes(), format, offset, count, repr(self))
+        view = self._on_bytes(lambda whole: typed_view(whole, format, offset, count, repr(self)))
         return self._loans.give(view, f"memoryview (.view({format!r}))")
 
     def ndarray(
@@ -82,7 +86,7 @@ class Content(Handle):
             TypeError: a dtype that holds Python objects.
             ValueError: the array reaches outside.
         """
-        array = array_view(self._bytes(), shape, dtype, offset, repr(self))
+        array = self._on_bytes(lambda whole: array_view(whole, shape, dtype, offset, repr(self)))
         return self._loans.give(array, f"ndarray{array.shape} of {array.dtype}")
 
     def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> None:
@@ -139,15 +143,24 @@ class Content(Handle):
     def __len__(self) -> int:
         return self._size
 
+    def __iter__(self) -> Iterator[int]:
+        for start in range(0, self._size, _ITERATED):
+            yield from self[start : start + _ITERATED]
+
     @overload
     def __getitem__(self, key: SupportsIndex) -> int: ...
     @overload
     def __getitem__(self, key: slice) -> bytes: ...
     def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
         whole = self._bytes()
-        if isinstance(key, slice):
-            return whole[key].tobytes()
-        return whole[operator.index(key)]
+        try:
+            if isinstance(key, slice):
+                return whole[key].tobytes()
+            return whole[operator.index(key)]
+        except ValueError:
+            if self._whole is whole:
+                raise
+            return self[key]  # another thread closed or resized it meanwhile
 
     @overload
     def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
@@ -155,23 +168,42 @@ class Content(Handle):
     def __setitem__(self, key: slice, value: Buffer) -> None: ...
     def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
         whole = self._bytes()
-        if whole.readonly:
+        if self._access == "r":
             raise TypeError(f"{self!r} is read-only: attach with access='rw', or 'cow'")
-        if not isinstance(key, slice):
-            whole[operator.index(key)] = operator.index(value)
-            return
-        target, source = whole[key], _as_bytes(value)
-        if len(target) != len(source):
-            raise ValueError(
-                f"{len(source)} bytes do not replace {len(target)}: a buffer keeps its size"
-            )
-        target[:] = source
+        try:
+            _assign(whole, key, value)
+        except ValueError:
+            if self._whole is whole:
+                raise
+            self[key] = value  # another thread closed or resized it meanwhile
 
     def _bytes(self) -> memoryview:
         whole = self._whole
         if whole is None:
             raise self._closed_error()
         return whole
+
+    def _on_bytes(self, operation: Callable[[memoryview], T]) -> T:
+        """Do something with the bytes, whatever other threads do with the handle."""
+        while True:
+            whole = self._bytes()
+            try:
+                return operation(whole)
+            except ValueError:
+                if self._whole is whole:
+                    raise
+
+
+def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
+    if not isinstance(key, slice):
+        whole[operator.index(key)] = operator.index(value)
+        return
+    target, source = whole[key], _as_bytes(value)
+    if len(target) != len(source):
+        raise ValueError(
+            f"{len(source)} bytes do not replace {len(target)}: a buffer keeps its size"
+        )
+    target[:] = source
 
 
 def _as_bytes(value: Buffer) -> memoryview:

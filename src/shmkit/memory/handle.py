@@ -204,6 +204,7 @@ class Handle:
         region = self._region
         if region is None:
             return
+        self._region = self._whole = None  # first: other threads then know why it is released
         if not region.close() and strict:
             again = region.reopened()
             self._region, self._whole = again, again.whole
@@ -211,7 +212,6 @@ class Handle:
                 f"{self!r} has views in use: {self._views_in_use()}. Delete them first, or close "
                 "without strict=True: the memory then stays until the last is gone"
             )
-        self._region = self._whole = None
         self._close_descriptors()
 
     def unlink(self) -> None:

@@ -14,6 +14,9 @@ __all__ = ["ADDRESS_SPACE", "checked_size", "free_memory", "reserve"]
 # User addresses have 47 bits on x86-64 and at most 48 on arm64 (Linux, macOS).
 ADDRESS_SPACE: Final = min(sys.maxsize, 1 << 48)
 
+_PROC: Final = Path("/proc")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
 # What these say is the same to a caller: it does not fit.
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
 
@@ -59,6 +62,8 @@ def reserve(fd: int, size: int, what: str, *, start: int = 0) -> None:
         else:
             os.ftruncate(fd, size)
     except OSError as error:
+        if os.fstat(fd).st_size > start:
+            os.ftruncate(fd, start)  # a part of the room may have been taken
         if error.errno not in _NO_ROOM:
             raise
         raise _no_room(wanted, what, _free_space(fd), "its filesystem") from error
@@ -88,7 +93,7 @@ def _is_resident(fd: int) -> bool:
     device = os.fstat(fd).st_dev
     mark = f"{os.major(device)}:{os.minor(device)}"
     try:
-        mounts = Path("/proc/self/mountinfo").read_text(errors="replace")
+        mounts = (_PROC / "self/mountinfo").read_text(errors="replace")
     except OSError:
         return False
     for line in mounts.splitlines():
@@ -99,33 +104,36 @@ def _is_resident(fd: int) -> bool:
     return True  # on no mount anyone can see: a memfd
 
 
-def free_memory() -> int | None:
-    """Bytes this process may still fill: of the machine, and of its control group (v2).
+def free_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
+    """Bytes this process may still fill: of the machine, and of its control groups (v2).
+
+    Args:
+        proc: where the kernel tells about the machine.
+        cgroups: where it tells about control groups.
 
     Returns:
         None where the system does not tell.
     """
     try:
         table = dict(
-            line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if line
+            line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if line
         )
         kilobytes = sum(int(table[key].split()[0]) for key in ("MemAvailable", "SwapFree"))
     except (OSError, KeyError, ValueError):
         return None
-    return min([kilobytes * 1024, *_cgroup_rooms()])
+    return min([kilobytes * 1024, *_cgroup_rooms(proc, cgroups)])
 
 
-def _cgroup_rooms() -> list[int]:
+def _cgroup_rooms(proc: Path, cgroups: Path) -> list[int]:
     rooms: list[int] = []
     try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        groups = (proc / "self/cgroup").read_text().splitlines()
         own = next(line[3:] for line in groups if line.startswith("0::"))
     except (OSError, StopIteration):
         return rooms
-    root = Path("/sys/fs/cgroup")
-    group = root / own.lstrip("/")
+    group = cgroups / own.lstrip("/")
     for folder in (group, *group.parents):
-        if root not in (folder, *folder.parents):
+        if not folder.is_relative_to(cgroups):
             break
         try:
             limit = int((folder / "memory.max").read_text())

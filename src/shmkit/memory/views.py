@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "array_view", "typed_view"]
 
-FORMATS: Final = "bBhHiIlLqQnNefdcP?"
+FORMATS: Final = "bBhHiIlLqQnNfdcP?"
 
 
 def typed_view(

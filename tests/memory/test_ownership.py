@@ -1,0 +1,329 @@
+"""The creator's name goes with the creator, however it goes; an attacher's never does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmkit import SharedBuffer
+from tests.processes import run_python, wait_until
+
+SHM = Path("/dev/shm")
+pytestmark = pytest.mark.skipif(not SHM.is_dir(), reason="names are looked up in /dev/shm")
+
+
+def exists(where: str) -> bool:
+    return (SHM / where.removeprefix("shm:")).exists()
+
+
+@pytest.fixture
+def name(make_where) -> Any:
+    return make_where("shm")
+
+
+# ------------------------------------------------------------------ in one process
+
+
+def test_with_unlinks(name: str) -> None:
+    with SharedBuffer.create(name, 1):
+        assert exists(name)
+    assert not exists(name)
+
+
+def test_with_unlinks_on_exceptions(name: str) -> None:
+    with pytest.raises(KeyError), SharedBuffer.create(name, 1):
+        raise KeyError
+    assert not exists(name)
+
+
+def test_close_leaves_the_name(name: str) -> None:
+    buffer = SharedBuffer.create(name, 1)
+    buffer.close()
+    with SharedBuffer.attach(name):
+        pass
+    buffer.unlink()
+    assert not exists(name)
+    buffer.unlink()
+
+
+def test_keep_keeps(name: str) -> None:
+    with SharedBuffer.create(name, 3, keep=True) as buffer:
+        buffer[:] = b"abc"
+    with SharedBuffer.attach(name) as buffer:
+        assert buffer[:] == b"abc"
+        buffer.unlink()
+        assert not exists(name)
+        buffer.unlink()
+
+
+def test_files_stay(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with SharedBuffer.create(path, 3) as buffer:
+        buffer[:] = b"abc"
+    assert path.read_bytes() == b"abc"
+    buffer.unlink()
+    buffer.unlink()
+    assert not path.exists()
+
+
+def test_attachers_leave_the_name(name: str) -> None:
+    with SharedBuffer.create(name, 1):
+        with SharedBuffer.attach(name), SharedBuffer.ensure(name, 1):
+            pass
+        assert exists(name)
+
+
+def test_attacher_may_unlink(name: str) -> None:
+    with SharedBuffer.create(name, 1) as buffer:
+        with SharedBuffer.attach(name) as other:
+            other.unlink()
+        assert not exists(name)
+        buffer[0] = 1
+    assert not exists(name)
+
+
+@pytest.mark.parametrize("by", ["exit", "unlink", "attacher"])
+def test_successor_of_the_name_is_left_alone(name: str, by: str) -> None:
+    with SharedBuffer.create(name, 1) as first:
+        observer = SharedBuffer.attach(name)
+        SharedBuffer.attach(name).__enter__().close()
+        (SHM / name.removeprefix("shm:")).unlink()
+        second = SharedBuffer.create(name, 1)
+        if by == "unlink":
+            first.unlink()
+        if by == "attacher":
+            observer.unlink()
+        observer.close()
+    assert exists(name)
+    second.close()
+    second.unlink()
+
+
+@pytest.mark.parametrize("text", ["a:b", "é"])
+def test_names_that_the_tracker_cannot_take(unique_name, text: str) -> None:
+    where = f"shm:{unique_name()}{text}"
+    with SharedBuffer.create(where, 1):
+        with SharedBuffer.attach(where):
+            pass
+        assert exists(where)
+    assert not exists(where)
+
+
+# ------------------------------------------------------------------ the process ends
+
+END = """
+import os, sys
+from shmkit import SharedBuffer
+buffer = SharedBuffer.create(args[0], 1)
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "status"),
+    [
+        ("buffer.close()", 0),
+        ("pass", 0),
+        ("del buffer", 0),
+        ("box = [buffer]; box.append(box); del buffer, box", 0),
+        ("raise SystemExit(3)", 3),
+        ("1 / 0", 1),
+        ("import atexit; atexit.register(buffer.close)", 0),
+    ],
+)
+def test_end_of_the_process_unlinks(name: str, then: str, status: int) -> None:
+    result = run_python(END.format(then=then), name, check=False)
+    assert result.exitcode == status, result
+    assert not exists(name)
+    assert "leaked" not in result.stderr
+    assert "resource_tracker" not in result.stderr
+
+
+def test_open_handle_is_told_at_the_end(name: str) -> None:
+    result = run_python(END.format(then="pass"), name, env={"PYTHONWARNINGS": "always"})
+    told = [line for line in result.stderr.splitlines() if "ResourceWarning: unclosed" in line]
+    assert len(told) == 1, result
+    assert f"unclosed <SharedBuffer {name} size=1 rw>" in told[0]
+
+
+def test_open_handle_as_an_error_still_unlinks(name: str) -> None:
+    result = run_python(END.format(then="pass"), name, env={"PYTHONWARNINGS": "error"})
+    assert "ResourceWarning: unclosed" in result.stderr
+    assert not exists(name)
+
+
+def test_closed_handle_is_not_told(name: str) -> None:
+    result = run_python(END.format(then="buffer.close()"), name, env={"PYTHONWARNINGS": "always"})
+    assert result.stderr == ""
+
+
+def test_kept_name_survives_the_process(name: str) -> None:
+    program = """
+    from shmkit import SharedBuffer
+    SharedBuffer.create(args[0], 1, keep=True).close()
+    """
+    run_python(program, name)
+    with SharedBuffer.attach(name) as buffer:
+        buffer.unlink()
+
+
+CREATE_AND_WAIT = """
+import signal
+from shmkit import SharedBuffer
+buffer = SharedBuffer.create(args[0], 1)
+link.send("made")
+link.recv()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_creator(name: str, start_child, number: int) -> None:
+    child = start_child(CREATE_AND_WAIT, name)
+    child.receive()
+    assert exists(name)
+    child.signal(number)
+    assert child.wait() == -number
+    wait_until(lambda: not exists(name))
+
+
+def test_os_exit_of_the_creator(name: str) -> None:
+    run_python(END.format(then="os._exit(0)"), name)
+    wait_until(lambda: not exists(name))
+
+
+# ------------------------------------------------------------------ children
+
+
+def create_in_child(name: str, how: str) -> None:
+    buffer = SharedBuffer.create(name, 1)
+    if how == "raise":
+        raise SystemExit(5)
+    if how == "close":
+        buffer.close()
+
+
+@pytest.mark.parametrize("how", ["close", "leave", "raise"])
+def test_child_that_creates(name: str, start_process, how: str) -> None:
+    process = start_process(create_in_child, name, how)
+    process.join(20)
+    assert process.exitcode == (5 if how == "raise" else 0)
+    assert not exists(name)
+
+
+def test_forked_child_does_not_unlink(name: str) -> None:
+    """Neither by leaving the `with`, nor by ending, nor by dropping the handle."""
+    program = """
+    import os, sys
+    from shmkit import SharedBuffer
+    def forked(what):
+        pid = os.fork()
+        if pid == 0:
+            what()
+        assert os.waitpid(pid, 0)[1] == 0
+        with SharedBuffer.attach(args[0]):
+            pass
+    with SharedBuffer.create(args[0], 1) as buffer:
+        forked(lambda: (buffer.__exit__(None, None, None), os._exit(0)))
+        forked(sys.exit)
+        forked(lambda: (buffer.close(), sys.exit()))
+        def drop():
+            global buffer
+            del buffer
+            sys.exit()
+        forked(drop)
+        def unlink_and_end():
+            assert buffer[0] == 0
+            raise SystemExit
+        forked(unlink_and_end)
+    """
+    result = run_python(program, name, env={"PYTHONWARNINGS": "always::ResourceWarning"})
+    assert result.stderr == ""
+    assert not exists(name)
+
+
+def test_forked_child_may_unlink_by_hand(name: str) -> None:
+    with SharedBuffer.create(name, 1) as buffer:
+        pid = os.fork()
+        if pid == 0:
+            buffer.unlink()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert not exists(name)
+
+
+# ------------------------------------------------------------------ the tracker
+
+ATTACH = """
+import sys
+from shmkit import SharedBuffer
+{how}
+tracker = sys.modules.get("multiprocessing.resource_tracker")
+assert tracker is None or tracker._resource_tracker._fd is None, "a tracker was started"
+children = open("/proc/self/task/%d/children" % __import__("os").getpid()).read()
+assert children == "", children
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "SharedBuffer.attach(args[0])",
+        "SharedBuffer.attach(args[0]).close()",
+        "buffer = SharedBuffer.attach(args[0], access='r')",
+        "import pickle; buffer = pickle.loads(args[1])",
+        "with SharedBuffer.attach(args[0]) as one, SharedBuffer.attach(one) as two: pass",
+        "with SharedBuffer.ensure(args[0], 1) as buffer: assert not buffer.created",
+        "SharedBuffer.create(None, 1).close()",
+        "SharedBuffer.create('shm:' + args[2], 1, keep=True).unlink()",
+    ],
+)
+def test_attaching_never_touches_the_tracker(name: str, how: str, unique_name) -> None:
+    import pickle
+
+    with SharedBuffer.create(name, 1) as buffer:
+        run_python(ATTACH.format(how=how), name, pickle.dumps(buffer), unique_name())
+        assert exists(name)
+        buffer[0] = 1
+
+
+def test_attacher_in_the_creators_family_leaves_the_tracker_alone(name: str, start_process) -> None:
+    """A child shares its parent's tracker: what it registered or took out would be the parent's."""
+    with SharedBuffer.create(name, 1):
+        process = start_process(attach_and_end, name)
+        process.join(20)
+        assert process.exitcode == 0
+        assert exists(name)
+    assert not exists(name)
+
+
+def attach_and_end(name: str) -> None:
+    with SharedBuffer.attach(name) as buffer:
+        buffer[0] = 1
+
+
+TRACKED = """
+import multiprocessing, os, sys
+from shmkit import SharedBuffer
+def child(name):
+    SharedBuffer.create(name, 1)
+    os.kill(os.getpid(), 9)
+if __name__ == "__main__":
+    context = multiprocessing.get_context(args[1])
+    with SharedBuffer.create(args[0] + "-parent", 1):
+        process = context.Process(target=child, args=(args[0],))
+        process.start()
+        process.join()
+        assert process.exitcode == -9
+"""
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_killed_child_is_cleaned_up_after(name: str, method: str) -> None:
+    """Its name goes with the family's tracker, which ends after the last of them."""
+    run_python(TRACKED, name, method)
+    wait_until(lambda: not exists(name))
