@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import struct
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +50,12 @@ def long_work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def no_trace(tmp_path: Path) -> Iterator[dict[str, str]]:
+def no_trace() -> Iterator[dict[str, str]]:
     """Variables for a program whose temporary files have to be gone afterwards."""
-    home = tmp_path / "temporary"
-    home.mkdir()
-    yield {"TMPDIR": str(home)}
-    assert list(home.iterdir()) == []
+    # A short path: the fork server's socket is below it, and such names are 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="t-") as home:
+        yield {"TMPDIR": home}
+        assert os.listdir(home) == []  # noqa: PTH208 - shown when it fails
 
 
 def names_of(program: Program) -> list[str]:
@@ -210,7 +211,6 @@ KILL = """
     import multiprocessing, os, signal, sys
     from shmkit.tools.cli import _children, _pipeline, main
 
-    method, memory, victim, moment, top = args
     start, merge = _children.Children.start, _pipeline._merge
 
     def kill():
@@ -231,6 +231,7 @@ KILL = """
         return merge(paths, outboxes, children, once)
 
     if __name__ == "__main__":
+        method, memory, victim, moment, top = args
         if moment == "start":
             _children.Children.start = start_and_kill
         else:

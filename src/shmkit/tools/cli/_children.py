@@ -2,11 +2,13 @@
 
 Signals are the parent's business alone. A Ctrl-C goes to every process of the terminal; a child
 that met it while it is still importing would print a traceback. So children start with the signals
-blocked and ignore those of a terminal, and the parent kills them when it is stopped itself.
+blocked and ignore those of a terminal, and the parent kills them when it is stopped itself. The
+parent has them blocked while it makes or removes anything: what is half-made would be left behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 import sys
@@ -17,13 +19,37 @@ from shmkit.deadline import Deadline
 from shmkit.errors import PeerDied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from multiprocessing.process import BaseProcess
 
-__all__ = ["STOPPERS", "Children"]
+__all__ = ["STOPPERS", "Children", "signals_blocked"]
 
 STOPPERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BEREAVED: Final = 3  # exit code: ended because another process did
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Put off STOPPERS inside this `with`; what it yields lets them through for a while."""
+    # multiprocessing's tracker unblocks the signals when it starts: so not later, in the midst. It
+    # ignores all of them but SIGHUP.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)
+
+        @contextlib.contextmanager
+        def let_through() -> Iterator[None]:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)  # may raise what was put off
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)
+
+        yield let_through
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Children:
@@ -36,28 +62,22 @@ class Children:
     def __init__(self, method: str | None) -> None:
         self._context = multiprocessing.get_context(method)
         self._processes: list[BaseProcess] = []
-        # The tracker ignores all STOPPERS but SIGHUP, and outlives this process. It unblocks
-        # the others here when it starts: so not later, in the midst of start().
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        try:
-            resource_tracker.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __enter__(self) -> Self:
         return self
 
-    def start(self, name: str, target: Callable[..., None], *args: object) -> None:
-        """Start a process that runs `target(*args)`; errors speak of it as `name`."""
-        process = self._context.Process(target=_child, args=(target, *args), name=name, daemon=True)
+    def start(
+        self, name: str, target: Callable[..., None], *args: AbstractContextManager[object]
+    ) -> None:
+        """Start a process that runs `target(*args)` and closes them; `name` is for errors.
+
+        Call it inside `signals_blocked`.
+        """
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=_child, args=(target, *args), name=name, daemon=True
+        )
         self._processes.append(process)
-        # The child has the signals blocked until it says what it does with them: Ctrl-C goes to the
-        # whole group, and must not meet a child that is still importing.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        process.start()
 
     def check(self) -> None:
         """Raise PeerDied if a process failed, or if none is left to wait for."""
@@ -111,13 +131,16 @@ class Children:
             process.close()
 
 
-def _child(target: Callable[..., None], *args: object) -> None:
-    """Run `target` in a child: the parent alone decides what a signal means."""
+def _child(target: Callable[..., None], *args: AbstractContextManager[object]) -> None:
+    """Run `target` in a child and close its arguments; the parent alone minds signals."""
     for number in (signal.SIGINT, signal.SIGHUP):  # those that a terminal sends to everybody
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPERS)
     try:
-        target(*args)
+        with contextlib.ExitStack() as stack:
+            for arg in args:
+                stack.enter_context(arg)
+            target(*args)
     except PeerDied:
         sys.exit(BEREAVED)

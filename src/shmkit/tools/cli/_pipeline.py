@@ -39,7 +39,7 @@ from typing import IO, TYPE_CHECKING, Final
 from shmkit.channels.ring import Ring
 from shmkit.errors import Empty, Full, PeerDied, ShutDown
 from shmkit.memory.buffer import SharedBuffer
-from shmkit.tools.cli._children import Children
+from shmkit.tools.cli._children import Children, signals_blocked
 from shmkit.tools.cli._wordcount import (
     CHUNK,
     FileCount,
@@ -85,8 +85,7 @@ def count_in_parallel(
         PeerDied: a process was killed or failed; it says which and how.
         OSError: no room for the memory, or no process could be started. Nothing is left behind.
     """
-    children = Children(method)
-    with contextlib.ExitStack() as stack:
+    with signals_blocked() as signals_let_through, contextlib.ExitStack() as stack:
         where = stack.enter_context(_places(memory))
         inboxes, outboxes = (
             [
@@ -98,12 +97,13 @@ def count_in_parallel(
         listing = b"".join(os.fsencode(path) + b"\0" for path in paths) or b"\0"
         list_memory = SharedBuffer.create(where("list"), len(listing))
         stack.enter_context(list_memory)[: len(listing)] = listing
-        stack.enter_context(children)  # last: they are gone before the memory is
+        children = stack.enter_context(Children(method))
         for number, (inbox, outbox) in enumerate(zip(inboxes, outboxes, strict=True)):
             children.start(f"worker {number}", _work, inbox, outbox)
-        children.start("reader", _read, list_memory, inboxes)
-        report = _merge(paths, outboxes, children, progress)
-        children.finish()
+        children.start("reader", _read, list_memory, *inboxes)
+        with signals_let_through():
+            report = _merge(paths, outboxes, children, progress)
+            children.finish()
         return report
 
 
@@ -128,7 +128,7 @@ def _merge(
 ) -> Report:
     """Collect what the workers send until each has shut its outbox down."""
     report = Report()
-    words = {outbox: bytearray() for outbox in outboxes}
+    words: dict[Ring, list[bytes]] = {outbox: [] for outbox in outboxes}
     size = 0
     open_boxes = deque(outboxes)
     idle_boxes = 0
@@ -159,14 +159,14 @@ def _merge(
             elif kind == UNREAD:
                 report.unread[paths[ident]] = payload.decode()
             else:
-                words[outbox] += payload
+                words[outbox].append(payload)
                 if last:
-                    report.words.update(_unpack_words(words.pop(outbox)))
+                    report.words.update(_unpack_words(b"".join(words.pop(outbox))))
         progress(len(report.files) + len(report.unread), size)
     return report
 
 
-def _read(listing: SharedBuffer, inboxes: Sequence[Ring]) -> None:
+def _read(listing: SharedBuffer, *inboxes: Ring) -> None:
     """The reader: deal all files out to the workers, then shut their inboxes down."""
     paths = bytes(listing[:]).split(b"\0")
     files = deque((number, os.fsdecode(path)) for number, path in enumerate(paths) if path)
@@ -266,9 +266,11 @@ def _pack_words(words: Counter[bytes]) -> bytes:
     return struct.pack("@Q", len(times)) + times.tobytes() + b"\n".join(words)
 
 
-def _unpack_words(message: bytearray) -> dict[bytes, int]:
+def _unpack_words(message: bytes) -> dict[bytes, int]:
     """The opposite of `_pack_words`."""
     (count,) = struct.unpack_from("@Q", message)
+    words_at = 8 + 8 * count
     times = array("Q")
-    times.frombytes(message[8 : 8 + 8 * count])
-    return dict(zip(bytes(message[8 + 8 * count :]).split(b"\n"), times, strict=count > 0))
+    times.frombytes(memoryview(message)[8:words_at])
+    # Without a word there is still one empty string to split off: zip() drops it.
+    return dict(zip(message[words_at:].split(b"\n"), times, strict=False))

@@ -85,11 +85,13 @@ def demo(
 @contextlib.contextmanager
 def _stopped_once() -> Iterator[None]:
     """Let the first Ctrl-C, SIGTERM or SIGHUP unwind everything, undisturbed by the next."""
+    stopped = False
 
     def stop(number: int, _frame: object) -> None:
-        for each in taken:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise SystemExit(128 + number)
 
     # What is ignored already (nohup, a shell's background job) stays so.
     taken = [each for each in STOPPERS if signal.getsignal(each) != signal.SIG_IGN]
