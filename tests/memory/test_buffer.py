@@ -335,6 +335,39 @@ def test_close_under_readers(make_buffer) -> None:
     assert wrong == []
 
 
+class Closing:
+    """An index that closes the buffer while it is asked for: the worst moment of another thread."""
+
+    def __init__(self, buffer: SharedBuffer) -> None:
+        self.buffer = buffer
+
+    def __index__(self) -> int:
+        self.buffer.close()
+        return 0
+
+
+def test_close_in_the_middle_of_a_call(make_buffer) -> None:
+    made = make_buffer(10)
+    for use in (
+        lambda buffer: buffer[Closing(buffer)],
+        lambda buffer: buffer.__setitem__(Closing(buffer), 1),
+        lambda buffer: buffer.__setitem__(0, Closing(buffer)),
+        lambda buffer: buffer.view("B", Closing(buffer)),
+        lambda buffer: buffer.ndarray(Closing(buffer), "u1"),
+    ):
+        with pytest.raises(ClosedError):
+            use(SharedBuffer.attach(made))
+    assert made[:] == bytes(10)
+
+
+def test_dontneed_would_throw_private_changes_away(make_buffer) -> None:
+    with SharedBuffer.attach(make_buffer(b"abc"), access="cow") as buffer:
+        buffer[0:1] = b"x"
+        with pytest.raises(ValueError, match="private changes"):
+            buffer.advise("dontneed")
+        assert buffer[:] == b"xbc"
+
+
 BACKENDS = """
 import sys
 from shmkit import SharedBuffer

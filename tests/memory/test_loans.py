@@ -77,6 +77,13 @@ def test_strict_close_names_the_views(make_buffer) -> None:
     assert buffer.closed
 
 
+def test_gone_views_are_forgotten(make_buffer) -> None:
+    buffer = make_buffer(10)
+    for _ in range(100):
+        assert buffer.buf[0] == 0
+    assert buffer._loans._out == {}
+
+
 def test_strict_close_sees_views_of_views(make_buffer) -> None:
     buffer = make_buffer(b"abc")
     piece = buffer.buf[1:]

@@ -217,6 +217,49 @@ def test_creator_that_is_overtaken_by_one_that_goes(name: str, monkeypatch) -> N
             assert len(again) == 100
 
 
+def test_creator_whose_name_is_gone_makes_it_again(name: str, monkeypatch) -> None:
+    """An ensure() that took the empty segment over found no room, and removed it."""
+    overtaken(monkeypatch, lambda: posix_ipc.unlink_shared_memory("/" + name.removeprefix("shm:")))
+    with SharedBuffer.create(name, 100) as buffer, SharedBuffer.attach(name) as again:
+        again[0] = 1
+        assert buffer[0] == 1
+
+
+def test_ensure_of_a_name_that_comes_and_goes(name: str, monkeypatch) -> None:
+    create = NamedBackend.create
+    there = [True]
+
+    def exists_once(self: NamedBackend, name: str, mode: int) -> int:
+        if there:
+            there.pop()
+            raise FileExistsError
+        return create(self, name, mode)
+
+    monkeypatch.setattr(NamedBackend, "create", exists_once)
+    with SharedBuffer.ensure(name, 100) as buffer:
+        assert buffer.created
+
+
+def test_failed_creator_removes_its_name_under_its_lock(name: str, monkeypatch) -> None:
+    """Otherwise an ensure() could take over what is about to be removed."""
+    locked: list[bool] = []
+    unlink = NamedBackend.unlink
+
+    def look(self: NamedBackend, name: str) -> None:
+        fd = self.open(name, writable=True)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            locked.append(True)
+        os.close(fd)
+        unlink(self, name)
+
+    monkeypatch.setattr(NamedBackend, "unlink", look)
+    with pytest.raises(OSError, match="no room"):
+        SharedBuffer.create(name, 1 << 46)
+    assert locked == [True]
+
+
 def ensure_many(names: list[str], number: int, arrived: SharedBuffer, link: Any) -> None:
     created = []
     for turn, name in enumerate(names, 1):

@@ -104,13 +104,18 @@ def test_successor_of_the_name_is_left_alone(name: str, by: str) -> None:
     second.unlink()
 
 
-@pytest.mark.parametrize("text", ["a:b", "é"])
+@pytest.mark.parametrize("text", ["a:b", "é", "a\nb"])
 def test_names_that_the_tracker_cannot_take(unique_name, text: str) -> None:
+    """Its protocol is a line of ASCII with colons: told of these it would complain, or fail."""
+    program = """
+    from multiprocessing import resource_tracker
+    from shmkit import SharedBuffer
+    with SharedBuffer.create("shm:", 1), SharedBuffer.create(args[0], 1):
+        SharedBuffer.attach(args[0]).close()
+    resource_tracker._resource_tracker._stop()  # and wait for it
+    """
     where = f"shm:{unique_name()}{text}"
-    with SharedBuffer.create(where, 1):
-        with SharedBuffer.attach(where):
-            pass
-        assert exists(where)
+    assert run_python(program, where).stderr == ""
     assert not exists(where)
 
 
@@ -149,6 +154,17 @@ def test_open_handle_is_told_at_the_end(name: str) -> None:
     told = [line for line in result.stderr.splitlines() if "ResourceWarning: unclosed" in line]
     assert len(told) == 1, result
     assert f"unclosed <SharedBuffer {name} size=1 rw>" in told[0]
+
+
+@pytest.mark.parametrize(
+    "make", ["create(None, 1)", "attach(args[0])", "attach(args[0], access='r')"]
+)
+def test_open_handle_without_a_name_to_remove_is_told_too(name: str, make: str) -> None:
+    program = f"from shmkit import SharedBuffer; buffer = SharedBuffer.{make}"
+    with SharedBuffer.create(name, 1):
+        result = run_python(program, name, env={"PYTHONWARNINGS": "always"})
+        assert result.stderr.count("ResourceWarning: unclosed <SharedBuffer") == 1
+        assert exists(name)
 
 
 def test_open_handle_as_an_error_still_unlinks(name: str) -> None:

@@ -122,6 +122,24 @@ def test_growing_beyond_memory(make_buffer) -> None:
     assert buffer[:] == b"abc"
 
 
+def test_room_that_was_partly_taken_is_given_back(make_buffer, monkeypatch) -> None:
+    buffer = make_buffer(b"abc")
+
+    def fill(fd: int, start: int, length: int) -> None:
+        os.ftruncate(fd, start + length // 2)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", fill)
+    with pytest.raises(OSError, match="no room"):
+        buffer.resize(1000)
+    assert buffer[:] == b"abc"
+    with SharedBuffer.attach(buffer.url if buffer.name else buffer) as again:
+        assert again[:] == b"abc"
+    fd = buffer.descriptor()
+    assert os.fstat(fd).st_size == 3
+    os.close(fd)
+
+
 # ------------------------------------------------------------------ what the kernel tells
 
 

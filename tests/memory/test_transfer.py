@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,20 @@ def test_to_an_unrelated_process(make_buffer) -> None:
     assert made[:] == b"Jello"
 
 
+def test_the_parent_may_close_at_once(make_buffer, start_process) -> None:
+    """What a process is started with has been passed on when `start()` returns."""
+    made = make_buffer(pattern(SIZE))
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        argument = SharedBuffer.attach(made)
+        process = start_process(check_and_answer, argument, theirs)
+        argument.close()
+        process.join(20)
+        assert process.exitcode == 0
+        assert ours.recv()[:3] == ("rw", 0, SIZE)
+    assert made[0] == pattern(SIZE)[0] ^ 255
+
+
 def nested(buffer: SharedBuffer, depth: int, method: str) -> None:
     buffer[depth] = depth + 1
     if depth:
@@ -153,21 +168,22 @@ def test_replaced_memory_is_not_taken_for_it(make_where, kind: str) -> None:
             two.unlink()
 
 
-def test_anonymous_memory_closed_by_its_sender() -> None:
-    with SharedBuffer.create(None, 10) as buffer:
+def test_anonymous_memory_closed_by_its_sender(tmp_path: Path) -> None:
+    with SharedBuffer.create(None, 10) as made, SharedBuffer.attach(made, access="r") as buffer:
         data = pickle.dumps(buffer)
         number = buffer._descriptors[0]
     gone = rf"closed by its sender, process {os.getpid()}"
     with pytest.raises(FileNotFoundError, match=gone):
         pickle.loads(data)
-    # Worse: by now the number is something else, which opening would wait for.
-    reader, writer = os.pipe()
-    os.dup2(reader, number)
+    # Worse: by now the number is something else, which to open means to wait.
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    os.dup2(pipe, number)
     try:
         with pytest.raises(FileNotFoundError, match=gone):
             pickle.loads(data)
     finally:
-        for fd in {reader, writer, number}:
+        for fd in {pipe, number}:
             os.close(fd)
 
 
