@@ -80,8 +80,19 @@ def test_strict_close_names_the_views(make_buffer) -> None:
 def test_gone_views_are_forgotten(make_buffer) -> None:
     buffer = make_buffer(10)
     for _ in range(100):
-        assert buffer.buf[0] == 0
+        assert buffer.buf[0] == buffer.view("B")[0] == buffer.ndarray(1, "u1")[0] == 0
+    assert len(buffer._loans._out) == 1, "the one .buf that is given again"
+    buffer.close(strict=True)
     assert buffer._loans._out == {}
+
+
+def test_buf_may_be_released_by_its_user(make_buffer) -> None:
+    buffer = make_buffer(b"abc")
+    with buffer.buf as view:
+        assert view is buffer.buf
+    with pytest.raises(ValueError, match="released"):
+        view[0]
+    assert buffer.buf == b"abc"
 
 
 def test_strict_close_sees_views_of_views(make_buffer) -> None:

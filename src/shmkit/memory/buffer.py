@@ -190,6 +190,7 @@ class SharedBuffer(Content):
     def _move(self, region: Region) -> Region:
         """Go to another map of the memory, and return the one before."""
         before = self._open_region()
+        self._buf = None
         self._region, self._whole, self._size = region, region.whole, len(region.whole)
         return before
 

@@ -39,7 +39,16 @@ class Content(Handle):
         Raises:
             ClosedError: the handle was closed.
         """
-        return self._loans.give(self._on_bytes(lambda whole: whole[:]), "memoryview (.buf)")
+        view = self._buf
+        if view is not None:
+            try:
+                view.nbytes  # noqa: B018 - not if its user has released it
+                return view
+            except ValueError:
+                pass
+        view = self._on_bytes(lambda whole: whole[:])
+        self._buf = view
+        return self._loans.give(view, "memoryview (.buf)")
 
     def view(
         self,

@@ -33,6 +33,7 @@ class Handle:
     __slots__ = (
         "__weakref__",
         "_access",
+        "_buf",
         "_complete",
         "_created",
         "_descriptors",
@@ -58,6 +59,7 @@ class Handle:
     _owner: Ownership | None
     _unlinked: bool
     _loans: Loans
+    _buf: memoryview | None  # what .buf gave out last; nobody else may hold it
     _region: Region | None
     _whole: memoryview | None  # _region.whole, one step closer to the hot paths
     _descriptors: list[int]  # of anonymous memory: the memfd; a list, for its atomic pop
@@ -83,6 +85,7 @@ class Handle:
         self._identity = opened.identity
         self._owner = opened.owner
         self._loans = Loans()
+        self._buf = None
         self._unlinked = False
         self._pid = os.getpid()
         keeps_fd = opened.url.scheme == "anon" and opened.fd >= 0
@@ -204,6 +207,7 @@ class Handle:
         region = self._region
         if region is None:
             return
+        self._buf = None  # not released: a user may hold it
         self._region = self._whole = None  # first: other threads then know why it is released
         if not region.close() and strict:
             again = region.reopened()

@@ -6,6 +6,7 @@ import errno
 import operator
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, SupportsIndex
 
@@ -16,6 +17,9 @@ ADDRESS_SPACE: Final = min(sys.maxsize, 1 << 48)
 
 _PROC: Final = Path("/proc")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+
+# Asking costs 100 microseconds; what is smaller than this does not fill a machine.
+_WORTH_A_LOOK: Final = 1 << 16
 
 # What these say is the same to a caller: it does not fit.
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
@@ -51,7 +55,7 @@ def reserve(fd: int, size: int, what: str, *, start: int = 0) -> None:
         OSError: ENOSPC: the disk, /dev/shm or the machine's memory has less room than asked for.
     """
     wanted = size - start
-    if _is_resident(fd):
+    if wanted >= _WORTH_A_LOOK and _in_memory(os.fstat(fd).st_dev):
         # The kernel promises such pages freely and kills somebody when it cannot keep the promise.
         free = free_memory()
         if free is not None and wanted > free:
@@ -86,11 +90,11 @@ def _free_space(fd: int) -> int | None:
     return volume.f_bavail * volume.f_frsize if volume.f_blocks else None
 
 
-def _is_resident(fd: int) -> bool:
-    """Whether its pages live in memory: a memfd, or a file of a tmpfs."""
+@lru_cache(maxsize=64)
+def _in_memory(device: int) -> bool:
+    """Whether the pages of a device's files live in memory: of memfds, and of a tmpfs."""
     if sys.platform != "linux":
         return False
-    device = os.fstat(fd).st_dev
     mark = f"{os.major(device)}:{os.minor(device)}"
     try:
         mounts = (_PROC / "self/mountinfo").read_text(errors="replace")
