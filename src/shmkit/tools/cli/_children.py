@@ -1,9 +1,8 @@
 """Child processes of a command: started, watched, and never left behind.
 
 Signals are the parent's business alone. A Ctrl-C goes to every process of the terminal; a child
-that met it while it is still importing would print a traceback. So children start with the signals
-blocked and ignore those of a terminal, and the parent kills them when it is stopped itself. The
-parent has them blocked while it makes or removes anything: what is half-made would be left behind.
+that met it while it is still importing would print a traceback. So children start inside the
+parent's `stop_signals_put_off`, then ignore what a terminal sends, and are killed by the parent.
 """
 
 from __future__ import annotations
@@ -12,44 +11,21 @@ import contextlib
 import multiprocessing
 import signal
 import sys
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from shmkit.deadline import Deadline
 from shmkit.errors import PeerDied
+from shmkit.tools.cli._signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from multiprocessing.process import BaseProcess
 
-__all__ = ["STOPPERS", "Children", "signals_blocked"]
+__all__ = ["Children"]
 
-STOPPERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BEREAVED: Final = 3  # exit code: ended because another process did
-
-
-@contextlib.contextmanager
-def signals_blocked() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Put off STOPPERS inside this `with`; what it yields lets them through for a while."""
-    # multiprocessing's tracker unblocks the signals when it starts: so not later, in the midst. It
-    # ignores all of them but SIGHUP.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)
-
-        @contextlib.contextmanager
-        def let_through() -> Iterator[None]:
-            try:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)  # may raise what was put off
-                yield
-            finally:
-                signal.pthread_sigmask(signal.SIG_BLOCK, STOPPERS)
-
-        yield let_through
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Children:
@@ -69,10 +45,7 @@ class Children:
     def start(
         self, name: str, target: Callable[..., None], *args: AbstractContextManager[object]
     ) -> None:
-        """Start a process that runs `target(*args)` and closes them; `name` is for errors.
-
-        Call it inside `signals_blocked`.
-        """
+        """Start a process that runs `target(*args)` and closes them; `name` is for errors."""
         process = self._context.Process(  # type: ignore[attr-defined]
             target=_child, args=(target, *args), name=name, daemon=True
         )
@@ -110,15 +83,15 @@ class Children:
                 return process
         return None
 
-    def finish(self) -> None:
-        """Wait until all have ended.
+    def finish(self, progress: Callable[[], None]) -> None:
+        """Wait until all have ended, calling `progress` again and again.
 
         Raises:
             PeerDied: one of them failed at the very end.
         """
-        deadline = Deadline(5.0)
-        for process in self._processes:
-            process.join(deadline.remaining())
+        while alive := [each.sentinel for each in self._processes if each.exitcode is None]:
+            progress()
+            connection.wait(alive, 0.05)
         if any(process.exitcode for process in self._processes):
             self.explain()
 
@@ -136,7 +109,7 @@ def _child(target: Callable[..., None], *args: AbstractContextManager[object]) -
     for number in (signal.SIGINT, signal.SIGHUP):  # those that a terminal sends to everybody
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPERS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         with contextlib.ExitStack() as stack:
             for arg in args:

@@ -39,7 +39,7 @@ from typing import IO, TYPE_CHECKING, Final
 from shmkit.channels.ring import Ring
 from shmkit.errors import Empty, Full, PeerDied, ShutDown
 from shmkit.memory.buffer import SharedBuffer
-from shmkit.tools.cli._children import Children, signals_blocked
+from shmkit.tools.cli._children import Children
 from shmkit.tools.cli._wordcount import (
     CHUNK,
     FileCount,
@@ -79,13 +79,14 @@ def count_in_parallel(
         memory: where the rings are: "anon", "shm" (named) or "file".
         workers: how many worker processes, at least 1.
         method: how processes are started: "fork", "spawn" or "forkserver"; None for the default.
-        progress: called with the number of files and of bytes done so far, often.
+        progress: called with the number of files and of bytes done so far, often, even when
+            nothing is new; it may raise, to end the work.
 
     Raises:
         PeerDied: a process was killed or failed; it says which and how.
         OSError: no room for the memory, or no process could be started. Nothing is left behind.
     """
-    with signals_blocked() as signals_let_through, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         where = stack.enter_context(_places(memory))
         inboxes, outboxes = (
             [
@@ -101,9 +102,8 @@ def count_in_parallel(
         for number, (inbox, outbox) in enumerate(zip(inboxes, outboxes, strict=True)):
             children.start(f"worker {number}", _work, inbox, outbox)
         children.start("reader", _read, list_memory, *inboxes)
-        with signals_let_through():
-            report = _merge(paths, outboxes, children, progress)
-            children.finish()
+        report = _merge(paths, outboxes, children, progress)
+        children.finish(lambda: progress(len(paths), report.size))
         return report
 
 
@@ -133,6 +133,7 @@ def _merge(
     open_boxes = deque(outboxes)
     idle_boxes = 0
     while open_boxes:
+        progress(len(report.files) + len(report.unread), size)
         outbox = open_boxes[0]
         try:
             # All were empty one after the other: now wait a moment at one of them.
@@ -162,7 +163,6 @@ def _merge(
                 words[outbox].append(payload)
                 if last:
                     report.words.update(_unpack_words(b"".join(words.pop(outbox))))
-        progress(len(report.files) + len(report.unread), size)
     return report
 
 

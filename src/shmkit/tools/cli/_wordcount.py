@@ -226,12 +226,14 @@ def count_serially(
 
     Args:
         paths: files; one that cannot be read goes into `unread`.
-        progress: called with the number of files and of bytes done so far, often.
+        progress: called with the number of files and of bytes done so far, often; it may raise, to
+            end the work.
     """
     report = Report()
     room = bytearray(CHUNK)
     size = 0
     for done, path in enumerate(paths):
+        progress(done, size)
         tally = FileTally()
         try:
             with open_regular(path) as file:

@@ -15,7 +15,7 @@ import typer
 
 from shmkit.errors import ShmkitError
 from shmkit.tools.cli import _pipeline, _wordcount
-from shmkit.tools.cli._children import STOPPERS
+from shmkit.tools.cli._signals import stop_signals_put_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,62 +68,37 @@ def demo(
     A reader process streams the files through rings in shared memory to the workers, which count
     lines and words and take the SHA-256 of each file; then one process alone does the same work.
     """
-    with _stopped_once():
-        try:
-            status = _run(
-                _wordcount.find_files(paths) if paths else _wordcount.standard_library(),
-                str(memory),
-                workers or len(os.sched_getaffinity(0)),
-                method and str(method),
-            )
-        except (ShmkitError, OSError) as error:
-            print(f"shmkit demo: {error}", file=sys.stderr)
-            status = 1
-    raise typer.Exit(status)
-
-
-@contextlib.contextmanager
-def _stopped_once() -> Iterator[None]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP unwind everything, undisturbed by the next."""
-    stopped = False
-
-    def stop(number: int, _frame: object) -> None:
-        nonlocal stopped
-        if not stopped:
-            stopped = True
-            raise SystemExit(128 + number)
-
-    # What is ignored already (nohup, a shell's background job) stays so.
-    taken = [each for each in STOPPERS if signal.getsignal(each) != signal.SIG_IGN]
-    before = [(each, signal.signal(each, stop)) for each in taken]
+    files = _wordcount.find_files(paths) if paths else _wordcount.standard_library()
+    workers = workers or len(os.sched_getaffinity(0))
     try:
-        yield
-    except SystemExit as error:
-        print(f"stopped by {signal.Signals(int(error.code or 128) - 128).name}", file=sys.stderr)
+        with stop_signals_put_off() as stop_if_asked, _progress_bars(files, stop_if_asked) as bar:
+            start = time.perf_counter()
+            report = _pipeline.count_in_parallel(
+                files,
+                memory=memory,
+                workers=workers,
+                method=method,
+                progress=bar(f"{workers} workers"),
+            )
+            parallel = time.perf_counter()
+            reference = _wordcount.count_serially(files, bar("verifying"))
+            serial = time.perf_counter()
+    except (ShmkitError, OSError) as error:
+        print(f"shmkit demo: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except SystemExit as stop:
+        print(f"stopped by {signal.Signals(int(stop.code or 128) - 128).name}", file=sys.stderr)
         raise
-    for each, handler in before:
-        signal.signal(each, handler)
+    raise typer.Exit(_conclude(report, reference, parallel - start, serial - parallel))
 
 
-def _run(paths: Sequence[str], memory: str, workers: int, method: str | None) -> int:
-    """Do the work in both ways and print what came out; returns the exit status."""
-    with _progress_bars(paths) as bar:
-        start = time.perf_counter()
-        report = _pipeline.count_in_parallel(
-            paths,
-            memory=memory,
-            workers=workers,
-            method=method,
-            progress=bar(f"{workers} workers"),
-        )
-        parallel = time.perf_counter()
-        reference = _wordcount.count_serially(paths, bar("verifying"))
-        serial = time.perf_counter()
+def _conclude(report: Report, reference: Report, parallel: float, serial: float) -> int:
+    """Print what came out, and whether it is right; returns the exit status."""
     _print_named("not read", [f"{path}: {why}" for path, why in sorted(report.unread.items())])
     if report.unread and not report.files:
         print("shmkit demo: no file could be read", file=sys.stderr)
         return 1
-    _print_report(report, parallel - start, serial - parallel)
+    _print_report(report, parallel, serial)
     verified = report == reference
     _print_line("verified", "yes" if verified else "no")
     if not verified:
@@ -165,18 +140,23 @@ def _printable(word: bytes, width: int = 60) -> str:
 
 
 @contextlib.contextmanager
-def _progress_bars(paths: Sequence[str]) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+def _progress_bars(
+    paths: Sequence[str], stop_if_asked: Callable[[], None]
+) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Yield what makes a bar from its title; a bar is told the files and bytes that are done.
 
-    Without a terminal the bars draw nothing.
+    Without a terminal the bars draw nothing. They call `stop_if_asked` in any case.
     """
     if not sys.stderr.isatty():
-        yield lambda _title: lambda _files, _bytes: None
+        yield lambda _title: lambda _files, _bytes: stop_if_asked()
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    total = sum(_size(path) for path in paths)
+    total = 0
+    for path in paths:
+        stop_if_asked()
+        total += _size(path)
     # No auto_refresh: it needs a thread, and a process with threads should not fork.
     columns = ("{task.description:<12}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(
@@ -189,6 +169,7 @@ def _progress_bars(paths: Sequence[str]) -> Iterator[Callable[[str], Callable[[i
 
             def advance(files: int, size: int) -> None:
                 nonlocal drawn
+                stop_if_asked()
                 if files == len(paths) or time.monotonic() - drawn > REDRAW:
                     progress.update(task, completed=size, refresh=True)
                     drawn = time.monotonic()
