@@ -1,0 +1,132 @@
+"""What a benchmark prints: the machine it ran on, tables, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Table", "conditions", "print_conditions", "print_table", "write_json"]
+
+_PEERS = ("shmkit", "posix_ipc", "pyzmq", "faster-fifo", "iceoryx2")
+
+
+class Table(NamedTuple):
+    """Rows of text under a title; the first column is the row's name.
+
+    Attributes:
+        title: what it shows, with the unit.
+        columns: the heads, of the first column too.
+        rows: as many cells each as there are columns.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def conditions() -> dict[str, Any]:
+    """What a figure depends on besides the code: machine, system, interpreter, load, versions."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "commit": _commit(),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "nice": os.nice(0),
+        "versions": {name: version for name in _PEERS if (version := _version(name))},
+    }
+
+
+def _machine() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return f"{names[0] if names else 'processor'} ({platform.machine()})"
+
+
+def _commit() -> str:
+    def git(*args: str) -> str:
+        home = Path(__file__).parent
+        ended = subprocess.run(
+            ["git", *args], cwd=home, capture_output=True, text=True, check=True, timeout=10
+        )
+        return ended.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/src")
+        return git("rev-parse", "--short", "HEAD") + (" with changes in src" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def print_conditions(found: dict[str, Any], missing: dict[str, str]) -> None:
+    """The header: conditions, what is missing and why, and a warning when the machine is busy."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    load = " ".join(f"{value:.2f}" for value in found["load"])
+    print(f"machine  {found['machine']}, {found['cores']} cores, {found['kernel']}")
+    print(f"python   {found['python']}; {versions}")
+    print(f"commit   {found['commit']}; {found['date']}")
+    print(f"load     {load}; niceness {found['nice']}")
+    for library, reason in missing.items():
+        print(f"missing  {library}: {reason}")
+    if found["load"][0] > found["cores"] / 2:
+        print(
+            f"WARNING: other programs keep this machine busy (load {found['load'][0]:.2f} on "
+            f"{found['cores']} cores): trust the ratios more than the figures, and neither much"
+        )
+    print(flush=True)
+
+
+def print_table(table: Table) -> None:
+    """With rich where it is installed, else as plain text."""
+    try:
+        from rich.console import Console
+        from rich.table import Table as RichTable
+    except ImportError:
+        _print_plain(table)
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    drawn = RichTable(title=table.title, title_justify="left")
+    for index, name in enumerate(table.columns):
+        drawn.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+def _print_plain(table: Table) -> None:
+    lines = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(table.title)
+    for line in lines:
+        first, *others = (
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  ".join([first, *others]).rstrip())
+    print(flush=True)
+
+
+def write_json(path: Path, found: dict[str, Any], results: dict[str, Any]) -> None:
+    """Every figure of every round, with the conditions."""
+    path.write_text(json.dumps({"conditions": found, "results": results}, indent=1) + "\n")
