@@ -18,9 +18,10 @@ class Deadline:
         ValueError: `timeout` is negative or not a number.
     """
 
-    __slots__ = ("at",)
+    __slots__ = ("at", "is_now")
 
     def __init__(self, timeout: float | None) -> None:
+        self.is_now = timeout == 0  # not to be waited for at all
         if timeout is None:
             self.at = math.inf
             return

@@ -12,19 +12,21 @@ something to see to first. The careful path keeps its own bound in `_known`.
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import DISCARD, HEADER, PAD, checksum
-from shmkit.channels.half import BUSY, Half
-from shmkit.channels.producer import HEAD, LOW, SKIP, TAIL
-from shmkit.channels.segment import CUT, READY, SPACE_BELL, STATE
+from shmkit.channels.half import BUSY, SHARED, Half
+from shmkit.channels.header import CUT, DROPPED, HEAD, READY, SKIP, SPACE_BELL, STATE, TAIL
+from shmkit.channels.producer import LOW
+from shmkit.channels.turn import NOBODY, PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, ShutDown
 from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterator
 
 __all__ = ["Consuming"]
@@ -35,13 +37,11 @@ class Consuming(Half):
 
     __slots__ = ()
 
-    _get_lock: threading.RLock
     _head: int
     _seen: int
     _known: int
     _tail_seen: int
     _is_consumer: bool
-    _peeking: bool
 
     def get(self, timeout: float | None = None) -> bytes:
         """Take the oldest frame out, waiting while there is none.
@@ -80,23 +80,57 @@ class Consuming(Half):
                 if words[SPACE_BELL]:
                     self._space.ring()
                 return frame
-        return self._get_slowly(timeout)
+        if self._get_mutex is not None:
+            shared = self._get_shared()
+            if shared is not None:
+                return shared
+        return self._get_carefully(timeout)
 
     def get_nowait(self) -> bytes:
         """`get`, or Empty at once."""
         return self.get(0)
 
-    def _get_slowly(self, timeout: float | None) -> bytes:
+    def _get_shared(self) -> bytes | None:
+        """The fast path of a side that many share: lock, look, get; None: take the careful one."""
+        mutex, turn, words, me = self._get_mutex, self._get_turn, self._words, get_ident()
+        assert mutex is not None
+        if self._seen != SHARED or turn.owner == me or not mutex.acquire(PATIENCE):
+            return None
+        turn.owner = me
+        try:
+            head = words[HEAD]
+            if not 16 <= self._known - head <= self._size or words[STATE] >= CUT:
+                return None
+            at = head & self._mask
+            size = words[self._data_word + (at >> 3)]
+            if size > self._known - head - 16:
+                return None
+            at += self._base + 16
+            frame: bytes = self._map[at : at + size]
+            self._head = words[HEAD] = head + ((size + 31) & -16)
+        finally:
+            turn.owner = NOBODY
+            mutex.release()
+        if words[SPACE_BELL]:
+            self._space.ring()
+        return frame
+
+    def _get_carefully(self, timeout: float | None) -> bytes:
         deadline = Deadline(timeout)
+        turn = self._get_turn
         while True:
-            with self._get_lock:
-                if self._find():
+            self._enter_gets(deadline)
+            try:
+                found = self._find()
+                if found:
                     at, size = self._current()
                     frame: bytes = self._map[at : at + size]
                     self._advance(size)
-                    break
-                seen = self._tail_seen
-            self._await_frame(seen, deadline, wait=timeout != 0)
+            finally:
+                turn.leave()
+            if found:
+                break
+            self._await_frame(deadline)
         self._give_room()
         return frame
 
@@ -117,13 +151,18 @@ class Consuming(Half):
         if max_frames is not None and max_frames < 1:
             raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
         deadline = Deadline(timeout)
+        turn = self._get_turn
         while True:
-            with self._get_lock:
-                if self._find():
+            self._enter_gets(deadline)
+            try:
+                found = self._find()
+                if found:
                     frames = self._take_run(max_frames)
-                    break
-                seen = self._tail_seen
-            self._await_frame(seen, deadline, wait=timeout != 0)
+            finally:
+                turn.leave()
+            if found:
+                break
+            self._await_frame(deadline)
         self._give_room()
         return frames
 
@@ -150,7 +189,7 @@ class Consuming(Half):
                 if head == known:
                     break
             self._head = self._seen = head
-            if len(frames) == most or head >= tail or not self._find():
+            if len(frames) == most or head >= tail or not self._go_on():
                 break
         self._release(self._head)
         return frames
@@ -197,29 +236,34 @@ class Consuming(Half):
             A read-only view of the frame. After the `with` a producer writes over that memory.
 
         Raises:
-            RuntimeError: this thread is peeking already.
+            RuntimeError: this thread is peeking already, or left the `with` in a forked child.
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         deadline = Deadline(timeout)
+        turn = self._get_turn
         while True:
-            with self._get_lock:
-                if self._find():
+            self._enter_gets(deadline)
+            try:
+                found = self._find()
+                if found:
                     yield from self._show()
-                    break
-                seen = self._tail_seen
-            self._await_frame(seen, deadline, wait=timeout != 0)
+            finally:
+                if turn is self._get_turn:  # not in a forked child, whose parent has the turn
+                    turn.leave()
+            if found:
+                break
+            self._await_frame(deadline)
         self._give_room()
 
     def _show(self) -> Iterator[memoryview]:
+        turn = self._get_turn
         at, size = self._current()
-        self._peeking = True
-        try:
-            yield memoryview(self._map)[at : at + size].toreadonly()
-            if self._closed:
-                raise self._closed_error()
-            self._advance(size)
-        finally:
-            self._peeking = False
+        yield memoryview(self._map)[at : at + size].toreadonly()
+        if self._closed:
+            raise self._closed_error()
+        if self._get_turn is not turn:
+            raise RuntimeError("the parent process is peeking at this frame: only that releases it")
+        self._advance(size)
 
     def __iter__(self) -> Iterator[bytes]:
         """Frame after frame, until the ring is shut down and empty.
@@ -234,30 +278,45 @@ class Consuming(Half):
                 return
             yield frame
 
-    # -- under the lock --------------------------------------------------------------------------
+    # -- in turn -----------------------------------------------------------------------------------
+
+    def _enter_gets(self, deadline: Deadline) -> None:
+        if self._closed:
+            raise self._closed_error()
+        if not self._get_turn.enter(deadline):
+            raise Empty(f"another get on ring {self._name} did not end in time")
 
     def _find(self) -> bool:
         """Stand at the next frame to deliver, checked; whether there is one."""
-        if self._seen == BUSY:
-            self._await_turn(lambda: self._seen == BUSY)
-        self._seen = self._head
         words = self._words
         if self._closed:
             raise self._closed_error()
-        if self._peeking:
-            raise RuntimeError(
-                "this thread is peeking already: leave that `with` before another get"
-            )
         state = words[STATE]  # before the tail: whoever shut the ring down had put before
-        self._check_usable(state)
+        self._check_state(state)
         if state == CUT:
             raise ShutDown(f"ring {self._name} was shut down at once")
         if not self._is_consumer:
-            self._become_consumer()
+            self._consumer.claim()
+            self._is_consumer = True
+            self._get_quick = self._joins_fast_path(self._get_mutex)
+        if self._stand_at_frame():
+            return True
+        if state != READY:
+            raise ShutDown(f"ring {self._name} was shut down and is empty")
+        return False
+
+    def _stand_at_frame(self) -> bool:
+        end = time.monotonic() + 1
+        while self._seen == BUSY:
+            self._await_fast_path(end)
+        self._head = self._seen = self._words[HEAD]  # another consumer may have gone on
+        return self._go_on()
+
+    def _go_on(self) -> bool:
+        """From `_head` to the next frame, over what only fills; whether there is one."""
+        words = self._words
         while True:
-            if self._head == self._known and not self._see_more():
-                if state != READY:
-                    raise ShutDown(f"ring {self._name} was shut down and is empty")
+            if not 0 < self._known - self._head <= self._size and not self._see_more():
                 return False
             head = self._head
             index = self._data_word + ((head & self._mask) >> 3)
@@ -268,18 +327,13 @@ class Consuming(Half):
                     f"a frame of {size} bytes at {head}, with {self._known - head} left there"
                 )
             flags = word & (PAD | DISCARD)
-            if word >> 32 and word >> 48 != flags >> 48:
+            if word >> 48 != flags >> 48:
                 raise self._corrupt(f"frame header {word:#x} at {head}")
             if not flags:
                 if self._checked:
                     self._check(index, word, head)
                 return True
             self._head = self._seen = head + ((size + 31) & -16)
-
-    def _become_consumer(self) -> None:
-        self._consumer.claim()
-        self._is_consumer, self._quick = True, self._join_fast_path()
-        self._head = self._seen = self._known = self._words[HEAD]
 
     def _see_more(self) -> bool:
         words, head = self._words, self._head
@@ -288,11 +342,23 @@ class Consuming(Half):
             fence()
         if tail == head:
             return False
-        if words[SKIP] == head:
-            head = self._head = self._seen = (head | self._mask) + 1
-        if not 0 < tail - head <= self._size:
-            raise self._corrupt(f"tail {tail} and head {head} in a ring of {self._size}")
+        head, tail = self._span(head, tail, words[SKIP])
+        self._head = self._seen = head
         self._known = min(tail, (head | self._mask) + 1)
+        return head != tail
+
+    def _drop_oldest(self, deadline: Deadline) -> bool:
+        """Throw one frame out, for a producer in its turn; False if there is none to throw."""
+        turn = self._get_turn
+        if not turn.enter(deadline):
+            return False
+        try:
+            if not self._stand_at_frame():
+                return False
+            self._words[DROPPED] += 1
+            self._advance(self._current()[1])
+        finally:
+            turn.leave()
         return True
 
     def _check(self, index: int, word: int, head: int) -> None:
@@ -314,16 +380,18 @@ class Consuming(Half):
 
     def _release(self, head: int) -> None:
         self._head = self._words[HEAD] = head
-        self._seen = self._known if self._quick else head
+        self._seen = self._known if self._get_quick else SHARED if self._get_mutex else head
 
-    # -- outside the lock ------------------------------------------------------------------------
+    # -- out of turn -------------------------------------------------------------------------------
 
     def _give_room(self) -> None:
         fence()
         self._space.ring()
+        if self._consumer.shared and self._words[TAIL] != self._words[HEAD]:
+            self._data.ring()  # something is left for others that sleep
 
-    def _await_frame(self, seen: int, deadline: Deadline, *, wait: bool) -> None:
-        if not wait:
+    def _await_frame(self, deadline: Deadline) -> None:
+        if deadline.is_now:
             raise Empty(f"ring {self._name} is empty")
-        if not self._data.wait(TAIL, seen, deadline, self._look_for(self._producer, TAIL, seen)):
+        if not self._wait(self._data, TAIL, self._tail_seen, deadline, self._producer):
             raise Empty(f"ring {self._name} stayed empty until the timeout")

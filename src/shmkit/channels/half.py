@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from shmkit.channels.segment import POISONED
+from shmkit.channels.header import CUT, POISONED, READY
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, PeerDied
 from shmkit.sync.ordering import ATOMIC_RUNS, join_fence_all
@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 
     from shmkit.channels.segment import Segment
     from shmkit.channels.side import Side
+    from shmkit.channels.turn import Turn
+    from shmkit.sync.mutex import Mutex
     from shmkit.sync.waiting import Doorbell
 
-__all__ = ["BUSY", "Half"]
+__all__ = ["BUSY", "LIMIT", "SHARED", "Half"]
 
 BUSY: Final = -2
 """In `_limit` or `_seen`: a thread is on the fast path. Another sees it only where a garbage
 collection came between (before 3.12), or from a finalizer that the collection ran."""
+
+SHARED: Final = -3
+"""In `_limit` or `_seen`: the side is shared, and its fast path is the one with a lock."""
+
+LIMIT: Final = 1 << 63
+"""What no position reaches: at a terabyte a second it would take three months."""
 
 
 class Half:
@@ -37,20 +45,22 @@ class Half:
         "_consumer",
         "_data",
         "_data_word",
-        "_get_lock",
+        "_get_mutex",
+        "_get_quick",
+        "_get_turn",
         "_head",
+        "_head_seen",
         "_is_consumer",
         "_is_producer",
         "_known",
         "_limit",
         "_map",
         "_mask",
-        "_peeking",
         "_policy",
         "_producer",
-        "_put_lock",
-        "_quick",
-        "_reserved",
+        "_put_mutex",
+        "_put_quick",
+        "_put_turn",
         "_room",
         "_seen",
         "_segment",
@@ -69,11 +79,14 @@ class Half:
     _size: int  # of the data
     _mask: int
     _checked: bool
-    _quick: bool  # whether the fast paths may be taken, see `choose`
     _policy: str
     _closed: bool
     _producer: Side
     _consumer: Side
+    _put_mutex: Mutex | None
+    _get_mutex: Mutex | None
+    _put_turn: Turn
+    _get_turn: Turn
     _data: Doorbell
     _space: Doorbell
 
@@ -84,31 +97,43 @@ class Half:
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"this handle on ring {self._name} was closed")
 
-    def _join_fast_path(self) -> bool:
-        """Whether this process may take the fast paths, decided when it takes a role.
-
-        They need runs of bytecode that nothing interrupts, stores that are seen in their order, and
-        sleepers that fence for both sides. Without one of them every call takes the careful path.
-        """
-        return ATOMIC_RUNS and not self._checked and join_fence_all()
-
-    def _await_turn(self, is_busy: Callable[[], bool]) -> None:
-        """Wait for a thread that a garbage collection interrupted on the fast path."""
-        deadline = Deadline(1)
-        while is_busy():
-            if deadline.expired():
-                raise RuntimeError(
-                    f"ring {self._name} was called by a finalizer that ran inside a call on the "
-                    "same handle: give the finalizer a handle of its own"
-                )
-            time.sleep(0)  # let that thread have the GIL
-
-    def _check_usable(self, state: int) -> None:
-        if state == POISONED:
-            raise self._segment.corrupt("an invariant was found broken before")
-
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._segment.poison(detail)
+
+    def _joins_fast_path(self, mutex: Mutex | None) -> bool:
+        """Whether this process may take the fast path of a side, decided when it takes the role.
+
+        It needs the side to itself, runs of bytecode that nothing interrupts, stores that are seen
+        in their order, and sleepers that fence for both. Otherwise every call takes the careful
+        path.
+        """
+        return mutex is None and not self._checked and ATOMIC_RUNS and join_fence_all()
+
+    def _await_fast_path(self, end: float) -> None:
+        """Let a thread go on that a garbage collection interrupted on the fast path."""
+        if time.monotonic() > end:
+            raise RuntimeError(
+                f"ring {self._name} was called by a finalizer that ran inside a call on the same "
+                "handle: give the finalizer a handle of its own"
+            )
+        time.sleep(0)
+
+    def _check_state(self, state: int) -> None:
+        if state == POISONED:
+            raise self._segment.corrupt("an invariant was found broken before")
+        if not READY <= state <= CUT:
+            raise self._corrupt(f"state {state} is none of {READY} to {POISONED}")
+
+    def _span(self, head: int, tail: int, skip: int) -> tuple[int, int]:
+        """Head and tail as the next reader sees them, checked.
+
+        Raises:
+            CorruptSegment: they can not be.
+        """
+        start = (head | self._mask) + 1 if head == skip != tail else head
+        if not 0 <= tail - start <= self._size or (head | tail) & 15 or tail >= LIMIT:
+            raise self._corrupt(f"tail {tail} and head {head} in a ring of {self._size} bytes")
+        return start, tail
 
     def _look_for(self, peer: Side, word: int, seen: int) -> Callable[[], None]:
         """What to check after each slice of a wait for `word`: that both sides live."""
@@ -119,13 +144,15 @@ class Half:
             death = peer.death()
             if death is None or self._words[word] != seen:
                 return  # alive, or its last act is still to be seen to
-            generation, pid = death
-            peer.tell(generation)
+            peer.tell(death)
             raise PeerDied(
-                f"process {pid}, the {peer.role} of ring {self._name}, died without closing it; "
-                "what it had committed stays, and a successor may attach",
-                pid=pid,
+                f"process {death.pid}, the {peer.role} of ring {self._name}, died without closing "
+                "it; what it had committed stays, and a successor may attach",
+                pid=death.pid,
                 role=peer.role,
             )
 
         return look
+
+    def _wait(self, bell: Doorbell, word: int, seen: int, deadline: Deadline, peer: Side) -> bool:
+        return bell.wait(word, seen, deadline, self._look_for(peer, word, seen))

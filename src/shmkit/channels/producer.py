@@ -14,27 +14,26 @@ was closed. The careful path has a lock for its threads, and keeps its own bound
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.frame import HEADER, PAD, Frame, as_bytes, checksum
-from shmkit.channels.half import BUSY, Half
-from shmkit.channels.segment import CONSUMER_LINE, DATA_BELL, PRODUCER_LINE, READY, STATE
+from shmkit.channels.half import BUSY, SHARED, Half
+from shmkit.channels.header import DATA_BELL, DROPPED, HEAD, READY, SKIP, STATE, TAIL
+from shmkit.channels.turn import NOBODY, PATIENCE
 from shmkit.deadline import Deadline
-from shmkit.errors import FrameTooLarge, Full, ShutDown
+from shmkit.errors import FrameTooLarge, Full, PeerDied, ShmkitError, ShutDown
 from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Producing"]
+__all__ = ["LOW", "Producing"]
 
-TAIL = PRODUCER_LINE
-SKIP = PRODUCER_LINE + 1  # an empty ring's consumer at this position goes on at the next lap
-NO_SKIP = (1 << 64) - 1
-HEAD = CONSUMER_LINE
-LOW = 0xFFFFFFFF
+NO_SKIP: Final = (1 << 64) - 1
+LOW: Final = 0xFFFFFFFF
 
 
 class Producing(Half):
@@ -42,12 +41,11 @@ class Producing(Half):
 
     __slots__ = ()
 
-    _put_lock: threading.RLock
     _tail: int
     _limit: int
-    _is_producer: bool
     _room: int
-    _reserved: bool
+    _head_seen: int
+    _is_producer: bool
 
     def put(self, data: Any, timeout: float | None = None) -> None:
         """Copy `data` in as one frame, waiting while the ring is full.
@@ -85,23 +83,57 @@ class Producing(Half):
             self._limit = limit
             if words[DATA_BELL]:
                 self._data.ring()
-        else:
-            self._put_slowly(data, size, timeout)
+        elif self._put_mutex is None or not self._put_shared(data, size):
+            self._put_carefully(data, size, timeout)
 
     def put_nowait(self, data: Any) -> None:
         """`put`, or Full at once."""
         self.put(data, 0)
 
-    def _put_slowly(self, data: bytes | memoryview, size: int, timeout: float | None) -> None:
+    def _put_shared(self, data: bytes | memoryview, size: int) -> bool:
+        """The fast path of a side that many share; False: take the careful one."""
+        mutex, turn, words, me = self._put_mutex, self._put_turn, self._words, get_ident()
+        assert mutex is not None
+        if self._limit != SHARED or turn.owner == me or not mutex.acquire(PATIENCE):
+            return False
+        turn.owner = me
+        try:
+            tail = words[TAIL]
+            end = tail + ((size + 31) & -16)
+            if (
+                end > self._room
+                or tail < self._tail
+                or tail == words[SKIP]
+                or words[STATE] != READY
+            ):
+                return False
+            at = tail & self._mask
+            words[self._data_word + (at >> 3)] = size
+            at += self._base + 16
+            self._map[at : at + size] = data
+            self._tail = words[TAIL] = end
+        finally:
+            turn.owner = NOBODY
+            mutex.release()
+        if words[DATA_BELL]:
+            self._data.ring()
+        return True
+
+    def _put_carefully(self, data: bytes | memoryview, size: int, timeout: float | None) -> None:
         deadline = Deadline(timeout)
+        turn = self._put_turn
         while True:
-            with self._put_lock:
-                if self._make_room(size):
+            self._enter_puts(deadline)
+            try:
+                fits = self._admit(size, deadline)
+                if fits:
                     self._write(data, size)
                     self._publish()
-                    break
-                seen = self._words[HEAD]
-            self._await_room(seen, deadline, wait=timeout != 0)
+            finally:
+                turn.leave()
+            if fits is not False:
+                break
+            self._await_room(deadline)
         self._announce()
 
     def put_many(self, frames: Iterable[Any], timeout: float | None = None) -> int:
@@ -114,9 +146,12 @@ class Producing(Half):
         Returns:
             How many went in, from the first on: fewer than all only if the time was up.
 
+        Returns so too when an error comes after the first went in; the next call raises it.
+
         Raises:
             FrameTooLarge, TypeError: one of them can not go in; then none does.
-            ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`.
+            Full, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`, but Full
+                only for `when_full="raise"`.
         """
         batch = list(frames)
         if set(map(type, batch)) - {bytes}:
@@ -124,20 +159,34 @@ class Producing(Half):
         self._check_size(max(map(len, batch), default=0))
         deadline = Deadline(timeout)
         done = 0
-        while done < len(batch):
-            with self._put_lock:
-                before = done
-                if self._make_room(len(batch[done])):
-                    done = self._write_run(batch, done)
-                    self._publish()
-                seen = self._words[HEAD]
-            if done > before:
-                self._announce()
-                continue
-            try:
-                self._await_room(seen, deadline, wait=timeout != 0)
-            except Full:
-                break
+        try:
+            while done < len(batch):
+                done = self._put_run(batch, done, deadline)
+        except ShmkitError as error:
+            if isinstance(error, Full) and self._policy == "block":
+                return done
+            if not done:
+                raise
+            if isinstance(error, PeerDied):
+                self._consumer.untell()
+        return done
+
+    def _put_run(self, batch: list[bytes | memoryview], done: int, deadline: Deadline) -> int:
+        turn = self._put_turn
+        self._enter_puts(deadline)
+        try:
+            fits = self._admit(len(batch[done]), deadline)
+            if fits:
+                done = self._write_run(batch, done)
+                self._publish()
+            elif fits is None:
+                done += 1
+        finally:
+            turn.leave()
+        if fits is False:
+            self._await_room(deadline)
+        else:
+            self._announce()
         return done
 
     def _write_run(self, batch: list[bytes | memoryview], done: int) -> int:
@@ -183,23 +232,33 @@ class Producing(Half):
 
         Raises:
             ValueError: a negative size.
-            RuntimeError: this thread has a frame reserved already.
+            RuntimeError: this thread has a frame reserved already, or it left the `with` in a
+                forked child.
             Full, FrameTooLarge, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as
                 `put`.
         """
         if size < 0:
             raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
         deadline = Deadline(timeout)
+        turn = self._put_turn
         while True:
-            with self._put_lock:
-                if self._make_room(size):
+            self._enter_puts(deadline)
+            try:
+                fits = self._admit(size, deadline)
+                if fits:
                     yield from self._fill(size)
-                    break
-                seen = self._words[HEAD]
-            self._await_room(seen, deadline, wait=timeout != 0)
+                elif fits is None:
+                    yield Frame(memoryview(bytearray(size)), _ignore)
+            finally:
+                if turn is self._put_turn:  # not in a forked child, whose parent has the turn
+                    turn.leave()
+            if fits is not False:
+                break
+            self._await_room(deadline)
         self._announce()
 
     def _fill(self, size: int) -> Iterator[Frame]:
+        turn = self._put_turn
         start = self._base + (self._tail & self._mask) + HEADER
         committed = size
 
@@ -208,17 +267,15 @@ class Producing(Half):
             committed = shorter
 
         view = memoryview(self._map)[start : start + size]
-        self._reserved = True
-        try:
-            yield Frame(view, truncate)
-            if self._closed:
-                raise self._closed_error()
-            self._write(view[:committed], committed, in_place=True)
-            self._publish()
-        finally:
-            self._reserved = False
+        yield Frame(view, truncate)
+        if self._closed:
+            raise self._closed_error()
+        if self._put_turn is not turn:
+            raise RuntimeError("this frame is reserved by the parent process: only that commits it")
+        self._write(view[:committed], committed, in_place=True)
+        self._publish()
 
-    # -- under the lock --------------------------------------------------------------------------
+    # -- in turn -----------------------------------------------------------------------------------
 
     def _check_size(self, size: int) -> None:
         limit = min(self._size - HEADER, LOW)
@@ -230,24 +287,49 @@ class Producing(Half):
                 limit=limit,
             )
 
+    def _enter_puts(self, deadline: Deadline) -> None:
+        if self._closed:
+            raise self._closed_error()
+        if not self._put_turn.enter(deadline):
+            raise Full(f"another put on ring {self._name} did not end in time")
+
+    def _admit(self, size: int, deadline: Deadline) -> bool | None:
+        """Whether a frame goes in now; None if it is dropped, as the policy has it."""
+        if self._make_room(size):
+            return True
+        if self._policy == "drop-new":
+            self._words[DROPPED] += 1
+            return None
+        while self._policy == "drop-oldest" and self._drop_oldest(deadline):
+            if self._make_room(size):
+                return True
+        return False
+
+    if TYPE_CHECKING:
+
+        def _drop_oldest(self, deadline: Deadline) -> bool:
+            """Of `Consuming`."""
+
     def _make_room(self, size: int) -> bool:
-        """Look again at everything the fast path takes for granted; whether `size` bytes fit now."""
-        if self._limit == BUSY:
-            self._await_turn(lambda: self._limit == BUSY)
+        """Look again at all that the fast path takes for granted; whether `size` bytes fit."""
+        end = time.monotonic() + 1
+        while self._limit == BUSY:
+            self._await_fast_path(end)
         self._limit = -1
         words = self._open_for_puts()
         self._check_size(size)
         if not self._is_producer:
-            self._become_producer()
+            self._producer.claim()
+            self._is_producer = True
+            self._put_quick = self._joins_fast_path(self._put_mutex)
+        tail = words[TAIL]
+        if tail != self._tail or words[SKIP] == tail:
+            self._rewind(tail)
         step = (size + 31) & -16
-        tail = self._tail
         if tail + step <= self._room:
             return True
-        head = words[HEAD]
-        if head == words[SKIP] and head != tail:
-            head = (head | self._mask) + 1  # where the consumer will go on
-        if not 0 <= tail - head <= self._size:
-            raise self._corrupt(f"tail {tail} and head {head} in a ring of {self._size}")
+        head = self._head_seen = words[HEAD]
+        head, tail = self._span(head, tail, words[SKIP])
         lap_end = (tail | self._mask) + 1
         if tail + step > lap_end:
             if tail == head:
@@ -255,8 +337,7 @@ class Producing(Half):
                 words[SKIP] = tail
                 head = lap_end
             elif lap_end + step <= head + self._size:
-                index = self._data_word + ((tail & self._mask) >> 3)
-                words[index] = lap_end - tail - HEADER | PAD
+                words[self._data_word + ((tail & self._mask) >> 3)] = lap_end - tail - HEADER | PAD
             else:
                 return False
             # Not published: the frame that follows takes it along.
@@ -265,24 +346,27 @@ class Producing(Half):
         self._room = min(head + self._size, lap_end)
         return tail + step <= self._room
 
+    def _rewind(self, tail: int) -> None:
+        """Begin at the published tail.
+
+        It is further where others have put, and nearer where a lap's end was passed for a frame
+        that then did not come.
+        """
+        if self._words[SKIP] == tail:
+            self._words[SKIP] = NO_SKIP
+        if tail < self._tail:
+            self._room = -1
+        self._tail = tail
+
     def _open_for_puts(self) -> memoryview[int]:
+        words = self._words
         if self._closed:
             raise self._closed_error()
-        if self._reserved:
-            raise RuntimeError("this thread has a frame reserved: leave that `with` first")
-        state = self._words[STATE]
-        self._check_usable(state)
+        state = words[STATE]
+        self._check_state(state)
         if state != READY:
             raise ShutDown(f"ring {self._name} was shut down: nothing more goes in")
-        return self._words
-
-    def _become_producer(self) -> None:
-        self._producer.claim()
-        tail = self._words[TAIL]
-        if self._words[SKIP] == tail:
-            self._words[SKIP] = NO_SKIP  # a predecessor died between the skip and its frame
-        self._is_producer, self._quick = True, self._join_fast_path()
-        self._tail, self._room = tail, -1
+        return words
 
     def _write(self, data: bytes | memoryview, size: int, *, in_place: bool = False) -> None:
         tail = self._tail
@@ -300,17 +384,22 @@ class Producing(Half):
         if not STRONG_ORDER:
             fence()
         self._words[TAIL] = self._tail
-        if self._quick:
-            self._limit = self._room
+        self._limit = self._room if self._put_quick else SHARED if self._put_mutex else -1
 
-    # -- outside the lock ------------------------------------------------------------------------
+    # -- out of turn -------------------------------------------------------------------------------
 
     def _announce(self) -> None:
         fence()
         self._data.ring()
+        if self._producer.shared:
+            self._space.ring()  # there may be room for others that sleep, too
 
-    def _await_room(self, seen: int, deadline: Deadline, *, wait: bool) -> None:
-        if not wait or self._policy == "raise":
+    def _await_room(self, deadline: Deadline) -> None:
+        if self._policy == "raise" or deadline.is_now:
             raise Full(f"ring {self._name} is full")
-        if not self._space.wait(HEAD, seen, deadline, self._look_for(self._consumer, HEAD, seen)):
+        if not self._wait(self._space, HEAD, self._head_seen, deadline, self._consumer):
             raise Full(f"ring {self._name} stayed full until the timeout")
+
+
+def _ignore(_: int) -> None:
+    pass

@@ -14,31 +14,38 @@ frame.py what a frame is, segment.py every byte before the data.
 
 from __future__ import annotations
 
-import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.consumer import Consuming
 from shmkit.channels.frame import DISCARD, HEADER, PAD
 from shmkit.channels.half import BUSY
-from shmkit.channels.producer import HEAD, LOW, SKIP, TAIL, Producing
-from shmkit.channels.segment import (
-    CONSUMER_LINE,
+from shmkit.channels.header import (
     CUT,
     DATA_BELL,
+    DROPPED,
+    GET_LOCK,
+    HEAD,
     LEAST_DATA,
     POISONED,
-    PRODUCER_LINE,
+    PUT_LOCK,
     READY,
     SHUT,
+    SKIP,
     SPACE_BELL,
     STATE,
-    Segment,
+    TAIL,
 )
+from shmkit.channels.producer import LOW, Producing
+from shmkit.channels.segment import PARTICIPANTS, Segment
 from shmkit.channels.side import Side
+from shmkit.channels.turn import Turn
 from shmkit.deadline import Deadline
+from shmkit.errors import IncompatibleSegment
 from shmkit.memory.url import Url
 from shmkit.sync.liveness import CONSUMER_BYTE, PRODUCER_BYTE
+from shmkit.sync.mutex import Mutex
 from shmkit.sync.waiting import Doorbell
 
 if TYPE_CHECKING:
@@ -50,9 +57,12 @@ if TYPE_CHECKING:
 __all__ = ["Ring", "RingStatistics"]
 
 KIND: Final = 1
-_CHECKED: Final = 1  # flag: frames carry a checksum
-_POLICIES: Final = ("block", "raise")  # bits 4-7 of the flags are an index into this
-_SEMAPHORES: Final = ("data", "space")
+# Flags; bits 4 to 7 are an index into _POLICIES.
+_CHECKED: Final = 1  # frames carry a checksum
+_MANY_PRODUCERS: Final = 2
+_MANY_CONSUMERS: Final = 4
+_POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
+_SEMAPHORES: Final = {"data": 0, "space": 0, "put": 1, "get": 1}
 _STATES: Final = {READY: "open", SHUT: "shut down", CUT: "shut down at once", POISONED: "corrupt"}
 
 
@@ -66,9 +76,10 @@ class RingStatistics:
         frames: how many frames those are.
         committed: bytes committed since it was created.
         released: bytes released since it was created.
+        dropped: frames that were not taken, or thrown out, because the ring was full.
         state: "open", "shut down", "shut down at once" or "corrupt".
-        producer: pid of the producer, None without one.
-        consumer: pid of the consumer, None without one.
+        producers: pids of those who put.
+        consumers: pids of those who get.
         participants: pids of all who are attached.
         sleeps: how often this handle slept: for data, for space.
     """
@@ -78,9 +89,10 @@ class RingStatistics:
     frames: int
     committed: int
     released: int
+    dropped: int
     state: str
-    producer: int | None
-    consumer: int | None
+    producers: tuple[int, ...]
+    consumers: tuple[int, ...]
     participants: tuple[int, ...]
     sleeps: tuple[int, int]
 
@@ -101,33 +113,57 @@ class Ring(Producing, Consuming):
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
+        flags = segment.header.flags
         self._segment = segment
         self._words = words = segment.words
         self._map = segment.map
         self._base = segment.base
         self._data_word = segment.data_word
-        self._size = segment.data_size
-        self._mask = segment.data_size - 1
-        self._checked = bool(segment.flags & _CHECKED)
-        self._policy = _POLICIES[segment.flags >> 4 & 15]
+        self._size = segment.header.data_size
+        self._mask = self._size - 1
+        self._checked = bool(flags & _CHECKED)
+        self._policy = _POLICIES[flags >> 4]
         self._closed = False
-        semaphores = segment.membership.semaphores
-        self._data = Doorbell(words, DATA_BELL, STATE, semaphores["data"])
-        self._space = Doorbell(words, SPACE_BELL, STATE, semaphores["space"])
-        self._producer = Side(segment, "producer", PRODUCER_LINE, PRODUCER_BYTE)
-        self._consumer = Side(segment, "consumer", CONSUMER_LINE, CONSUMER_BYTE)
+        many_put, many_get = bool(flags & _MANY_PRODUCERS), bool(flags & _MANY_CONSUMERS)
+        membership = segment.membership
+        bells = membership.semaphores
+        self._data = Doorbell(words, DATA_BELL, STATE, bells["data"], shared=many_get)
+        self._space = Doorbell(words, SPACE_BELL, STATE, bells["space"], shared=many_put)
+        self._producer = Side(segment, "producer", 0, None if many_put else PRODUCER_BYTE)
+        self._consumer = Side(segment, "consumer", 1, None if many_get else CONSUMER_BYTE)
+        self._put_mutex = Mutex(membership, words, 0, PUT_LOCK, "put") if many_put else None
+        # A producer that drops the oldest gets, too.
+        locks_gets = many_get or self._policy == "drop-oldest"
+        self._get_mutex = Mutex(membership, words, 1, GET_LOCK, "get") if locks_gets else None
         self._begin()
-        segment.membership.presence.call_after_fork(self._begin)
-        segment.membership.watch(self, segment.close, f"unclosed ring {self._name}")
+        membership.presence.call_after_fork(self._begin)
+        membership.watch(self, segment.close, f"unclosed ring {self._name}")
 
     def _begin(self) -> None:
         """Without a role, and with nothing seen: at first, and anew in a forked child."""
-        self._put_lock, self._get_lock = threading.RLock(), threading.RLock()
+        for mutex in self._put_mutex, self._get_mutex:
+            if mutex is not None:
+                mutex.start_anew()
+        self._put_turn, self._get_turn = Turn(self._put_mutex), Turn(self._get_mutex)
         self._is_producer = self._is_consumer = False
-        self._reserved = self._peeking = False
-        self._quick = False
+        self._put_quick = self._get_quick = False
         self._tail, self._limit, self._room = 0, -1, -1
-        self._head = self._seen = self._known = self._tail_seen = 0
+        self._head = self._seen = self._known = 0
+        self._tail_seen = self._head_seen = 0
+
+    @classmethod
+    def _over(cls, segment: Segment) -> Self:
+        try:
+            flags, where = segment.header.flags, str(segment.buffer.url)
+            if flags & ~0xFF or flags & 8 or flags >> 4 >= len(_POLICIES):
+                raise IncompatibleSegment(
+                    f"ring {where!r} has flags {flags:#x}, which this shmkit does not know",
+                    where=where,
+                )
+            return cls(segment)
+        except BaseException:
+            segment.close()
+            raise
 
     # -- coming and going ------------------------------------------------------------------------
 
@@ -140,8 +176,9 @@ class Ring(Producing, Consuming):
         producers: str = "one",
         consumers: str = "one",
         when_full: str = "block",
+        participants: int = PARTICIPANTS,
         keep: bool = False,
-    ) -> Ring:
+    ) -> Self:
         """Make a new ring.
 
         Args:
@@ -150,7 +187,9 @@ class Ring(Producing, Consuming):
                 is 16 bytes smaller.
             producers: "one" or "many".
             consumers: "one" or "many".
-            when_full: what a put to a full ring does: "block", "raise" (Full at once).
+            when_full: what a put to a full ring does: "block", "raise" (Full at once), "drop-new"
+                (the frame is not put) or "drop-oldest" (frames at the other end give way).
+            participants: how many handles may be attached at a time, of all processes.
             keep: leave a named segment in place when its creator goes; files always stay.
 
         Raises:
@@ -159,10 +198,20 @@ class Ring(Producing, Consuming):
             OSError: ENOSPC, no room for it.
         """
         flags, size = _checked_options(where, capacity, producers, consumers, when_full)
-        return cls(Segment.create(where, KIND, size, _SEMAPHORES, flags=flags, keep=keep))
+        return cls._over(
+            Segment.create(
+                where,
+                KIND,
+                size,
+                _SEMAPHORES,
+                flags=flags,
+                participants=participants,
+                keep=keep,
+            )
+        )
 
     @classmethod
-    def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Ring:
+    def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
         """Join a ring that exists.
 
         Args:
@@ -174,7 +223,7 @@ class Ring(Producing, Consuming):
             IncompatibleSegment: it is no ring, or of another layout version, or half-made.
             CorruptSegment: it is a ring whose header is broken.
         """
-        return cls(Segment.attach(where, KIND, _SEMAPHORES, timeout=timeout))
+        return cls._over(Segment.attach(where, KIND, _SEMAPHORES, timeout=timeout))
 
     @classmethod
     def ensure(
@@ -185,8 +234,9 @@ class Ring(Producing, Consuming):
         producers: str = "one",
         consumers: str = "one",
         when_full: str = "block",
+        participants: int = PARTICIPANTS,
         keep: bool = False,
-    ) -> Ring:
+    ) -> Self:
         """Join the ring of that name, or create it, also in place of one left half-made.
 
         Args:
@@ -195,6 +245,7 @@ class Ring(Producing, Consuming):
             producers: as in `create`.
             consumers: as in `create`.
             when_full: as in `create`.
+            participants: as in `create`.
             keep: as in `create`.
 
         Raises:
@@ -202,7 +253,17 @@ class Ring(Producing, Consuming):
             ValueError, OSError: as `create`.
         """
         flags, size = _checked_options(where, capacity, producers, consumers, when_full)
-        return cls(Segment.ensure(where, KIND, size, _SEMAPHORES, flags=flags, keep=keep))
+        return cls._over(
+            Segment.ensure(
+                where,
+                KIND,
+                size,
+                _SEMAPHORES,
+                flags=flags,
+                participants=participants,
+                keep=keep,
+            )
+        )
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more frames in; consumers take what is there, then get ShutDown. Idempotent.
@@ -219,7 +280,7 @@ class Ring(Producing, Consuming):
         if self._closed:
             raise self._closed_error()
         state = self._words[STATE]
-        self._check_usable(state)
+        self._check_state(state)
         if state == READY or (immediate and state == SHUT):
             self._words[STATE] = CUT if immediate else SHUT
         self._data.ring_always()
@@ -242,14 +303,19 @@ class Ring(Producing, Consuming):
         if self._closed:
             return
         self._closed = True
-        with self._put_lock, self._get_lock:
-            self._await_turn(lambda: BUSY in (self._limit, self._seen))
-            self._limit, self._seen = -1, self._head
+        self._put_turn.end()
+        self._get_turn.end()
+        end = time.monotonic() + 1
+        while BUSY in (self._limit, self._seen):
+            self._await_fast_path(end)
+        self._limit, self._seen = -1, self._head
+        if self._is_producer:
             self._producer.release()
+        if self._is_consumer:
             self._consumer.release()
-            self._segment.close()
-            self._words = _NOTHING
-            self._map = _NO_MAP
+        self._segment.close()
+        self._words = _NOTHING
+        self._map = _NO_MAP
 
     def unlink(self) -> None:
         """Remove the ring's name: nobody can attach any more; who is attached goes on."""
@@ -297,63 +363,78 @@ class Ring(Producing, Consuming):
         """The memory the ring is in, header and all: for tools."""
         return self._segment.buffer
 
+    def _open_words(self) -> memoryview[int]:
+        words = self._words
+        if self._closed:  # looked at after the words were taken: they are not the empty ones
+            raise self._closed_error()
+        return words
+
     def qsize(self) -> int:
         """How many frames are committed and not released; a moment later it may be another number.
 
         Raises:
+            CorruptSegment: an index or a frame's length is impossible.
             ClosedError: this handle was closed.
         """
-        if self._closed:
-            raise self._closed_error()
-        while True:
-            frames = self._count()
-            if frames is not None:
-                return frames
-
-    def _count(self) -> int | None:
-        """Walk from head to tail; None if the consumer went on meanwhile."""
-        words, mask = self._words, self._mask
-        head, tail = start, _ = words[HEAD], words[TAIL]
-        if words[SKIP] == head != tail:
-            head = (head | mask) + 1
+        words, mask = self._open_words(), self._mask
+        tail = words[TAIL]
+        head = at = words[HEAD]
+        if head >= tail:
+            return 0  # read later, it may have gone past
+        at, _ = self._span(head, tail, words[SKIP])
         frames = 0
-        while head < tail:
-            word = words[self._data_word + ((head & mask) >> 3)]
-            if words[HEAD] != start:
-                return None
+        while at < tail:
+            word = words[self._data_word + ((at & mask) >> 3)]
+            head = words[HEAD]
+            if head > at:  # released meanwhile: what was read is void, and what was counted
+                at, frames = head, 0
+                continue
             frames += not word & (PAD | DISCARD)
-            head += ((word & LOW) + HEADER + 15) & -16
+            at += ((word & LOW) + HEADER + 15) & -16
+        if at > tail and words[HEAD] <= tail:
+            raise self._corrupt(f"the last frame before {tail} ends at {at}")
         return frames
 
     def empty(self) -> bool:
-        """Whether nothing is committed and not released."""
-        if self._closed:
-            raise self._closed_error()
-        return self._words[HEAD] == self._words[TAIL]
+        """Whether nothing is committed and not released.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        words = self._open_words()
+        return words[HEAD] == words[TAIL]
 
     def full(self) -> bool:
-        """Whether not even an empty frame would go in."""
-        if self._closed:
-            raise self._closed_error()
-        return self._words[TAIL] - self._words[HEAD] + HEADER > self._size
+        """Whether not even an empty frame would go in.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        return self._used(self._open_words()) + HEADER > self._size
+
+    def _used(self, words: memoryview[int]) -> int:
+        tail = words[TAIL]  # first: it can only be overtaken by the head then, and that is 0
+        head = words[HEAD]
+        return 0 if head >= tail else tail - self._span(head, tail, words[SKIP])[0]
 
     def statistics(self) -> RingStatistics:
         """The ring at this moment.
 
         Raises:
+            CorruptSegment: an index or a frame's length is impossible.
             ClosedError: this handle was closed.
         """
-        frames, words = self.qsize(), self._words
-        released, committed = words[HEAD], words[TAIL]
+        words = self._open_words()
         return RingStatistics(
             capacity=self._size,
-            used=committed - released,
-            frames=frames,
-            committed=committed,
-            released=released,
+            used=self._used(words),
+            frames=self.qsize(),
+            committed=words[TAIL],
+            released=words[HEAD],
+            dropped=words[DROPPED],
             state=_STATES.get(words[STATE], "corrupt"),
-            producer=self._producer.holder(),
-            consumer=self._consumer.holder(),
+            producers=tuple(self._producer.holders()),
+            consumers=tuple(self._consumer.holders()),
             participants=tuple(self._segment.membership.members()),
             sleeps=(self._data.sleeps, self._space.sleeps),
         )
@@ -366,10 +447,10 @@ class Ring(Producing, Consuming):
             for role, has in (("producer", self._is_producer), ("consumer", self._is_consumer))
             if has
         ]
-        used = self._words[TAIL] - self._words[HEAD]
-        state = _STATES.get(self._words[STATE], "corrupt")
+        words = self._words
+        state = _STATES.get(words[STATE], "corrupt")
         return (
-            f"<Ring {self._name} {state}, {used} of {self._size} bytes used, "
+            f"<Ring {self._name} {state}, {words[TAIL] - words[HEAD]} of {self._size} bytes used, "
             f"{' and '.join(roles) or 'no role'} here>"
         )
 
@@ -379,7 +460,7 @@ _NO_MAP: Final[Any] = None
 
 
 def _join(buffer: SharedBuffer) -> Ring:
-    return Ring(Segment.join(buffer, KIND, _SEMAPHORES, Deadline(0)))
+    return Ring._over(Segment.join(buffer, KIND, _SEMAPHORES, Deadline(0)))
 
 
 def _checked_options(
@@ -387,8 +468,8 @@ def _checked_options(
 ) -> tuple[int, int]:
     """Flags and data size of a ring, or ValueError."""
     for name, value, choices in (
-        ("producers", producers, ("one",)),
-        ("consumers", consumers, ("one",)),
+        ("producers", producers, ("one", "many")),
+        ("consumers", consumers, ("one", "many")),
         ("when_full", when_full, _POLICIES),
     ):
         if value not in choices:
@@ -396,5 +477,11 @@ def _checked_options(
     if not 0 < capacity <= 1 << 46:
         raise ValueError(f"capacity={capacity}: a ring has 1 byte or more, and fits into memory")
     size = max(LEAST_DATA, 1 << (capacity - 1).bit_length())
-    checked = _CHECKED if Url.parse(where).scheme == "file" else 0
-    return checked | _POLICIES.index(when_full) << 4, size
+    flags = _POLICIES.index(when_full) << 4
+    if Url.parse(where).scheme == "file":
+        flags |= _CHECKED
+    if producers == "many":
+        flags |= _MANY_PRODUCERS
+    if consumers == "many":
+        flags |= _MANY_CONSUMERS
+    return flags, size

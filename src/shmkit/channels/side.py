@@ -1,23 +1,33 @@
 """Side: one of the two sides of a ring, who has its role, and whose death it was.
 
-The words of a side's line are drawn in segment.py. A role of which there may be one is a lock byte
-that the kernel takes back from the dead; beside it stands a generation, odd while claimed, so that
-a claim whose lock is gone is a death, and one that the next claimer finds is written down as such
-before it claims.
+A role is a bit in the line of each participant that has it (header.py). The line is alive as long
+as the kernel holds its lock byte, so a line of the dead with the bit set is a death in that role.
+Where there may be only one, the role is also a lock byte of its own, which the kernel takes back.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from shmkit.channels.segment import LINE_CLAIM, LINE_DEATH, LINE_DEATH_PID, LINE_PID
 from shmkit.errors import RoleTaken
+from shmkit.sync.membership import DEATHS, LINE_ATTACHED, LINE_PID, LINE_ROLES
 
 if TYPE_CHECKING:
     from shmkit.channels.segment import Segment
 
-__all__ = ["Side"]
+__all__ = ["Death", "Side"]
+
+
+class Death(NamedTuple):
+    """One that died in a role, not told of yet.
+
+    Attributes:
+        pid: process id it had.
+        mark: what tells this death from others.
+    """
+
+    pid: int
+    mark: tuple[str, int]
 
 
 class Side:
@@ -25,70 +35,85 @@ class Side:
 
     Args:
         segment: the ring's memory.
-        role: "producer" or "consumer", for messages.
-        line: index of the first word of the side's line.
-        byte: the lock byte of the role.
+        role: "producer" or "consumer".
+        bit: 0 or 1, which of the roles it is.
+        byte: the lock byte of a role that only one may have; None where many may.
     """
 
-    def __init__(self, segment: Segment, role: str, line: int, byte: int) -> None:
+    def __init__(self, segment: Segment, role: str, bit: int, byte: int | None) -> None:
         self.role = role
+        self.shared = byte is None
         self._segment = segment
-        self._line = line
+        self._membership = segment.membership
+        self._bit = bit
         self._byte = byte
-        self._told = segment.words[line + LINE_DEATH]  # earlier deaths are not our business
+        self._last = Death(0, ("nobody", 0))
+        # News is who died without a successor; older deaths are not this handle's business.
+        self._told: set[tuple[str, int]] = {("buried", segment.words[DEATHS + 2 * bit])}
+        alive, dead = self._survey()
+        if alive:
+            self._told.update(death.mark for death in dead)
 
     def claim(self) -> None:
         """Take the role for this handle.
 
         Raises:
-            RoleTaken: another live handle has it.
+            RoleTaken: another live handle has it, and only one may.
             ClosedError: this handle was closed.
         """
-        segment, words, line = self._segment, self._segment.words, self._line
-        membership = segment.membership
-        membership.register()
-        if not membership.presence.try_lock(self._byte):
-            pid = words[line + LINE_PID]
+        self._membership.register()
+        if self._byte is not None and not self._membership.presence.try_lock(self._byte):
+            pids = self.holders()
+            pid = pids[0] if pids else 0
             raise RoleTaken(
-                f"ring {str(segment.buffer.url)!r} has a {self.role} already, process {pid}: close "
-                f'that one, or create the ring with {self.role}s="many"',
+                f"ring {str(self._segment.buffer.url)!r} has a {self.role} already, process {pid}: "
+                f'close that one, or create the ring with {self.role}s="many"',
                 pid=pid,
                 role=self.role,
             )
-        claim = words[line + LINE_CLAIM]
-        if claim & 1:
-            words[line + LINE_DEATH_PID] = words[line + LINE_PID]
-            words[line + LINE_DEATH] = claim >> 1
-        words[line + LINE_PID] = os.getpid()
-        words[line + LINE_CLAIM] = ((claim >> 1) + 1) << 1 | 1
+        self._segment.words[self._membership.line() + LINE_ROLES] |= 1 << self._bit
 
     def release(self) -> None:
-        """Give the role back, if this handle has it: a departure, not a death."""
-        presence = self._segment.membership.presence
-        if presence.holds(self._byte):
-            self._segment.words[self._line + LINE_CLAIM] &= ~1
-            presence.unlock(self._byte)
+        """Give the role back: a departure, not a death."""
+        self._segment.words[self._membership.line() + LINE_ROLES] &= ~(1 << self._bit)
+        if self._byte is not None:
+            self._membership.presence.unlock(self._byte)
 
-    def holder(self) -> int | None:
-        """Pid of the live handle that has the role, None if there is none."""
-        if self._segment.membership.presence.is_held(self._byte):
-            return self._segment.words[self._line + LINE_PID]
-        return None
+    def holders(self) -> list[int]:
+        """Pids of the live handles that have the role, this one included."""
+        return self._survey()[0]
 
-    def death(self) -> tuple[int, int] | None:
-        """Generation and pid of one that died in this role and was not told of; None without."""
-        words, line = self._segment.words, self._line
-        claim = words[line + LINE_CLAIM]
-        if (
-            claim & 1
-            and claim >> 1 > self._told
-            and not self._segment.membership.presence.is_held(self._byte)
-            and words[line + LINE_CLAIM] == claim
-        ):
-            return claim >> 1, words[line + LINE_PID]
-        death = words[line + LINE_DEATH]
-        return (death, words[line + LINE_DEATH_PID]) if death > self._told else None
+    def death(self) -> Death | None:
+        """A death to tell; with many on this side only once none of them is left alive."""
+        alive, dead = self._survey()
+        if self.shared and alive:
+            return None
+        for death in dead:
+            if death.mark not in self._told:
+                return death
+        words = self._segment.words
+        mark = ("buried", words[DEATHS + 2 * self._bit])
+        return None if mark in self._told else Death(words[DEATHS + 2 * self._bit + 1], mark)
 
-    def tell(self, generation: int) -> None:
-        """Note that this handle's user has been told of a death."""
-        self._told = generation
+    def tell(self, death: Death) -> None:
+        """Note that this handle's user is told of a death."""
+        self._told.add(death.mark)
+        self._last = death
+
+    def untell(self) -> None:
+        """Note that of the last death the user could not be told after all."""
+        self._told.discard(self._last.mark)
+
+    def _survey(self) -> tuple[list[int], list[Death]]:
+        words, membership = self._segment.words, self._membership
+        alive: list[int] = []
+        dead: list[Death] = []
+        for line, lives in membership.lines():
+            # The roles before the life: a line that is given up is emptied first.
+            if words[line + LINE_ROLES] >> self._bit & 1:
+                pid = words[line + LINE_PID]
+                if lives():
+                    alive.append(pid)
+                elif words[line + LINE_ROLES] >> self._bit & 1:
+                    dead.append(Death(pid, ("line", words[line + LINE_ATTACHED])))
+        return alive, dead

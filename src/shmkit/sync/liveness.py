@@ -39,9 +39,9 @@ __all__ = [
 
 # Positions of the lock bytes, counted from a place that no data reaches.
 CREATION_BYTE: Final = 0
-RESCUE_BYTE: Final = 1
 PRODUCER_BYTE: Final = 2
 CONSUMER_BYTE: Final = 3
+RESCUE_BYTE: Final = 8  # and one for each lock after it
 PARTICIPANT_BYTE: Final = 64  # and one for each participant after it
 
 _BASE: Final = 1 << 62
@@ -76,10 +76,15 @@ class Presence:
 
     def __init__(self, buffer: SharedBuffer) -> None:
         self._fd = buffer.descriptor()
-        self._closer = weakref.finalize(self, os.close, self._fd)
+        self._closer = self._closes(self._fd)
         self._held: set[int] = set()
         self._after_fork: weakref.WeakMethod[Callable[[], None]] | None = None
         _alive.add(self)
+
+    def _closes(self, fd: int) -> weakref.finalize[[int], Presence]:
+        closer = weakref.finalize(self, os.close, fd)
+        closer.atexit = False  # at exit it would come before those who still need the locks
+        return closer
 
     def call_after_fork(self, method: Callable[[], None]) -> None:
         """Have a bound method called in every forked child, when this has its own descriptor there.
@@ -96,17 +101,21 @@ class Presence:
         """
         if byte in self._held:
             return False
+        self._held.add(byte)  # first: the kernel would give it to two threads of this handle
         try:
-            fcntl.fcntl(self._descriptor(), _SETLK, _flock(fcntl.F_WRLCK, byte))
+            fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_WRLCK, byte))
         except BlockingIOError:
+            self._held.discard(byte)
             return False
-        self._held.add(byte)
+        except BaseException:
+            self._held.discard(byte)
+            raise
         return True
 
     def unlock(self, byte: int) -> None:
         """Give a byte back that `try_lock` got."""
-        self._held.remove(byte)
-        fcntl.fcntl(self._descriptor(), _SETLK, _flock(fcntl.F_UNLCK, byte))
+        fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_UNLCK, byte))
+        self._held.discard(byte)
 
     def is_held(self, byte: int) -> bool:
         """Whether any live handle, this one included, holds the byte."""
@@ -114,7 +123,7 @@ class Presence:
 
     def others(self, byte: int, count: int = 1) -> bool:
         """Whether a live handle other than this one holds any of `count` bytes from `byte` on."""
-        reply = fcntl.fcntl(self._descriptor(), _GETLK, _flock(fcntl.F_WRLCK, byte, count))
+        reply = fcntl.fcntl(self.descriptor, _GETLK, _flock(fcntl.F_WRLCK, byte, count))
         return _kind(reply) != fcntl.F_UNLCK
 
     def holds(self, byte: int) -> bool:
@@ -128,7 +137,13 @@ class Presence:
         self._fd = -1
         self._closer()
 
-    def _descriptor(self) -> int:
+    @property
+    def descriptor(self) -> int:
+        """The descriptor that holds the locks; it stays this object's.
+
+        Raises:
+            ClosedError: it was closed, or could not follow a fork.
+        """
         if self._fd < 0:
             raise ClosedError("this handle's presence was closed, or could not follow a fork")
         return self._fd
@@ -146,7 +161,7 @@ class Presence:
                 self._fd = -1
             self._closer()
             if self._fd >= 0:
-                self._closer = weakref.finalize(self, os.close, self._fd)
+                self._closer = self._closes(self._fd)
         notify = self._after_fork() if self._after_fork is not None else None
         if notify is not None:
             notify()

@@ -1,19 +1,22 @@
 """Semaphore: a counting semaphore between processes, over `posix_ipc`.
 
 Two facts of the layer below shape this file. `posix_ipc` closes a semaphore under the feet of a
-thread that waits on it (`sem_close` unmaps the word the kernel looks at), so `close` here leaves
-the last user to do it. And where the system has no `sem_timedwait` (macOS), `posix_ipc` waits for
-ever on any timeout, so there a timeout is a try, repeated.
+thread that waits on it (`sem_close` unmaps the word the kernel looks at), so here it is closed when
+nothing refers to it any more; a thread inside a call does. And where the system has no
+`sem_timedwait` (macOS), `posix_ipc` waits for ever on any timeout, so there a timeout is a try,
+repeated.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import threading
+import signal
 import time
+import weakref
 from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
+from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask
 from typing import TYPE_CHECKING, Final, Self
 
 import posix_ipc
@@ -30,6 +33,8 @@ NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
 # At exit: after the children of this process were joined, who may still want to attach (0 and above
 # run before that), and before multiprocessing removes its temporary directory at -100.
 _PRIORITY: Final = -60
+SLICE: Final = 0.05  # seconds: how long a signal or a close may have to wait for a sleeper
+_SIGNALS: Final = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL}
 _POLL: Final = 0.001  # seconds between tries where the system has no timed wait
 
 
@@ -69,6 +74,7 @@ class Semaphore:
             raise ValueError(f"a semaphore counts from 0 up, not from {value}")
         if name is None:
             self._open(f"shmkit-{secrets.token_hex(8)}", value, create=True, tracked=True)
+            self._unnamed = True
             return
         check_name(name)
         while True:
@@ -127,10 +133,10 @@ class Semaphore:
             raise PermissionError(f"semaphore {name!r} belongs to another user") from error
         self.name = name
         self.closed = False
-        self._guard = threading.Lock()
-        self._users = 0
+        weakref.finalize(self, self._sem.close).atexit = False
         self._finalizer: Finalize | None = None
         self._owner = os.getpid()
+        self._unnamed = False
         if create and tracked:
             resource_tracker.register(posix_name, "semaphore")
             self._finalizer = Finalize(None, _remove, (posix_name,), exitpriority=_PRIORITY)
@@ -150,33 +156,53 @@ class Semaphore:
             ValueError: a negative timeout.
         """
         deadline = Deadline(timeout if block else 0)
-        self._enter()
-        try:
-            while True:
-                left = deadline.remaining()
-                try:
-                    if self._lower(left):
-                        return True
-                except posix_ipc.SignalError:
-                    continue  # a handler ran; what is left of the time is counted anew
-                if self.closed:
-                    raise ClosedError(f"semaphore {self.name!r} was closed during the wait")
-                if left == 0:
-                    return False
-        finally:
-            self._leave()
+        while True:
+            if self.closed:
+                raise ClosedError(f"semaphore {self.name!r} was closed")
+            left = deadline.remaining()
+            if self.acquire_within(min(left, SLICE)):
+                return True
+            if left == 0:
+                return False
 
-    def _lower(self, seconds: float) -> bool:
+    def acquire_within(self, seconds: float) -> bool:
+        """One wait without looking up, for loops that have more to look after than this.
+
+        Signals are held back during the wait: of a handler that raises, `posix_ipc` keeps nothing
+        but a KeyboardInterrupt.
+
+        Args:
+            seconds: how long to wait at most; keep it to a fraction of a second.
+
+        Returns:
+            Whether it was lowered.
+        """
+        acquire = self._sem.acquire
+        if seconds <= 0:
+            try:
+                acquire(0)
+            except posix_ipc.BusyError:
+                return False
+            return True
+        taken = False
+        held_back = pthread_sigmask(SIG_BLOCK, _SIGNALS)
         try:
-            if seconds == 0 or posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
-                # Slices, so that a close() in another thread is seen.
-                self._sem.acquire(min(seconds, 0.2))
+            if posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
+                acquire(seconds)
             else:
                 time.sleep(min(seconds, _POLL))
-                self._sem.acquire(0)
-        except posix_ipc.BusyError:
-            return False
-        return True
+                acquire(0)
+            taken = True
+        except (posix_ipc.BusyError, posix_ipc.SignalError):
+            pass  # the time is up; or stopped and continued, which cuts it short
+        finally:
+            try:
+                pthread_sigmask(SIG_SETMASK, held_back)
+            except BaseException:  # of a handler, which runs here
+                if taken:
+                    self._sem.release()
+                raise
+        return taken
 
     def release(self) -> None:
         """Raise the counter by one; a process that waits goes on.
@@ -184,11 +210,14 @@ class Semaphore:
         Raises:
             ClosedError: this handle was closed.
         """
-        self._enter()
-        try:
-            self._sem.release()
-        finally:
-            self._leave()
+        if self.closed:
+            raise ClosedError(f"semaphore {self.name!r} was closed")
+        self._sem.release()
+
+    @property
+    def raw(self) -> posix_ipc.Semaphore:
+        """The semaphore of `posix_ipc` underneath, for hot paths; it may be closed."""
+        return self._sem
 
     @property
     def value(self) -> int:
@@ -197,32 +226,15 @@ class Semaphore:
         Raises:
             ClosedError: this handle was closed.
         """
-        self._enter()
-        try:
-            return int(self._sem.value)
-        finally:
-            self._leave()
-
-    def _enter(self) -> None:
-        with self._guard:
-            if self.closed:
-                raise ClosedError(f"semaphore {self.name!r} was closed")
-            self._users += 1
-
-    def _leave(self) -> None:
-        with self._guard:
-            self._users -= 1
-            if self.closed and not self._users:
-                self._sem.close()
+        if self.closed:
+            raise ClosedError(f"semaphore {self.name!r} was closed")
+        return int(self._sem.value)
 
     def close(self) -> None:
-        """Leave it; a thread that waits on this handle gets ClosedError. The name stays."""
-        with self._guard:
-            if self.closed:
-                return
-            self.closed = True
-            if not self._users:
-                self._sem.close()
+        """Leave it; a thread that waits on this handle gets ClosedError."""
+        self.closed = True
+        if self._unnamed and self._owner == os.getpid():
+            self.unlink()
 
     def unlink(self) -> None:
         """Remove the name: nobody can attach any more, who has it goes on. Idempotent."""

@@ -21,6 +21,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from shmkit.sync.ordering import fence_all
+from shmkit.sync.semaphore import SLICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from shmkit.deadline import Deadline
     from shmkit.sync.semaphore import Semaphore
 
-__all__ = ["SLICE", "Doorbell"]
+__all__ = ["OPEN", "Doorbell"]
 
-SLICE: Final = 0.05  # seconds: the longest sleep before looking again
+OPEN: Final = 1  # the value of the state word while there is something to wait for
 MOST_SPINS: Final = 160
 FEWEST_SPINS: Final = 16
 YIELDS: Final = 50  # about as long as it takes to wake a peer, which may be about to answer
@@ -44,22 +45,33 @@ class Doorbell:
     Args:
         words: the segment as 8-byte words.
         flag: index of the word that says that someone may be asleep here.
-        state: index of the word whose change ends every wait.
+        state: index of the word that ends every wait when it is not OPEN.
         semaphore: what sleepers sleep on.
+        shared: whether several may sleep here. Then who is woken says for the others that someone
+            may be asleep, and rings for them if it leaves something behind.
     """
 
-    __slots__ = ("_flag", "_semaphore", "_spins", "_state", "_words", "sleeps")
+    __slots__ = ("_flag", "_semaphore", "_shared", "_spins", "_state", "_words", "sleeps")
 
-    def __init__(self, words: memoryview[int], flag: int, state: int, semaphore: Semaphore) -> None:
+    def __init__(
+        self,
+        words: memoryview[int],
+        flag: int,
+        state: int,
+        semaphore: Semaphore,
+        *,
+        shared: bool = False,
+    ) -> None:
         self._words = words
         self._flag = flag
         self._state = state
         self._semaphore = semaphore
+        self._shared = shared
         self._spins = MOST_SPINS
         self.sleeps = 0
 
     def wait(self, word: int, seen: int, deadline: Deadline, look: Callable[[], object]) -> bool:
-        """Wait until a word differs from what was seen, or the state word changes.
+        """Wait until a word differs from what was seen, or the state is not OPEN.
 
         Args:
             word: index of the word.
@@ -70,12 +82,8 @@ class Doorbell:
 
         Returns:
             False when the deadline passed first.
-
-        Raises:
-            ClosedError: this process closed the doorbell meanwhile.
         """
         words, state = self._words, self._state
-        ready = words[state]
         spins = self._spins
         for _ in range(spins):
             if words[word] != seen:
@@ -87,17 +95,19 @@ class Doorbell:
                 self._spins = min(2 * spins, MOST_SPINS)
                 return True
         self._spins = max(spins // 2, FEWEST_SPINS)
-        while words[word] == seen and words[state] == ready:
+        while words[word] == seen and words[state] == OPEN:
             words[self._flag] = 1
             fence_all()
-            if words[word] != seen or words[state] != ready:
+            if words[word] != seen or words[state] != OPEN:
                 break
             left = deadline.remaining()
             if left > 0:
                 self.sleeps += 1
-                if self._semaphore.acquire(timeout=min(left, SLICE)):
+                if self._semaphore.acquire_within(min(left, SLICE)):
+                    if self._shared:
+                        words[self._flag] = 1
                     continue
-            if words[word] == seen and words[state] == ready:
+            if words[word] == seen and words[state] == OPEN:
                 look()
                 if left == 0:
                     return False
@@ -108,12 +118,8 @@ class Doorbell:
         words = self._words
         if words[self._flag]:
             words[self._flag] = 0
-            self._semaphore.release()
+            self._semaphore.raw.release()  # also when this handle was closed meanwhile
 
     def ring_always(self) -> None:
         """Leave a token whether or not anyone sleeps: for the news that all must hear."""
-        self._semaphore.release()
-
-    def close(self) -> None:
-        """Close the semaphore; a thread asleep here gets ClosedError."""
-        self._semaphore.close()
+        self._semaphore.raw.release()

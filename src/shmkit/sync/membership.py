@@ -17,12 +17,15 @@ crash left is thrown away, nobody is there to miss it. Who removes them stands i
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import sys
 import time
 import warnings
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -34,15 +37,35 @@ from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, Presence
 from shmkit.sync.semaphore import Semaphore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from shmkit.memory.buffer import SharedBuffer
 
-__all__ = ["OWNERSHIP", "PARTICIPANT_LINE", "Membership", "start_time"]
+__all__ = [
+    "DEATHS",
+    "LINE_ATTACHED",
+    "LINE_PHASES",
+    "LINE_PID",
+    "LINE_ROLES",
+    "OWNERSHIP",
+    "PARTICIPANT_LINE",
+    "Membership",
+    "start_time",
+]
 
-OWNERSHIP: Final = 0x070 // 8  # index of the header word that says whose the semaphores are
-PARTICIPANT_LINE: Final = 0x400 // 8
+# Indices of 8-byte words.
+OWNERSHIP: Final = 0x070 // 8  # whose the semaphores are
+DEATHS: Final = 0x100 // 8  # for each of two roles: how many died in it, pid of the last
+PARTICIPANT_LINE: Final = 0x400 // 8  # the first of the lines
 _LINE_WORDS: Final = 128 // 8
+
+# Words of a line; phase and ticks follow for each of the locks in the segment.
+LINE_PID: Final = 0
+LINE_START: Final = 1
+LINE_ATTACHED: Final = 2  # ns; tells one owner of a line from the next
+LINE_ROLES: Final = 3  # bits: what the owner does; in a line of the dead, what it died doing
+LINE_PHASES: Final = 4
+_LOCKS: Final = 2
 _NOBODY: Final = 0
 _OWNER: Final = 1
 _PRIORITY: Final = -40  # at exit: after the children were joined, before names are removed
@@ -53,13 +76,13 @@ class Membership:
 
     Args:
         buffer: the memory of the segment.
-        names: what its semaphores are called.
+        semaphores: names of its semaphores, and the counts they start with.
     """
 
-    def __init__(self, buffer: SharedBuffer, names: tuple[str, ...]) -> None:
+    def __init__(self, buffer: SharedBuffer, semaphores: Mapping[str, int]) -> None:
         self.semaphores: dict[str, Semaphore] = {}
         self._buffer = buffer
-        self._names = names
+        self._counts = semaphores
         self._presence: Presence | None = Presence(buffer)
         self._words: memoryview[int] = memoryview(b"").cast("Q")
         self._participants = 0
@@ -67,6 +90,7 @@ class Membership:
         self._removes_names = False
         self._slot = -1
         self._pid = os.getpid()
+        self._followers: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._watch: Callable[[], None] | None = None
         self._finalizer: Finalize | None = None
 
@@ -120,38 +144,113 @@ class Membership:
         self._removes_names = self._removes_names or (
             words[OWNERSHIP] == _OWNER and self._buffer.owner
         )
+        if first:
+            self._forget_the_dead()
         self._take_line()
         if self.semaphores:
             return  # a forked child: it inherited them, open
-        for name in self._names:
-            full = f"shmkit-{incarnation}-{name}"
+        for name, count in self._counts.items():
+            full = f"shmkit-{self._semaphore_stem()}-{name}"
             if not first:
                 self.semaphores[name] = Semaphore.attach(full)
                 continue
             Semaphore.discard(full)
-            self.semaphores[name] = Semaphore.create(full, tracked=self._removes_names)
+            self.semaphores[name] = Semaphore.create(full, count, tracked=self._removes_names)
             if self._is_tracked_here():
                 resource_tracker.register(f"/{full}", "semaphore")
+
+    def _semaphore_stem(self) -> str:
+        # With the inode: a copy of a file must not ring the bells of the original.
+        status = os.fstat(self.presence.descriptor)
+        what = f"{self._incarnation}:{status.st_dev}:{status.st_ino}"
+        return hashlib.blake2b(what.encode(), digest_size=12).hexdigest()
 
     def _is_tracked_here(self) -> bool:
         return self._words[OWNERSHIP] > _OWNER and self._words[OWNERSHIP] == _tracker()
 
-    def _take_line(self) -> None:
+    def _forget_the_dead(self) -> None:
+        # Nobody is here, and the semaphores are made anew: what the lines say of locks is void.
         for slot in range(self._participants):
-            if self.presence.try_lock(PARTICIPANT_BYTE + slot):
-                break
-        else:
-            raise OSError(
-                f"segment {str(self._buffer.url)!r} has {self._participants} participants, all "
-                "alive: close some, or create it with more"
-            )
+            line = self.line(slot)
+            self._bury(line)
+            for word in range(line, line + _LINE_WORDS):
+                self._words[word] = 0
+
+    def _take_line(self) -> None:
+        slot = self._free_slot()
+        line = self.line(slot)
+        self._bury(line)
         self._slot, self._pid = slot, os.getpid()
-        line = PARTICIPANT_LINE + slot * _LINE_WORDS
-        self._words[line] = self._pid
-        self._words[line + 1] = start_time(self._pid)
-        self._words[line + 2] = time.time_ns()
+        self._words[line + LINE_PID] = self._pid
+        self._words[line + LINE_START] = start_time(self._pid)
+        self._words[line + LINE_ATTACHED] = time.time_ns()
         if self._watch is not None:
             self._watch()
+
+    def _bury(self, line: int) -> None:
+        """Write down elsewhere what a line of the dead says of roles, before it is used again."""
+        roles = self._words[line + LINE_ROLES]
+        for role in range(2):
+            if roles >> role & 1:
+                self._words[DEATHS + 2 * role] += 1
+                self._words[DEATHS + 2 * role + 1] = self._words[line + LINE_PID]
+        self._words[line + LINE_ROLES] = 0
+
+    def _free_slot(self) -> int:
+        """Lock the byte of a line that is nobody's: one never used before one of the dead."""
+        unused = [slot for slot in range(self._participants) if not self._words[self.line(slot)]]
+        used = [slot for slot in range(self._participants) if self._words[self.line(slot)]]
+        for slot in unused + used:
+            if self.presence.try_lock(PARTICIPANT_BYTE + slot):
+                if not self._is_in_a_lock(slot):
+                    return slot
+                self.presence.unlock(PARTICIPANT_BYTE + slot)  # evidence, until it is rescued
+        raise OSError(
+            errno.EUSERS,
+            f"all {self._participants} lines for participants are in use: close a handle, or "
+            "create the segment with more",
+            str(self._buffer.url),
+        )
+
+    def _is_in_a_lock(self, slot: int) -> bool:
+        first = self.line(slot) + LINE_PHASES
+        return any(self._words[word] for word in range(first, first + 2 * _LOCKS, 2))
+
+    def line(self, slot: int | None = None) -> int:
+        """Index of the first word of a participant's line; of this handle's without a slot."""
+        return PARTICIPANT_LINE + (self._slot if slot is None else slot) * _LINE_WORDS
+
+    def lines(self) -> Iterator[tuple[int, Callable[[], bool]]]:
+        """Index of each participant's line, and a question to the kernel whether it is alive."""
+        presence = self.presence
+        for slot in range(self._participants):
+            yield self.line(slot), partial(presence.is_held, PARTICIPANT_BYTE + slot)
+
+    def call_after_move(self, follow: Callable[[], None]) -> None:
+        """Have a bound method called when this handle's line has become another."""
+        self._followers.append(weakref.WeakMethod(follow))
+
+    def move(self, lock: int) -> None:
+        """Leave the line behind as that of one that died at a lock, and take another.
+
+        Args:
+            lock: index of the lock. The rest of the line moves along.
+
+        Raises:
+            OSError: there is no other line.
+        """
+        with self.entering():
+            words, left, old = self._words, self._slot, self.line()
+            self._take_line()
+            new = self.line()
+            for word in range(LINE_ROLES, _LINE_WORDS):
+                if not 0 <= word - LINE_PHASES - 2 * lock < 2:
+                    words[new + word], words[old + word] = words[old + word], 0
+            self.presence.unlock(PARTICIPANT_BYTE + left)
+        for follower in self._followers:
+            follow = follower()
+            if follow is not None:
+                follow()
 
     def watch(self, handle: object, close: Callable[[], None], text: str) -> None:
         """Have a handle closed and reported that is dropped open, or open at its process's end.
@@ -178,17 +277,18 @@ class Membership:
         """Become a participant in this process, at a forked child's first use."""
         if self._slot < 0 or self._pid != os.getpid():
             with self.entering():
-                self.enter(self._words, self._participants, self._incarnation)
+                if self._slot < 0 or self._pid != os.getpid():  # not another thread meanwhile
+                    self.enter(self._words, self._participants, self._incarnation)
 
     def members(self) -> list[int]:
         """Pids of the live participants, this one included, as they wrote them down."""
         return [
-            self._words[PARTICIPANT_LINE + slot * _LINE_WORDS]
+            self._words[self.line(slot)]
             for slot in range(self._participants)
             if self.presence.is_held(PARTICIPANT_BYTE + slot)
         ]
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Stop being a participant; the last one out removes what is nobody's. Idempotent."""
         presence = self._presence
         if presence is None:
@@ -198,6 +298,7 @@ class Membership:
         try:
             if self._slot >= 0 and self._pid == os.getpid():
                 with self.entering():
+                    self._words[self.line() + LINE_ROLES] = 0
                     presence.unlock(PARTICIPANT_BYTE + self._slot)
                     if not presence.others(PARTICIPANT_BYTE, self._participants):
                         self._last_one_out()
@@ -225,8 +326,10 @@ class Membership:
 
 def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
     if pid == os.getpid():
-        warnings.warn(text, ResourceWarning, stacklevel=2)
-        close()
+        try:
+            warnings.warn(text, ResourceWarning, stacklevel=2)
+        finally:
+            close()
 
 
 def _tracker() -> int:

@@ -1,0 +1,351 @@
+"""Mutex: exclusion between the participants of a segment that survives the death of its holder.
+
+A semaphore of one gives exclusion for the price of two calls. What it lacks is a memory of who has
+its
+token, so each participant writes into its own line where it is:
+
+    IDLE -> ENTERING -> (wait: token taken) -> INSIDE -> LEAVING -> (post: token given back) -> IDLE
+
+Waits come in slices. A slice that times out is counted in the waiter's `ticks`: "I did not have the
+token just now". Whoever gets INSIDE first counts up the mutex's generation. Whoever waited a slice
+in vain looks for the dead, one rescuer at a time (a kernel-held lock byte, so that a rescuer's own
+death frees it):
+
+- One died INSIDE: it had the token. The rescuer becomes the holder in its place: it writes itself
+INSIDE,
+  and only then the dead IDLE. It posts nothing: killed between a post and the clearing, it would
+  have made a second token.
+- Some died ENTERING or LEAVING: the token may have died with them, or not. It did if it is nowhere
+else.
+  In this order: the generation; nobody alive is INSIDE or LEAVING; a try at the semaphore fails;
+  each live one that is ENTERING ticks once more (it might have taken the token and not yet said
+  so); and then generation, phases and semaphore are as they were. Then the rescuer becomes the
+  holder.
+
+`tests/model/mutex.pml` is this protocol, for Spin: three participants, killed at any step. The
+participants' lines and their liveness: membership.py.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+import posix_ipc
+
+from shmkit.deadline import Deadline
+from shmkit.errors import ClosedError
+from shmkit.sync.liveness import RESCUE_BYTE
+from shmkit.sync.membership import LINE_PHASES
+from shmkit.sync.semaphore import SLICE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from shmkit.sync.membership import Membership
+
+__all__ = ["ENTERING", "IDLE", "INSIDE", "LEAVING", "Acquired", "Mutex"]
+
+IDLE: Final = 0
+ENTERING: Final = 1
+INSIDE: Final = 2
+LEAVING: Final = 3
+
+_TRIES: Final = 30  # yields before the first slice: a holder that runs is out by then
+_NO_LINE: Final = 0  # index of a word that is never 0, so never IDLE: the magic
+
+_yield = getattr(os, "sched_yield", lambda: None)
+
+
+class Acquired(enum.IntEnum):
+    """What an acquire came to; false if the lock was not acquired."""
+
+    NO = 0
+    YES = 1
+    AFTER_DEATH = 2
+    """Acquired, and the holder before died holding it: what it guards may be half-changed."""
+
+
+YES: Final = Acquired.YES
+NO: Final = Acquired.NO
+AFTER_DEATH: Final = Acquired.AFTER_DEATH
+
+
+class Mutex:
+    """One participant's handle on one of the locks of its segment. Threads of a process take turns.
+
+    Args:
+        membership: the participant.
+        words: the segment as 8-byte words.
+        index: 0 or 1, which of the segment's locks.
+        generation: index of the lock's generation word.
+        semaphore: name of the lock's semaphore in the membership.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_generation",
+        "_index",
+        "_membership",
+        "_phase",
+        "_post_token",
+        "_queue",
+        "_semaphore",
+        "_try_token",
+        "_turn",
+        "_words",
+    )
+
+    def __init__(
+        self,
+        membership: Membership,
+        words: memoryview[int],
+        index: int,
+        generation: int,
+        semaphore: str,
+    ) -> None:
+        self._membership = membership
+        self._words = words
+        self._index = index
+        self._generation = generation
+        self._semaphore = membership.semaphores[semaphore]
+        self._try_token: Callable[[float], None] = self._semaphore.raw.acquire
+        self._post_token: Callable[[], None] = self._semaphore.raw.release
+        self._phase = _NO_LINE
+        self.start_anew()
+        membership.call_after_move(self._follow)
+
+    def _follow(self) -> None:
+        if self._phase != _NO_LINE:
+            self._phase = self._phase_of(self._membership.line())
+
+    def start_anew(self) -> None:
+        """Hold nothing and be nobody: at first, and in a forked child."""
+        self._phase = _NO_LINE
+        self._turn = threading.Condition(threading.Lock())
+        self._queue = 0
+
+    def acquire(self, timeout: float | None = None) -> Acquired:
+        """Get it, waiting while another has it.
+
+        Args:
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        words, phase = self._words, self._phase
+        # No call between the look and the store: so threads of this process exclude each other.
+        if words[phase] == IDLE:
+            words[phase] = ENTERING
+            try:
+                self._try_token(0)
+            except posix_ipc.BusyError:
+                return self._wait_for_token(Deadline(timeout))
+            except BaseException:
+                self._abandon()
+                raise
+            words[phase] = INSIDE
+            words[self._generation] += 1
+            return YES
+        return self.acquire_by(Deadline(timeout))
+
+    def acquire_by(self, deadline: Deadline) -> Acquired:
+        """`acquire`, with the end of the wait as a point in time."""
+        if not self._wait_for_turn(deadline):
+            return NO
+        return self._wait_for_token(deadline)
+
+    def release(self) -> None:
+        """Give it back.
+
+        Raises:
+            RuntimeError: this handle does not hold it.
+        """
+        words, phase = self._words, self._phase
+        if words[phase] != INSIDE:
+            raise RuntimeError("release of a lock that this handle does not hold")
+        words[phase] = LEAVING
+        try:
+            self._post_token()
+        finally:
+            words[phase] = IDLE
+        if self._queue:
+            with self._turn:
+                self._turn.notify()
+
+    def retire(self) -> None:
+        """Make it unusable for this handle, which is to leave; threads that wait get ClosedError.
+
+        Whoever of them holds it is waited for.
+        """
+        words = self._words
+        self._semaphore.close()
+        while True:
+            phase = self._phase  # no call until it is _NO_LINE
+            if phase == _NO_LINE or words[phase] == IDLE:
+                self._phase = _NO_LINE
+                return
+            with self._turn:
+                self._turn.wait(SLICE / 10)
+
+    def __enter__(self) -> Acquired:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether this handle holds it."""
+        return self._phase != _NO_LINE and self._words[self._phase] == INSIDE
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _wait_for_turn(self, deadline: Deadline) -> bool:
+        """Wait until no other thread of this handle is at it, and be the one that is: ENTERING."""
+        words = self._words
+        with self._turn:
+            self._queue += 1
+            try:
+                while True:
+                    self._check_open()
+                    if self._phase == _NO_LINE:
+                        self._membership.register()
+                        self._phase = self._phase_of(self._membership.line())
+                    phase = self._phase  # no call until it is ENTERING
+                    if words[phase] == IDLE:
+                        words[phase] = ENTERING
+                        return True
+                    left = deadline.remaining()
+                    if left == 0:
+                        return False
+                    self._turn.wait(min(left, SLICE))
+            finally:
+                self._queue -= 1
+
+    def _wait_for_token(self, deadline: Deadline) -> Acquired:
+        """From ENTERING on: to INSIDE with the token, or back to IDLE without."""
+        words, phase = self._words, self._phase
+        tries = _TRIES
+        try:
+            while True:
+                left = deadline.remaining()
+                if self._semaphore.acquire_within(0 if tries else min(left, SLICE)):
+                    return self._go_inside(YES)
+                words[phase + 1] += 1
+                if tries and left:
+                    tries -= 1
+                    _yield()
+                    continue
+                got = self._look_for_the_dead(patient=left > 0)
+                if got:
+                    return got
+                if left == 0 or self._semaphore.closed:
+                    words[phase] = IDLE
+                    self._check_open()
+                    return NO
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _go_inside(self, how: Acquired) -> Acquired:
+        self._words[self._phase] = INSIDE
+        self._words[self._generation] += 1
+        return how
+
+    def _abandon(self) -> None:
+        """Get out of ENTERING when it is not known whether the token was taken.
+
+        A signal handler raised, or the handle was closed. The line is left behind as that of a
+        dead one: those who wait find out where the token is, as they do after a death.
+        """
+        if self._words[self._phase] != ENTERING:
+            return
+        if not self._semaphore.closed:
+            self._membership.move(self._index)
+        self._phase = _NO_LINE
+
+    def _check_open(self) -> None:
+        if self._semaphore.closed:
+            raise ClosedError("this lock was closed")
+
+    # -- rescue ------------------------------------------------------------------------------------
+
+    def _phase_of(self, line: int) -> int:
+        return line + LINE_PHASES + 2 * self._index
+
+    def _look_for_the_dead(self, *, patient: bool) -> Acquired:
+        """Become the holder if the token went with a dead one."""
+        presence, byte = self._membership.presence, RESCUE_BYTE + self._index
+        if not presence.try_lock(byte):
+            return NO  # another is at it
+        try:
+            dead, _ = self._survey()
+            if any(self._words[phase] == INSIDE for phase in dead):
+                return self._succeed(dead)
+            if dead and patient:
+                return self._look_for_the_token(dead)
+            return NO
+        finally:
+            presence.unlock(byte)
+
+    def _survey(self) -> tuple[list[int], list[int]]:
+        """Phase words that are not IDLE, of the dead and of the living, at one moment."""
+        dead: list[int] = []
+        living: list[int] = []
+        with self._membership.entering():  # no newcomer takes a line while we look
+            for line, lives in self._membership.lines():
+                phase = self._phase_of(line)
+                if phase == self._phase or self._words[phase] == IDLE:
+                    continue
+                if lives():
+                    living.append(phase)
+                elif self._words[phase] != IDLE:
+                    dead.append(phase)
+        return dead, living
+
+    def _succeed(self, dead: list[int]) -> Acquired:
+        # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
+        # after us. None that is INSIDE would be a lost token.
+        self._go_inside(AFTER_DEATH)
+        for phase in dead:
+            self._words[phase] = IDLE
+        return AFTER_DEATH
+
+    def _look_for_the_token(self, dead: list[int]) -> Acquired:
+        """Some died ENTERING or LEAVING: is the token in anybody's hands?"""
+        words = self._words
+        generation = words[self._generation]
+        _, living = self._survey()
+        if self._may_be_held(living):
+            return NO
+        if self._semaphore.acquire_within(0):
+            return self._go_inside(YES)
+        noted = {phase: words[phase + 1] for phase in living if words[phase] == ENTERING}
+        deadline = Deadline(4 * SLICE)
+        while any(
+            words[phase] == ENTERING and words[phase + 1] == tick for phase, tick in noted.items()
+        ):
+            # The wait is on the token itself: should it turn up, it is ours.
+            if self._semaphore.acquire_within(SLICE / 10):
+                return self._go_inside(YES)
+            if deadline.expired():
+                return NO  # one of them is stopped, perhaps with the token: it is waited for
+        dead_now, living = self._survey()
+        if self._may_be_held(living) or dead_now != dead or words[self._generation] != generation:
+            return NO
+        if self._semaphore.acquire_within(0):
+            return self._go_inside(YES)
+        return self._succeed(dead)
+
+    def _may_be_held(self, living: list[int]) -> bool:
+        return any(self._words[phase] in (INSIDE, LEAVING) for phase in living)
