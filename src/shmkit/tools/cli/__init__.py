@@ -6,6 +6,7 @@ package again, and without the extra there is still something to say.
 
 from __future__ import annotations
 
+import signal
 import sys
 
 __all__ = ["main"]
@@ -16,8 +17,12 @@ def main() -> None:
 
     Raises:
         SystemExit: always, with the exit status: 0 done, 1 failed, 2 bad usage or an extra that is
-            not installed, 130 interrupted.
+            not installed, 130 stopped by Ctrl-C.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # A KeyboardInterrupt can get lost in the middle of an import. Until a command takes care of
+        # it, Ctrl-C just ends the process: nothing is made yet.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         import rich  # noqa: F401 - needed later, and only on a terminal: better said at once
 
@@ -30,8 +35,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     for stream in (sys.stdout, sys.stderr):
         # Words and paths are whatever bytes were found; no encoding may refuse to print them.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

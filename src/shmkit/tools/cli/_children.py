@@ -1,8 +1,9 @@
 """Child processes of a command: started, watched, and never left behind.
 
 Signals are the parent's business alone. A Ctrl-C goes to every process of the terminal; a child
-that met it while it is still importing would print a traceback. So children start inside the
-parent's `stop_signals_put_off`, then ignore what a terminal sends, and are killed by the parent.
+that met it while it is still importing would print a traceback. So a parent calls
+`put_off_stop_signals` before it starts children; they inherit the blocked signals, ignore what a
+terminal sends as soon as they can, and are killed by the parent.
 """
 
 from __future__ import annotations

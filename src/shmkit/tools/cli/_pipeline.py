@@ -88,18 +88,19 @@ def count_in_parallel(
     """
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(_places(memory))
-        inboxes, outboxes = (
-            [
-                stack.enter_context(Ring.create(where(f"{box}{number}"), capacity=capacity))
-                for number in range(workers)
-            ]
-            for box, capacity in (("in", INBOX_BYTES), ("out", OUTBOX_BYTES))
-        )
+
+        def ring(part: str, capacity: int) -> Ring:
+            progress(0, 0)
+            return stack.enter_context(Ring.create(where(part), capacity=capacity))
+
+        inboxes = [ring(f"in{number}", INBOX_BYTES) for number in range(workers)]
+        outboxes = [ring(f"out{number}", OUTBOX_BYTES) for number in range(workers)]
         listing = b"".join(os.fsencode(path) + b"\0" for path in paths) or b"\0"
         list_memory = SharedBuffer.create(where("list"), len(listing))
         stack.enter_context(list_memory)[: len(listing)] = listing
         children = stack.enter_context(Children(method))
         for number, (inbox, outbox) in enumerate(zip(inboxes, outboxes, strict=True)):
+            progress(0, 0)
             children.start(f"worker {number}", _work, inbox, outbox)
         children.start("reader", _read, list_memory, *inboxes)
         report = _merge(paths, outboxes, children, progress)

@@ -15,7 +15,7 @@ import typer
 
 from shmkit.errors import ShmkitError
 from shmkit.tools.cli import _pipeline, _wordcount
-from shmkit.tools.cli._signals import stop_signals_put_off
+from shmkit.tools.cli._signals import put_off_stop_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +70,9 @@ def demo(
     """
     files = _wordcount.find_files(paths) if paths else _wordcount.standard_library()
     workers = workers or len(os.sched_getaffinity(0))
+    stop_if_asked = put_off_stop_signals()
     try:
-        with stop_signals_put_off() as stop_if_asked, _progress_bars(files, stop_if_asked) as bar:
+        with _progress_bars(files, stop_if_asked) as bar:
             start = time.perf_counter()
             report = _pipeline.count_in_parallel(
                 files,
