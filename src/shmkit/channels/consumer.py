@@ -71,13 +71,13 @@ class Consuming(Half):
                 self._seen = BUSY
                 at += self._base + 16
                 try:
-                    frame: bytes = self._map[at : at + size]
+                    frame: bytes = self._map[at : at + size]  # step: get.copy
                 except MemoryError:
                     self._seen = head
                     raise
-                self._head = words[HEAD] = head + ((size + 31) & -16)
+                self._head = words[HEAD] = head + ((size + 31) & -16)  # step: get.head
                 self._seen = seen
-                if words[SPACE_BELL]:
+                if words[SPACE_BELL]:  # step: get.bell
                     self._space.ring()
                 return frame
         if self._get_mutex is not None:
@@ -94,7 +94,7 @@ class Consuming(Half):
         """The fast path of a side that many share: lock, look, get; None: take the careful one."""
         mutex, turn, words, me = self._get_mutex, self._get_turn, self._words, get_ident()
         assert mutex is not None
-        if self._seen != SHARED or turn.owner == me or not mutex.acquire(PATIENCE):
+        if self._seen != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
             return None
         turn.owner = me
         try:
@@ -106,12 +106,12 @@ class Consuming(Half):
             if size > self._known - head - 16:
                 return None
             at += self._base + 16
-            frame: bytes = self._map[at : at + size]
-            self._head = words[HEAD] = head + ((size + 31) & -16)
+            frame: bytes = self._map[at : at + size]  # step: get.copy
+            self._head = words[HEAD] = head + ((size + 31) & -16)  # step: get.head
         finally:
             turn.owner = NOBODY
             mutex.release()
-        if words[SPACE_BELL]:
+        if words[SPACE_BELL]:  # step: get.bell
             self._space.ring()
         return frame
 
@@ -124,7 +124,7 @@ class Consuming(Half):
                 found = self._find()
                 if found:
                     at, size = self._current()
-                    frame: bytes = self._map[at : at + size]
+                    frame: bytes = self._map[at : at + size]  # step: get.copy
                     self._advance(size)
             finally:
                 turn.leave()
@@ -172,7 +172,7 @@ class Consuming(Half):
         frames: list[bytes] = []
         append = frames.append  # The tail that was seen last bounds the run: a producer that keeps
         # up does not keep us here.
-        tail = self._tail_seen
+        tail = words[TAIL]
         most = 1 << 62 if most is None else most
         while True:
             left = 1 if self._checked else most - len(frames)  # _find checks one at a time
@@ -184,7 +184,7 @@ class Consuming(Half):
                 if size > known - head - HEADER:
                     break  # a flag, or broken: for _find
                 at = byte + head
-                append(data[at : at + size])
+                append(data[at : at + size])  # step: get.copy
                 head += (size + 31) & -16
                 if head == known:
                     break
@@ -219,7 +219,8 @@ class Consuming(Half):
                 raise ValueError(
                     f"a frame of {size} bytes into a buffer of {target.nbytes}: it stays"
                 )
-            target[:size] = frame
+            if size:
+                target[:size] = frame
         return size
 
     @contextmanager
@@ -355,7 +356,7 @@ class Consuming(Half):
         try:
             if not self._stand_at_frame():
                 return False
-            self._words[DROPPED] += 1
+            self._words[DROPPED] += 1  # step: get.drop
             self._advance(self._current()[1])
         finally:
             turn.leave()
@@ -379,13 +380,13 @@ class Consuming(Half):
         self._release(self._head + ((size + 31) & -16))
 
     def _release(self, head: int) -> None:
-        self._head = self._words[HEAD] = head
+        self._head = self._words[HEAD] = head  # step: get.head
         self._seen = self._known if self._get_quick else SHARED if self._get_mutex else head
 
     # -- out of turn -------------------------------------------------------------------------------
 
     def _give_room(self) -> None:
-        fence()
+        fence()  # step: get.bell
         self._space.ring()
         if self._consumer.shared and self._words[TAIL] != self._words[HEAD]:
             self._data.ring()  # something is left for others that sleep

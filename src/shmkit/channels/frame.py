@@ -34,7 +34,7 @@ def as_bytes(data: Any) -> bytes | memoryview:
     Raises:
         TypeError: it has no buffer, or the buffer is not contiguous.
     """
-    if isinstance(data, bytes):
+    if type(data) is bytes:  # a subclass may lie about its length
         return data
     view = memoryview(data)
     if not view.c_contiguous:

@@ -21,11 +21,9 @@ One page (more when there are many participants), then the data. Little-endian, 
     0x180   consumer side: head                                    consumer        producer
     0x280   "data" doorbell: someone may be asleep                 both            producer
     0x300   "space" doorbell: someone may be asleep                both            consumer
-    0x380   lock of the producer side: generation                  holder          waiters
-    0x3c0   lock of the consumer side: generation                  holder          waiters
     0x400   participants, 128 bytes each:                          that one
             pid, start time, attached (ns), roles                                  the other side
-            phase and ticks, for each of the two locks                             waiters
+            phase, ticks and entries, for each of the two sides' locks             waiters
     data offset: the data
 """
 
@@ -48,13 +46,11 @@ __all__ = [
     "CUT",
     "DATA_BELL",
     "DROPPED",
-    "GET_LOCK",
     "HEAD",
     "LEAST_DATA",
     "MAGIC",
     "PAGE",
     "POISONED",
-    "PUT_LOCK",
     "READY",
     "SHUT",
     "SKIP",
@@ -63,6 +59,7 @@ __all__ = [
     "TAIL",
     "Header",
     "data_offset",
+    "incarnation",
     "is_half_made",
     "pack",
     "unpack",
@@ -81,8 +78,6 @@ DROPPED: Final = TAIL + 2  # frames that a full ring did not take, or threw out
 HEAD: Final = 0x180 // 8
 DATA_BELL: Final = 0x280 // 8
 SPACE_BELL: Final = 0x300 // 8
-PUT_LOCK: Final = 0x380 // 8
-GET_LOCK: Final = 0x3C0 // 8
 
 # The states, as stored. 0 is a header still being written.
 READY: Final = OPEN
@@ -148,8 +143,8 @@ def unpack(head: bytes, kind: int, size: int, where: str) -> Header:
         IncompatibleSegment: another layout version or kind.
         CorruptSegment: a field that can not be.
     """
-    version, found, flags, total, offset, data_size, participants, incarnation, *_ = (
-        _FIXED.unpack_from(head, 8)
+    version, found, flags, total, offset, data_size, participants, random, *_ = _FIXED.unpack_from(
+        head, 8
     )
     if version != VERSION:
         raise IncompatibleSegment(
@@ -181,7 +176,7 @@ def unpack(head: bytes, kind: int, size: int, where: str) -> Header:
     state = struct.unpack_from("<Q", head, STATE * 8)[0]
     if not READY <= state <= POISONED:
         raise _corrupt(where, f"state {state} is none of {READY} to {POISONED}")
-    return Header(found, flags, total, offset, data_size, participants, incarnation.hex())
+    return Header(found, flags, total, offset, data_size, participants, random.hex())
 
 
 def is_half_made(head: bytes, size: int) -> bool:
@@ -198,6 +193,13 @@ def is_half_made(head: bytes, size: int) -> bool:
         for pages in range(1, 9)
     )
     return size == 0 or bool(data)
+
+
+def incarnation(head: bytes) -> str | None:
+    """The incarnation in a first page whose fixed fields are complete, with the magic or without."""
+    if _CRC.unpack_from(head, 0x60)[0] != zlib.crc32(head[8:0x60]) or not any(head[8:_END]):
+        return None
+    return head[0x30:0x40].hex()
 
 
 def _corrupt(where: str, detail: str) -> CorruptSegment:

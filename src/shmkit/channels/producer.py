@@ -76,12 +76,12 @@ class Producing(Half):
         if end <= limit and words[STATE] == READY:
             self._limit = BUSY
             at = tail & self._mask
-            words[self._data_word + (at >> 3)] = size
+            words[self._data_word + (at >> 3)] = size  # step: put.header
             at += self._base + 16
-            self._map[at : at + size] = data
-            self._tail = words[TAIL] = end
+            self._map[at : at + size] = data  # step: put.payload
+            self._tail = words[TAIL] = end  # step: put.tail
             self._limit = limit
-            if words[DATA_BELL]:
+            if words[DATA_BELL]:  # step: put.bell
                 self._data.ring()
         elif self._put_mutex is None or not self._put_shared(data, size):
             self._put_carefully(data, size, timeout)
@@ -94,7 +94,7 @@ class Producing(Half):
         """The fast path of a side that many share; False: take the careful one."""
         mutex, turn, words, me = self._put_mutex, self._put_turn, self._words, get_ident()
         assert mutex is not None
-        if self._limit != SHARED or turn.owner == me or not mutex.acquire(PATIENCE):
+        if self._limit != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
             return False
         turn.owner = me
         try:
@@ -108,14 +108,14 @@ class Producing(Half):
             ):
                 return False
             at = tail & self._mask
-            words[self._data_word + (at >> 3)] = size
+            words[self._data_word + (at >> 3)] = size  # step: put.header
             at += self._base + 16
-            self._map[at : at + size] = data
-            self._tail = words[TAIL] = end
+            self._map[at : at + size] = data  # step: put.payload
+            self._tail = words[TAIL] = end  # step: put.tail
         finally:
             turn.owner = NOBODY
             mutex.release()
-        if words[DATA_BELL]:
+        if words[DATA_BELL]:  # step: put.bell
             self._data.ring()
         return True
 
@@ -208,9 +208,9 @@ class Producing(Half):
             end = tail + ((size + 31) & -16)
             if end > room:
                 break
-            words[word + (tail >> 3)] = size
+            words[word + (tail >> 3)] = size  # step: put.header
             at = byte + tail
-            data[at : at + size] = frame
+            data[at : at + size] = frame  # step: put.payload
             tail = end
             done += 1
         self._tail = tail
@@ -298,7 +298,7 @@ class Producing(Half):
         if self._make_room(size):
             return True
         if self._policy == "drop-new":
-            self._words[DROPPED] += 1
+            self._words[DROPPED] += 1  # step: put.drop
             return None
         while self._policy == "drop-oldest" and self._drop_oldest(deadline):
             if self._make_room(size):
@@ -334,10 +334,11 @@ class Producing(Half):
         if tail + step > lap_end:
             if tail == head:
                 # Empty: nothing to fill up to the end, the consumer is told to go on behind it.
-                words[SKIP] = tail
+                words[SKIP] = tail  # step: put.skip
                 head = lap_end
             elif lap_end + step <= head + self._size:
-                words[self._data_word + ((tail & self._mask) >> 3)] = lap_end - tail - HEADER | PAD
+                index = self._data_word + ((tail & self._mask) >> 3)
+                words[index] = lap_end - tail - HEADER | PAD  # step: put.pad
             else:
                 return False
             # Not published: the frame that follows takes it along.
@@ -353,7 +354,7 @@ class Producing(Half):
         that then did not come.
         """
         if self._words[SKIP] == tail:
-            self._words[SKIP] = NO_SKIP
+            self._words[SKIP] = NO_SKIP  # step: put.unskip
         if tail < self._tail:
             self._room = -1
         self._tail = tail
@@ -374,8 +375,8 @@ class Producing(Half):
         index = self._data_word + (at >> 3)
         if not in_place:
             at += self._base + HEADER
-            self._map[at : at + size] = data
-        self._words[index] = size
+            self._map[at : at + size] = data  # step: put.payload
+        self._words[index] = size  # step: put.header
         if self._checked:
             self._words[index + 1] = tail >> 4 & LOW | checksum(size, tail, data) << 32
         self._tail = tail + ((size + 31) & -16)
@@ -383,13 +384,13 @@ class Producing(Half):
     def _publish(self) -> None:
         if not STRONG_ORDER:
             fence()
-        self._words[TAIL] = self._tail
+        self._words[TAIL] = self._tail  # step: put.tail
         self._limit = self._room if self._put_quick else SHARED if self._put_mutex else -1
 
     # -- out of turn -------------------------------------------------------------------------------
 
     def _announce(self) -> None:
-        fence()
+        fence()  # step: put.bell
         self._data.ring()
         if self._producer.shared:
             self._space.ring()  # there may be room for others that sleep, too

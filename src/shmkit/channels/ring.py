@@ -14,9 +14,10 @@ frame.py what a frame is, segment.py every byte before the data.
 
 from __future__ import annotations
 
+import operator
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from shmkit.channels.consumer import Consuming
 from shmkit.channels.frame import DISCARD, HEADER, PAD
@@ -25,11 +26,9 @@ from shmkit.channels.header import (
     CUT,
     DATA_BELL,
     DROPPED,
-    GET_LOCK,
     HEAD,
     LEAST_DATA,
     POISONED,
-    PUT_LOCK,
     READY,
     SHUT,
     SKIP,
@@ -46,7 +45,7 @@ from shmkit.errors import IncompatibleSegment
 from shmkit.memory.url import Url
 from shmkit.sync.liveness import CONSUMER_BYTE, PRODUCER_BYTE
 from shmkit.sync.mutex import Mutex
-from shmkit.sync.waiting import Doorbell
+from shmkit.sync.waiting import NO_WORDS, Doorbell
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -131,10 +130,10 @@ class Ring(Producing, Consuming):
         self._space = Doorbell(words, SPACE_BELL, STATE, bells["space"], shared=many_put)
         self._producer = Side(segment, "producer", 0, None if many_put else PRODUCER_BYTE)
         self._consumer = Side(segment, "consumer", 1, None if many_get else CONSUMER_BYTE)
-        self._put_mutex = Mutex(membership, words, 0, PUT_LOCK, "put") if many_put else None
+        self._put_mutex = Mutex(membership, words, 0, "put") if many_put else None
         # A producer that drops the oldest gets, too.
         locks_gets = many_get or self._policy == "drop-oldest"
-        self._get_mutex = Mutex(membership, words, 1, GET_LOCK, "get") if locks_gets else None
+        self._get_mutex = Mutex(membership, words, 1, "get") if locks_gets else None
         self._begin()
         membership.presence.call_after_fork(self._begin)
         membership.watch(self, segment.close, f"unclosed ring {self._name}")
@@ -314,8 +313,9 @@ class Ring(Producing, Consuming):
         if self._is_consumer:
             self._consumer.release()
         self._segment.close()
-        self._words = _NOTHING
-        self._map = _NO_MAP
+        self._data.close()
+        self._space.close()
+        self._words, self._map = NO_WORDS, self._segment.map
 
     def unlink(self) -> None:
         """Remove the ring's name: nobody can attach any more; who is attached goes on."""
@@ -455,10 +455,6 @@ class Ring(Producing, Consuming):
         )
 
 
-_NOTHING: Final = memoryview(b"").cast("Q")
-_NO_MAP: Final[Any] = None
-
-
 def _join(buffer: SharedBuffer) -> Ring:
     return Ring._over(Segment.join(buffer, KIND, _SEMAPHORES, Deadline(0)))
 
@@ -474,6 +470,7 @@ def _checked_options(
     ):
         if value not in choices:
             raise ValueError(f"{name}={value!r}: it is one of {', '.join(map(repr, choices))}")
+    capacity = operator.index(capacity)
     if not 0 < capacity <= 1 << 46:
         raise ValueError(f"capacity={capacity}: a ring has 1 byte or more, and fits into memory")
     size = max(LEAST_DATA, 1 << (capacity - 1).bit_length())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels import header
 from shmkit.channels.header import LEAST_DATA, MAGIC, PAGE, POISONED, READY, STATE
@@ -20,6 +20,7 @@ from shmkit.errors import CorruptSegment, IncompatibleSegment
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.sync.liveness import CREATION_BYTE
 from shmkit.sync.membership import OWNERSHIP, Membership
+from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
     import mmap
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTICIPANTS", "Segment"]
 
+_NO_MAP: Final[Any] = None
 PARTICIPANTS: Final = 24  # what fits into the first page
 _TAKEOVER: Final = 5.0  # seconds that ensure waits for a live creator
+_POLL: Final = 0.001  # seconds
 _GRACE: Final = 0.2  # seconds a creator may take from "the name is there" to "the lock is held"
 
 
@@ -86,7 +89,7 @@ class Segment:
         try:
             try:
                 self = cls(buffer, kind, semaphores)
-            except FileNotFoundError as error:
+            except (FileNotFoundError, IncompatibleSegment) as error:
                 raise _taken_over(buffer) from error
             try:
                 self._make(header.pack(kind, flags, data_size, participants))
@@ -118,6 +121,10 @@ class Segment:
         """
         deadline = Deadline(timeout)
         buffer = SharedBuffer.attach(where, timeout=timeout)
+        while not buffer.size and not deadline.expired():
+            buffer.close()  # a file between its creation and its first byte
+            time.sleep(_POLL)
+            buffer = SharedBuffer.attach(where, timeout=deadline.remaining())
         return cls.join(buffer, kind, semaphores, deadline)
 
     @classmethod
@@ -156,10 +163,14 @@ class Segment:
             try:
                 # Not even a size is as half-made as it gets: ensure gives it one, to look at.
                 buffer = SharedBuffer.ensure(where, 1)
-                if not cls._remove_corpse(buffer):
+                if not cls._remove_corpse(buffer, semaphores):
                     return cls.attach(where, kind, semaphores, timeout=deadline.remaining())
             except FileNotFoundError:
                 continue  # unlinked meanwhile: it is ours to make after all
+            except IncompatibleSegment:
+                if deadline.expired():
+                    raise
+                time.sleep(_POLL)  # somebody is making it, and has not got far
 
     @classmethod
     def join(
@@ -199,7 +210,7 @@ class Segment:
             if self.buffer.url.scheme != "anon":
                 try:
                     os.close(self.buffer.descriptor())
-                except FileNotFoundError as error:
+                except (FileNotFoundError, IncompatibleSegment) as error:
                     raise _taken_over(self.buffer) from error
             view = self.buffer.buf
             view[8 : 8 + len(fixed)] = fixed
@@ -214,17 +225,27 @@ class Segment:
             self.membership.enter(self.words, self.header.participants, self.header.incarnation)
 
     @staticmethod
-    def _remove_corpse(buffer: SharedBuffer) -> bool:
+    def _remove_corpse(buffer: SharedBuffer, semaphores: Mapping[str, int]) -> bool:
         """Unlink what a creator left half-made; whether it was that. Closes the buffer."""
-        if not buffer.created and not header.is_half_made(bytes(buffer.buf[:PAGE]), buffer.size):
-            buffer.close()
-            return False
-        with closing(buffer), closing(Membership(buffer, {})) as membership, membership.entering():
-            # Looked at again, now that no creator can be at it.
-            if buffer.created or header.is_half_made(bytes(buffer.buf[:PAGE]), buffer.size):
+
+        def is_corpse() -> bool:
+            return buffer.created or header.is_half_made(bytes(buffer.buf[:PAGE]), buffer.size)
+
+        with closing(buffer):
+            grace = Deadline(0 if buffer.created else _GRACE)
+            while is_corpse() and not grace.expired():
+                time.sleep(_POLL)  # its creator may be on the way to the lock
+            if not is_corpse():
+                return False
+            with closing(Membership(buffer, semaphores)) as membership, membership.entering():
+                # Looked at again, now that no creator can be at it.
+                if not is_corpse():
+                    return False
+                incarnation = header.incarnation(bytes(buffer.buf[:PAGE]))
+                if incarnation is not None:
+                    membership.discard_semaphores(incarnation)
                 buffer.unlink()
                 return True
-        return False
 
     def _await_magic(self, deadline: Deadline) -> None:
         view, where = self.buffer.buf, str(self.buffer.url)
@@ -247,7 +268,7 @@ class Segment:
                 raise IncompatibleSegment(
                     f"segment {where!r} is still being made: give attach a timeout", where=where
                 )
-            time.sleep(0.001)  # waiting for the creation lock would mean to take it from them
+            time.sleep(_POLL)  # waiting for the creation lock would mean to take it from them
 
     def _bind(self) -> None:
         """Check the header, and take from it what the hot paths use."""
@@ -278,6 +299,7 @@ class Segment:
     def close(self) -> None:
         """Leave; the memory goes with the last view of it. Idempotent."""
         self.membership.close()
+        self.words, self.map = NO_WORDS, _NO_MAP
         self.buffer.close()
 
     def unlink(self) -> None:

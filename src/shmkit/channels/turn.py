@@ -56,7 +56,7 @@ class Turn:
         if self._mutex is None:
             if not self._lock.acquire(timeout=left):
                 return False
-        elif not self._mutex.acquire(None if left < 0 else left):
+        elif not self._mutex.acquire(True, None if left < 0 else left):
             return False
         self.owner = me
         return True

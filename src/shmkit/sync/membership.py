@@ -35,6 +35,7 @@ from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, Presence
 from shmkit.sync.semaphore import Semaphore
+from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,7 @@ __all__ = [
     "LINE_PHASES",
     "LINE_PID",
     "LINE_ROLES",
+    "LOCK_WORDS",
     "OWNERSHIP",
     "PARTICIPANT_LINE",
     "Membership",
@@ -65,6 +67,7 @@ LINE_START: Final = 1
 LINE_ATTACHED: Final = 2  # ns; tells one owner of a line from the next
 LINE_ROLES: Final = 3  # bits: what the owner does; in a line of the dead, what it died doing
 LINE_PHASES: Final = 4
+LOCK_WORDS: Final = 3  # phase (0: not at the lock), ticks, entries
 _LOCKS: Final = 2
 _NOBODY: Final = 0
 _OWNER: Final = 1
@@ -84,13 +87,14 @@ class Membership:
         self._buffer = buffer
         self._counts = semaphores
         self._presence: Presence | None = Presence(buffer)
-        self._words: memoryview[int] = memoryview(b"").cast("Q")
+        self._words: memoryview[int] = NO_WORDS
         self._participants = 0
         self._incarnation = ""
         self._removes_names = False
         self._slot = -1
         self._pid = os.getpid()
         self._followers: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self._remove: Callable[[], None] = _nothing
         self._watch: Callable[[], None] | None = None
         self._finalizer: Finalize | None = None
 
@@ -214,7 +218,9 @@ class Membership:
 
     def _is_in_a_lock(self, slot: int) -> bool:
         first = self.line(slot) + LINE_PHASES
-        return any(self._words[word] for word in range(first, first + 2 * _LOCKS, 2))
+        return any(
+            self._words[word] for word in range(first, first + LOCK_WORDS * _LOCKS, LOCK_WORDS)
+        )
 
     def line(self, slot: int | None = None) -> int:
         """Index of the first word of a participant's line; of this handle's without a slot."""
@@ -244,7 +250,7 @@ class Membership:
             self._take_line()
             new = self.line()
             for word in range(LINE_ROLES, _LINE_WORDS):
-                if not 0 <= word - LINE_PHASES - 2 * lock < 2:
+                if not 0 <= word - LINE_PHASES - LOCK_WORDS * lock < LOCK_WORDS:
                     words[new + word], words[old + word] = words[old + word], 0
             self.presence.unlock(PARTICIPANT_BYTE + left)
         for follower in self._followers:
@@ -252,13 +258,17 @@ class Membership:
             if follow is not None:
                 follow()
 
-    def watch(self, handle: object, close: Callable[[], None], text: str) -> None:
-        """Have a handle closed and reported that is dropped open, or open at its process's end.
+    def call_when_last(self, remove: Callable[[], None]) -> None:
+        """Have a function called by `close`, alone at the door, if this is the last one out."""
+        self._remove = remove
+
+    def watch(self, handle: object, close: Callable[[], None], text: str = "") -> None:
+        """Have a handle closed that is dropped open, or open at its process's end.
 
         Args:
             handle: the object whose end is watched; it is not kept alive.
             close: what to call then; must not lead to the handle.
-            text: what the ResourceWarning says.
+            text: what a ResourceWarning says of it; without it there is none.
         """
         weak = weakref.ref(handle)
 
@@ -304,18 +314,25 @@ class Membership:
                         self._last_one_out()
         finally:
             self._presence = None
-            self._words = memoryview(b"").cast("Q")
+            self._words = NO_WORDS
             for semaphore in self.semaphores.values():
                 semaphore.close()
             presence.close()
 
     def _last_one_out(self) -> None:
+        self._remove()
         tracked = self._is_tracked_here()
         if tracked or self._words[OWNERSHIP] == _NOBODY:
             for semaphore in self.semaphores.values():
                 semaphore.unlink()
                 if tracked:
                     resource_tracker.unregister(f"/{semaphore.name}", "semaphore")
+
+    def discard_semaphores(self, incarnation: str) -> None:
+        """Remove the names of semaphores that a dead creator of this memory may have left."""
+        self._incarnation = incarnation
+        for name in self._counts:
+            Semaphore.discard(f"shmkit-{self._semaphore_stem()}-{name}")
 
     def unlink_semaphores(self) -> None:
         """Remove the names of the semaphores of a segment whose own name was just removed."""
@@ -324,10 +341,15 @@ class Membership:
                 semaphore.unlink()
 
 
+def _nothing() -> None:
+    pass
+
+
 def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
     if pid == os.getpid():
         try:
-            warnings.warn(text, ResourceWarning, stacklevel=2)
+            if text:
+                warnings.warn(text, ResourceWarning, stacklevel=2)
         finally:
             close()
 

@@ -1,26 +1,23 @@
 """Mutex: exclusion between the participants of a segment that survives the death of its holder.
 
 A semaphore of one gives exclusion for the price of two calls. What it lacks is a memory of who has
-its
-token, so each participant writes into its own line where it is:
+its token, so each participant writes into its own line where it is:
 
     IDLE -> ENTERING -> (wait: token taken) -> INSIDE -> LEAVING -> (post: token given back) -> IDLE
 
-Waits come in slices. A slice that times out is counted in the waiter's `ticks`: "I did not have the
-token just now". Whoever gets INSIDE first counts up the mutex's generation. Whoever waited a slice
-in vain looks for the dead, one rescuer at a time (a kernel-held lock byte, so that a rescuer's own
-death frees it):
+Beside its phase it counts its `entries`: how often it got INSIDE. Waits come in slices, and a slice
+that times out is counted in the waiter's `ticks`: "I did not have the token just now". Whoever
+waited a slice in vain looks for the dead, one rescuer at a time (a kernel-held lock byte, so that a
+rescuer's own death frees it):
 
 - One died INSIDE: it had the token. The rescuer becomes the holder in its place: it writes itself
-INSIDE,
-  and only then the dead IDLE. It posts nothing: killed between a post and the clearing, it would
-  have made a second token.
+  INSIDE, and only then the dead IDLE. It posts nothing: killed between a post and the clearing, it
+  would have made a second token.
 - Some died ENTERING or LEAVING: the token may have died with them, or not. It did if it is nowhere
-else.
-  In this order: the generation; nobody alive is INSIDE or LEAVING; a try at the semaphore fails;
-  each live one that is ENTERING ticks once more (it might have taken the token and not yet said
-  so); and then generation, phases and semaphore are as they were. Then the rescuer becomes the
-  holder.
+  else. In this order: note every phase and count of entries; nobody alive is INSIDE or LEAVING; a
+  try at the semaphore fails; each live one that is ENTERING ticks once more (it might have taken
+  the token and not yet said so); and then all is as noted, and a try fails again. Then the rescuer
+  becomes the holder.
 
 `tests/model/mutex.pml` is this protocol, for Spin: three participants, killed at any step. The
 participants' lines and their liveness: membership.py.
@@ -38,8 +35,9 @@ import posix_ipc
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.sync.liveness import RESCUE_BYTE
-from shmkit.sync.membership import LINE_PHASES
+from shmkit.sync.membership import LINE_PHASES, LOCK_WORDS
 from shmkit.sync.semaphore import SLICE
+from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 
     from shmkit.sync.membership import Membership
 
-__all__ = ["ENTERING", "IDLE", "INSIDE", "LEAVING", "Acquired", "Mutex"]
+__all__ = ["AFTER_DEATH", "ENTERING", "IDLE", "INSIDE", "LEAVING", "NO", "YES", "Acquired", "Mutex"]
 
 IDLE: Final = 0
 ENTERING: Final = 1
@@ -81,13 +79,12 @@ class Mutex:
         membership: the participant.
         words: the segment as 8-byte words.
         index: 0 or 1, which of the segment's locks.
-        generation: index of the lock's generation word.
         semaphore: name of the lock's semaphore in the membership.
     """
 
     __slots__ = (
         "__weakref__",
-        "_generation",
+        "_entries",
         "_index",
         "_membership",
         "_phase",
@@ -100,17 +97,11 @@ class Mutex:
     )
 
     def __init__(
-        self,
-        membership: Membership,
-        words: memoryview[int],
-        index: int,
-        generation: int,
-        semaphore: str,
+        self, membership: Membership, words: memoryview[int], index: int, semaphore: str
     ) -> None:
         self._membership = membership
         self._words = words
         self._index = index
-        self._generation = generation
         self._semaphore = membership.semaphores[semaphore]
         self._try_token: Callable[[float], None] = self._semaphore.raw.acquire
         self._post_token: Callable[[], None] = self._semaphore.raw.release
@@ -118,43 +109,43 @@ class Mutex:
         self.start_anew()
         membership.call_after_move(self._follow)
 
-    def _follow(self) -> None:
-        if self._phase != _NO_LINE:
-            self._phase = self._phase_of(self._membership.line())
-
     def start_anew(self) -> None:
         """Hold nothing and be nobody: at first, and in a forked child."""
-        self._phase = _NO_LINE
+        self._phase = _NO_LINE  # index of this participant's phase word
+        self._entries = 0
         self._turn = threading.Condition(threading.Lock())
         self._queue = 0
 
-    def acquire(self, timeout: float | None = None) -> Acquired:
+    def acquire(self, block: bool = True, timeout: float | None = None) -> Acquired:
         """Get it, waiting while another has it.
 
         Args:
+            block: wait at all.
             timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Returns:
+            `Acquired.YES`; `AFTER_DEATH` if the holder before died holding it; `NO` if the time was
+            up first.
 
         Raises:
             ClosedError: the handle was closed.
+            ValueError: a negative timeout, and the lock was not free.
         """
-        words, phase = self._words, self._phase
         # No call between the look and the store: so threads of this process exclude each other.
+        words, phase = self._words, self._phase
         if words[phase] == IDLE:
-            words[phase] = ENTERING
+            words[phase] = ENTERING  # step: mutex.entering
             try:
-                self._try_token(0)
+                self._try_token(0)  # step: mutex.take
             except posix_ipc.BusyError:
-                return self._wait_for_token(Deadline(timeout))
+                return self._wait_for_token(Deadline(timeout if block else 0))
             except BaseException:
                 self._abandon()
                 raise
-            words[phase] = INSIDE
-            words[self._generation] += 1
+            words[phase] = INSIDE  # step: mutex.inside
+            self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
             return YES
-        return self.acquire_by(Deadline(timeout))
-
-    def acquire_by(self, deadline: Deadline) -> Acquired:
-        """`acquire`, with the end of the wait as a point in time."""
+        deadline = Deadline(timeout if block else 0)
         if not self._wait_for_turn(deadline):
             return NO
         return self._wait_for_token(deadline)
@@ -168,11 +159,11 @@ class Mutex:
         words, phase = self._words, self._phase
         if words[phase] != INSIDE:
             raise RuntimeError("release of a lock that this handle does not hold")
-        words[phase] = LEAVING
+        words[phase] = LEAVING  # step: mutex.leaving
         try:
-            self._post_token()
+            self._post_token()  # step: mutex.post
         finally:
-            words[phase] = IDLE
+            words[phase] = IDLE  # step: mutex.idle
         if self._queue:
             with self._turn:
                 self._turn.notify()
@@ -187,7 +178,7 @@ class Mutex:
         while True:
             phase = self._phase  # no call until it is _NO_LINE
             if phase == _NO_LINE or words[phase] == IDLE:
-                self._phase = _NO_LINE
+                self._phase, self._words = _NO_LINE, NO_WORDS
                 return
             with self._turn:
                 self._turn.wait(SLICE / 10)
@@ -206,7 +197,7 @@ class Mutex:
     @property
     def held(self) -> bool:
         """Whether this handle holds it."""
-        return self._phase != _NO_LINE and self._words[self._phase] == INSIDE
+        return self._words[self._phase] == INSIDE
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -219,11 +210,10 @@ class Mutex:
                 while True:
                     self._check_open()
                     if self._phase == _NO_LINE:
-                        self._membership.register()
-                        self._phase = self._phase_of(self._membership.line())
+                        self._take_place()
                     phase = self._phase  # no call until it is ENTERING
                     if words[phase] == IDLE:
-                        words[phase] = ENTERING
+                        words[phase] = ENTERING  # step: mutex.entering
                         return True
                     left = deadline.remaining()
                     if left == 0:
@@ -232,6 +222,12 @@ class Mutex:
             finally:
                 self._queue -= 1
 
+    def _take_place(self) -> None:
+        self._membership.register()
+        phase = self._phase_of(self._membership.line())
+        self._entries = self._words[phase + 2]
+        self._phase = phase
+
     def _wait_for_token(self, deadline: Deadline) -> Acquired:
         """From ENTERING on: to INSIDE with the token, or back to IDLE without."""
         words, phase = self._words, self._phase
@@ -239,9 +235,10 @@ class Mutex:
         try:
             while True:
                 left = deadline.remaining()
-                if self._semaphore.acquire_within(0 if tries else min(left, SLICE)):
+                patience = 0 if tries else min(left, SLICE)
+                if self._semaphore.acquire_within(patience):  # step: mutex.take
                     return self._go_inside(YES)
-                words[phase + 1] += 1
+                words[phase + 1] += 1  # step: mutex.tick
                 if tries and left:
                     tries -= 1
                     _yield()
@@ -250,7 +247,7 @@ class Mutex:
                 if got:
                     return got
                 if left == 0 or self._semaphore.closed:
-                    words[phase] = IDLE
+                    words[phase] = IDLE  # step: mutex.give_up
                     self._check_open()
                     return NO
         except BaseException:
@@ -258,21 +255,24 @@ class Mutex:
             raise
 
     def _go_inside(self, how: Acquired) -> Acquired:
-        self._words[self._phase] = INSIDE
-        self._words[self._generation] += 1
+        words, phase = self._words, self._phase
+        words[phase] = INSIDE  # step: mutex.inside
+        self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
         return how
 
     def _abandon(self) -> None:
         """Get out of ENTERING when it is not known whether the token was taken.
 
-        A signal handler raised, or the handle was closed. The line is left behind as that of a
-        dead one: those who wait find out where the token is, as they do after a death.
+        A signal handler raised. The line is left behind as that of a dead one: those who wait find
+        out where the token is, as they do after a death.
         """
-        if self._words[self._phase] != ENTERING:
-            return
-        if not self._semaphore.closed:
+        if self._words[self._phase] == ENTERING:
             self._membership.move(self._index)
-        self._phase = _NO_LINE
+            self._phase = _NO_LINE
+
+    def _follow(self) -> None:
+        if self._phase != _NO_LINE:
+            self._phase = self._phase_of(self._membership.line())
 
     def _check_open(self) -> None:
         if self._semaphore.closed:
@@ -281,7 +281,7 @@ class Mutex:
     # -- rescue ------------------------------------------------------------------------------------
 
     def _phase_of(self, line: int) -> int:
-        return line + LINE_PHASES + 2 * self._index
+        return line + LINE_PHASES + LOCK_WORDS * self._index
 
     def _look_for_the_dead(self, *, patient: bool) -> Acquired:
         """Become the holder if the token went with a dead one."""
@@ -289,63 +289,55 @@ class Mutex:
         if not presence.try_lock(byte):
             return NO  # another is at it
         try:
-            dead, _ = self._survey()
-            if any(self._words[phase] == INSIDE for phase in dead):
+            dead, rest = self._survey()
+            if any(phase == INSIDE for phase, _ in dead.values()):
                 return self._succeed(dead)
             if dead and patient:
-                return self._look_for_the_token(dead)
+                return self._look_for_the_token(dead, rest)
             return NO
         finally:
-            presence.unlock(byte)
+            presence.unlock(byte)  # step: mutex.rescued
 
-    def _survey(self) -> tuple[list[int], list[int]]:
-        """Phase words that are not IDLE, of the dead and of the living, at one moment."""
-        dead: list[int] = []
-        living: list[int] = []
+    def _survey(self) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
+        """Phases and entries of all the others: of those who died at the lock, and of the rest."""
+        dead: dict[int, tuple[int, int]] = {}
+        rest: dict[int, tuple[int, int]] = {}
+        words = self._words
         with self._membership.entering():  # no newcomer takes a line while we look
             for line, lives in self._membership.lines():
-                phase = self._phase_of(line)
-                if phase == self._phase or self._words[phase] == IDLE:
-                    continue
-                if lives():
-                    living.append(phase)
-                elif self._words[phase] != IDLE:
-                    dead.append(phase)
-        return dead, living
+                at = self._phase_of(line)
+                if at != self._phase:
+                    died = words[at] != IDLE and not lives()
+                    (dead if died else rest)[at] = words[at], words[at + 2]
+        return dead, rest
 
-    def _succeed(self, dead: list[int]) -> Acquired:
+    def _succeed(self, dead: dict[int, tuple[int, int]]) -> Acquired:
         # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
         # after us. None that is INSIDE would be a lost token.
         self._go_inside(AFTER_DEATH)
-        for phase in dead:
-            self._words[phase] = IDLE
+        for at in dead:
+            self._words[at] = IDLE  # step: mutex.clear
         return AFTER_DEATH
 
-    def _look_for_the_token(self, dead: list[int]) -> Acquired:
+    def _look_for_the_token(
+        self, dead: dict[int, tuple[int, int]], rest: dict[int, tuple[int, int]]
+    ) -> Acquired:
         """Some died ENTERING or LEAVING: is the token in anybody's hands?"""
-        words = self._words
-        generation = words[self._generation]
-        _, living = self._survey()
-        if self._may_be_held(living):
+        words, take = self._words, self._semaphore.acquire_within
+        if any(phase in (INSIDE, LEAVING) for phase, _ in rest.values()):
             return NO
-        if self._semaphore.acquire_within(0):
+        if take(0):  # step: mutex.try
             return self._go_inside(YES)
-        noted = {phase: words[phase + 1] for phase in living if words[phase] == ENTERING}
+        noted = {at: words[at + 1] for at, (phase, _) in rest.items() if phase == ENTERING}
         deadline = Deadline(4 * SLICE)
-        while any(
-            words[phase] == ENTERING and words[phase + 1] == tick for phase, tick in noted.items()
-        ):
+        while any(words[at] == ENTERING and words[at + 1] == tick for at, tick in noted.items()):
             # The wait is on the token itself: should it turn up, it is ours.
-            if self._semaphore.acquire_within(SLICE / 10):
+            if take(SLICE / 10):  # step: mutex.try
                 return self._go_inside(YES)
             if deadline.expired():
                 return NO  # one of them is stopped, perhaps with the token: it is waited for
-        dead_now, living = self._survey()
-        if self._may_be_held(living) or dead_now != dead or words[self._generation] != generation:
+        if self._survey() != (dead, rest):
             return NO
-        if self._semaphore.acquire_within(0):
+        if take(0):  # step: mutex.try
             return self._go_inside(YES)
         return self._succeed(dead)
-
-    def _may_be_held(self, living: list[int]) -> bool:
-        return any(self._words[phase] in (INSIDE, LEAVING) for phase in living)

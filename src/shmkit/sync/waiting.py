@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from shmkit.deadline import Deadline
     from shmkit.sync.semaphore import Semaphore
 
-__all__ = ["OPEN", "Doorbell"]
+__all__ = ["NO_WORDS", "OPEN", "Doorbell"]
+
+NO_WORDS: Final = memoryview(bytearray(b"\1" + bytes(4095))).cast("Q")
+"""What a closed handle has in place of its segment: nobody sleeps there, and no line is its own."""
 
 OPEN: Final = 1  # the value of the state word while there is something to wait for
 MOST_SPINS: Final = 160
@@ -96,16 +99,16 @@ class Doorbell:
                 return True
         self._spins = max(spins // 2, FEWEST_SPINS)
         while words[word] == seen and words[state] == OPEN:
-            words[self._flag] = 1
-            fence_all()
+            words[self._flag] = 1  # step: bell.flag
+            fence_all()  # step: bell.fence
             if words[word] != seen or words[state] != OPEN:
                 break
             left = deadline.remaining()
             if left > 0:
                 self.sleeps += 1
-                if self._semaphore.acquire_within(min(left, SLICE)):
+                if self._semaphore.acquire_within(min(left, SLICE)):  # step: bell.sleep
                     if self._shared:
-                        words[self._flag] = 1
+                        words[self._flag] = 1  # step: bell.flag_again
                     continue
             if words[word] == seen and words[state] == OPEN:
                 look()
@@ -117,8 +120,13 @@ class Doorbell:
         """Wake one sleeper, if there may be one; the caller has published, and fenced after it."""
         words = self._words
         if words[self._flag]:
-            words[self._flag] = 0
-            self._semaphore.raw.release()  # also when this handle was closed meanwhile
+            words[self._flag] = 0  # step: bell.clear
+            # Also when this handle was closed meanwhile.
+            self._semaphore.raw.release()  # step: bell.post
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._words = NO_WORDS
 
     def ring_always(self) -> None:
         """Leave a token whether or not anyone sleeps: for the news that all must hear."""

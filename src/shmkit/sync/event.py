@@ -1,0 +1,133 @@
+"""Event: processes wait until one says go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from shmkit.deadline import Deadline
+from shmkit.errors import ClosedError
+from shmkit.sync.ordering import fence
+from shmkit.sync.page import STATE, SharedPage
+from shmkit.sync.waiting import Doorbell
+
+if TYPE_CHECKING:
+    from shmkit.memory.buffer import SharedBuffer
+
+__all__ = ["Event"]
+
+_KIND: Final = 17
+_TURNS: Final = 0x080 // 8  # how often it was set or cleared: odd while it is set
+_BELL: Final = 0x280 // 8
+
+
+class Event:
+    """A flag between processes, with a wait for it; `threading.Event` otherwise.
+
+    Without a name it is reached by forking or pickling it; with one, by every process of the same
+    user that gives the same name. The death of a process changes nothing.
+
+    Args:
+        name: a name without "/", or None.
+
+    Raises:
+        IncompatibleSegment: the name belongs to something else.
+        ValueError: a bad name.
+    """
+
+    __slots__ = ("__weakref__", "_bell", "_closed", "_page", "_words")
+
+    def __init__(self, name: str | None = None) -> None:
+        self._open(name)
+
+    def _open(self, memory: str | SharedBuffer | None) -> None:
+        self._page = page = SharedPage(memory, _KIND, {"bell": 0})
+        self._words = page.words
+        self._bell = Doorbell(
+            page.words, _BELL, STATE, page.membership.semaphores["bell"], shared=True
+        )
+        self._closed = False
+        page.membership.watch(self, page.close)
+
+    def is_set(self) -> bool:
+        """Whether it is set.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        return bool(self._words[_TURNS] & 1)
+
+    def set(self) -> None:
+        """Set it, and wake everybody who waits. Idempotent.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        turns = self._words[_TURNS]
+        if not turns & 1:
+            self._words[_TURNS] = turns + 1
+        fence()
+        self._bell.ring()
+
+    def clear(self) -> None:
+        """Make it unset. Who was waiting when it was set is not held up by it. Idempotent.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        turns = self._words[_TURNS]
+        if turns & 1:
+            self._words[_TURNS] = turns + 1
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set.
+
+        Args:
+            timeout: seconds to wait at most; None for ever.
+
+        Returns:
+            False when the time was up first.
+
+        Raises:
+            ClosedError: this handle was closed, now or before.
+            ValueError: a negative timeout.
+        """
+        deadline = Deadline(timeout)
+        self._check_open()
+        turns = self._words[_TURNS]
+        if turns & 1:
+            return True
+        if not self._bell.wait(_TURNS, turns, deadline, self._check_open):
+            return False
+        self._bell.ring()  # whoever else sleeps: each wakes the next
+        return True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"this event ({self._page.buffer.url}) was closed")
+
+    @property
+    def name(self) -> str:
+        """The name it was given, "" without one."""
+        return self._page.buffer.name
+
+    def close(self) -> None:
+        """Leave it. The last one out removes the name. Idempotent."""
+        self._closed = True
+        self._page.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        self._check_open()
+        return _rejoin, (type(self), self._page.buffer)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "set" if self.is_set() else "not set"
+        return f"<Event {self._page.buffer.url} {state}>"
+
+
+def _rejoin(cls: type[Event], buffer: SharedBuffer) -> Event:
+    event = cls.__new__(cls)
+    event._open(buffer)
+    return event

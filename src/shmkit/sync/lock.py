@@ -1,0 +1,74 @@
+"""Lock: exclusion between processes, and a word about it when the one before died holding it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from shmkit.sync.mutex import Acquired, Mutex
+from shmkit.sync.page import SharedPage
+
+if TYPE_CHECKING:
+    from shmkit.memory.buffer import SharedBuffer
+
+__all__ = ["Acquired", "Lock"]
+
+_KIND: Final = 16
+
+
+class Lock(Mutex):
+    """One process at a time is inside; if it dies there, the next gets in, and is told.
+
+    Without a name it is reached by forking or pickling it; with one, by every process of the same
+    user that gives the same name. It is not reentrant, and whoever acquired it releases it; threads
+    of a process may share a handle, and take turns. A holder that is stopped is waited for.
+
+    Args:
+        name: a name without "/", or None.
+
+    Raises:
+        IncompatibleSegment: the name belongs to something else.
+        ValueError: a bad name.
+
+    Notes:
+        How a dead holder is told from a slow one: mutex.py. At most 120 handles at a time.
+    """
+
+    __slots__ = ("_page",)
+
+    def __init__(self, name: str | None = None) -> None:
+        self._open(name)
+
+    def _open(self, memory: str | SharedBuffer | None) -> None:
+        page = SharedPage(memory, _KIND, {"lock": 1})
+        self._page = page
+        super().__init__(page.membership, page.words, 0, "lock")
+        page.membership.presence.call_after_fork(self.start_anew)
+        page.membership.watch(self, page.close)
+
+    @property
+    def name(self) -> str:
+        """The name it was given, "" without one."""
+        return self._page.buffer.name
+
+    def close(self) -> None:
+        """Leave it; a holder releases it first. The last one out removes the name. Idempotent."""
+        if self.held:
+            self.release()
+        self.retire()
+        self._page.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        self._check_open()
+        return _rejoin, (type(self), self._page.buffer)
+
+    def __repr__(self) -> str:
+        where = self._page.buffer.url
+        if self._semaphore.closed:
+            return f"<Lock {where} closed>"
+        return f"<Lock {where} {'held here' if self.held else 'not held here'}>"
+
+
+def _rejoin(cls: type[Lock], buffer: SharedBuffer) -> Lock:
+    lock = cls.__new__(cls)
+    lock._open(buffer)
+    return lock
