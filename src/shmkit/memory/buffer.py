@@ -8,7 +8,6 @@ from typing import Self, SupportsIndex
 
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory import opening
-from shmkit.memory.content import Content
 from shmkit.memory.mapping import (
     Access,
     Region,
@@ -19,14 +18,17 @@ from shmkit.memory.mapping import (
     map_region,
 )
 from shmkit.memory.opening import Opened
+from shmkit.memory.records import Structured
 from shmkit.memory.reserve import checked_size, reserve
 from shmkit.memory.resizing import RESIZING, refuse_if_mapped
+from shmkit.memory.search import Searching
+from shmkit.memory.stream import Streaming
 from shmkit.memory.url import Url, Where
 
 __all__ = ["SharedBuffer"]
 
 
-class SharedBuffer(Content):
+class SharedBuffer(Searching, Streaming, Structured):
     """Bytes that processes share: the same calls on anonymous, named and file memory.
 
     `SharedBuffer.create(where, size)` makes memory, `attach(where)` maps it in another process,

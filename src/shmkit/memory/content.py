@@ -6,7 +6,7 @@ import errno
 import mmap
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, cast, overload
 
 from shmkit.memory.handle import Handle
 from shmkit.memory.mapping import checked_range
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Buffer
 
-__all__ = ["Content"]
+__all__ = ["Content", "as_bytes"]
 
 T = TypeVar("T")
 
@@ -177,14 +177,33 @@ class Content(Handle):
     def __setitem__(self, key: slice, value: Buffer) -> None: ...
     def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
         whole = self._bytes()
-        if self._access == "r":
-            raise TypeError(f"{self!r} is read-only: attach with access='rw', or 'cow'")
+        self._check_writable()
         try:
             _assign(whole, key, value)
         except ValueError:
             if self._whole is whole:
                 raise
             self[key] = value  # another thread closed or resized it meanwhile
+
+    def _check_writable(self) -> None:
+        if self._access == "r":
+            self._open_region()
+            raise TypeError(f"{self!r} is read-only: attach with access='rw', or 'cow'")
+
+    def _pin(self, label: str) -> tuple[mmap.mmap | bytes | bytearray, int, memoryview]:
+        """What is searched, the index in it of byte 0, and a view of all bytes that keeps it."""
+        while True:
+            region = self._open_region()
+            try:
+                view = region.whole[:]
+            except ValueError:
+                if self._region is region:
+                    raise
+                continue  # another thread closed or resized it meanwhile
+            memory = region.memory
+            if memory is None:
+                return cast("bytes | bytearray", view.obj), 0, self._loans.give(view, label)
+            return memory, region.start, self._loans.give(view, label)
 
     def _bytes(self) -> memoryview:
         whole = self._whole
@@ -207,7 +226,7 @@ def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
     if not isinstance(key, slice):
         whole[operator.index(key)] = operator.index(value)
         return
-    target, source = whole[key], _as_bytes(value)
+    target, source = whole[key], as_bytes(value)
     if len(target) != len(source):
         raise ValueError(
             f"{len(source)} bytes do not replace {len(target)}: a buffer keeps its size"
@@ -215,7 +234,8 @@ def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
     target[:] = source
 
 
-def _as_bytes(value: Buffer) -> memoryview:
+def as_bytes(value: Buffer) -> memoryview:
+    """The bytes of anything that has some, copied only if they do not lie side by side."""
     source = memoryview(value)
     if source.format == "B" and source.ndim == 1:
         return source

@@ -19,6 +19,8 @@ __all__ = [
     "checked_range",
     "map_anonymous",
     "map_region",
+    "read_region",
+    "size_to_map",
 ]
 
 Access: TypeAlias = Literal["r", "rw", "cow"]
@@ -34,7 +36,8 @@ class Region:
     """Bytes at addresses.
 
     Args:
-        memory: the map; None if nothing is mapped (no bytes, or bytes that were read instead).
+        memory: the map; None if nothing is mapped (no bytes, or bytes that were read instead):
+            then `whole` is all of a bytes or bytearray.
         start: index in `memory` of the region's byte 0.
         whole: all bytes of the region, in a view that is not handed out.
         mapped: False if the bytes are a copy that was read.
@@ -160,7 +163,7 @@ def attach_region(
         OSError: it cannot be mapped, and not be read instead.
         TypeError, ValueError: `offset` or `length` is no integer, or reaches outside.
     """
-    size = _size_to_map(fd)
+    size = size_to_map(fd)
     if size is not None:
         first, count = checked_range(offset, length, size, what)
         try:
@@ -174,7 +177,12 @@ def attach_region(
     return region, operator.index(offset), False
 
 
-def _size_to_map(fd: int) -> int | None:
+def read_region(content: bytes) -> Region:
+    """Bytes that were read instead of mapped."""
+    return Region(None, 0, memoryview(content), mapped=False)
+
+
+def size_to_map(fd: int) -> int | None:
     """Bytes behind a descriptor; None if only reading tells (a pipe, a file of /proc)."""
     status = os.fstat(fd)
     if stat.S_ISBLK(status.st_mode):
@@ -199,4 +207,4 @@ def _read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, w
         wanted -= len(part)
     content = b"".join(parts)
     first, count = checked_range(offset, length, len(content), what)
-    return Region(None, 0, memoryview(content)[first : first + count], mapped=False)
+    return read_region(content[first : first + count])

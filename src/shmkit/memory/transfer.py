@@ -3,6 +3,7 @@
 A named segment or file is attached to again, and must be the same memory. Anonymous memory goes
 as a descriptor: passed on where multiprocessing starts a process (spawn, forkserver), otherwise
 (through a queue or pipe) taken by the receiver out of the sender, which has to be there still.
+Bytes that were read and not mapped go as a copy.
 Whoever receives a handle never owns the name.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmkit.memory.backends.base import Identity, identity_of
-from shmkit.memory.mapping import Access
+from shmkit.memory.mapping import Access, read_region
 from shmkit.memory.opening import Opened, open_existing
 from shmkit.memory.url import Url
 
@@ -46,11 +47,9 @@ def reduced(
             f"cannot pickle {handle!r}: its private changes would be lost; send the bytes, or "
             "attach with access='cow' in the other process"
         )
-    if not handle.mapped:
-        raise TypeError(
-            f"cannot pickle {handle!r}: its bytes were read, and there is no memory to share; send "
-            "the bytes"
-        )
+    if not handle.mapped:  # a copy already: there is no memory to share
+        content = handle._open_region().whole.tobytes()
+        return _from_bytes, (type(handle), handle.url, content, span[1], identity)
     if handle.url.scheme != "anon":
         return _from_name, (type(handle), str(handle.url), span, identity)
     if descriptor is None:
@@ -63,6 +62,14 @@ def reduced(
     if context.get_spawning_popen() is not None:
         return _from_descriptor, (type(handle), reduction.DupFd(descriptor), span)
     return _from_sender, (type(handle), os.getpid(), descriptor, span, identity)
+
+
+def _from_bytes(
+    kind: type[SharedBuffer], url: Url, content: bytes, offset: int, identity: Identity
+) -> SharedBuffer:
+    self = kind._make(Opened(url, -1, identity), "r", read_region(content), offset, complete=False)
+    self._pid = 0
+    return self
 
 
 def _from_name(
