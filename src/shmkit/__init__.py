@@ -6,7 +6,7 @@ A map of the floors; each uses those below it, never one above:
     work       functions that run elsewhere
     channels   messages through memory: Ring
     sync       processes that wait for each other: Semaphore
-    memory     bytes that processes share: SharedBuffer
+    memory     bytes that processes share: SharedBuffer, SharedArray, PagedFile, open_bytes
     errors     every exception, and deadline: how long a call may wait
 
 Every public name is here: `from shmkit import Ring`. A name is imported when it is first used, so
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from shmkit.errors import RoleTaken as RoleTaken
     from shmkit.errors import ShmkitError as ShmkitError
     from shmkit.errors import ShutDown as ShutDown
+    from shmkit.memory.array import SharedArray as SharedArray
     from shmkit.memory.buffer import SharedBuffer as SharedBuffer
+    from shmkit.memory.paged import PagedFile as PagedFile
+    from shmkit.memory.reading import open_bytes as open_bytes
     from shmkit.sync.semaphore import Semaphore as Semaphore
 
 __version__ = "0.1.0"
@@ -42,13 +45,16 @@ _HOME = {
     "FrameTooLarge": "shmkit.errors",
     "Full": "shmkit.errors",
     "IncompatibleSegment": "shmkit.errors",
+    "PagedFile": "shmkit.memory.paged",
     "PeerDied": "shmkit.errors",
     "Ring": "shmkit.channels.ring",
     "RoleTaken": "shmkit.errors",
     "Semaphore": "shmkit.sync.semaphore",
+    "SharedArray": "shmkit.memory.array",
     "SharedBuffer": "shmkit.memory.buffer",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
+    "open_bytes": "shmkit.memory.reading",
 }
 
 __all__ = [
@@ -58,13 +64,16 @@ __all__ = [
     "FrameTooLarge",
     "Full",
     "IncompatibleSegment",
+    "PagedFile",
     "PeerDied",
     "Ring",
     "RoleTaken",
     "Semaphore",
+    "SharedArray",
     "SharedBuffer",
     "ShmkitError",
     "ShutDown",
+    "open_bytes",
 ]
 
 

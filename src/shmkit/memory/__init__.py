@@ -1,8 +1,14 @@
-"""Bytes that processes share: one SharedBuffer over anonymous, named and file memory.
+"""Bytes that processes share: buffers, arrays, files; over anonymous, named and file memory.
 
 A map, from the top:
 
 - `buffer`: SharedBuffer: made, attached to, resized
+- `array`, `array_header`: SharedArray: a numpy array that tells its shape and dtype
+- `paged`, `pages`: PagedFile: a file of any size through a few pages of memory
+- `reading`: open_bytes: the bytes of a file, read or mapped
+- `search`, `replacing`: find, count, regular expressions, replace, in place and into a file
+- `stream`: a file object on the bytes, lines, chunks
+- `records`, `layout`, `fields`: structures in the memory, read and written field by field
 - `content`: its bytes: slices, views, flush
 - `handle`: its life: descriptors, pickling, close, unlink
 - `opening`: getting hold of memory: exclusive creation, waiting for a name, half-made names

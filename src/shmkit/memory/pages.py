@@ -1,0 +1,208 @@
+"""The pages of a file that are in memory: read when missed, written back when they have to go.
+
+Pages are read and written, not mapped: a file that shrinks while it is used is then an error that
+can be told, where touching a map of it would kill the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["PagedStatistics", "Pages"]
+
+_MOST_RANGES: Final = 64  # of a page, before it is written back
+
+
+@dataclass(frozen=True, slots=True)
+class PagedStatistics:
+    """What a PagedFile has done so far.
+
+    Attributes:
+        hits: accesses to a page that was in memory.
+        faults: pages that were read from the file.
+        evictions: pages that had to go for another.
+        written: bytes that were written to the file.
+        resident: bytes of the file that are in memory.
+        dirty: pages whose changes are not yet in the file.
+    """
+
+    hits: int
+    faults: int
+    evictions: int
+    written: int
+    resident: int
+    dirty: int
+
+
+@dataclass(slots=True, eq=False)
+class _Page:
+    data: bytearray
+    size: int  # bytes of the file that are in it: fewer than data has in the last page
+    ranges: list[tuple[int, int]] = field(default_factory=list)  # changed, not yet in the file
+
+
+class Pages:
+    """At most `most` pages of `page_size` bytes; the least recently used one goes first.
+
+    The lock is for its user to hold: an access is more than one call.
+
+    Args:
+        fd: descriptor of a file or block device; closed by `close`.
+        size: bytes of it.
+        page_size: bytes of a page.
+        most: pages in memory at any time.
+        name: for messages.
+    """
+
+    def __init__(self, fd: int, size: int, page_size: int, most: int, name: str) -> None:
+        self.lock = threading.RLock()
+        self.fd = fd
+        self.size = size
+        self.page_size = page_size
+        self.most = most
+        self._name = name
+        self._sized = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._pages: OrderedDict[int, _Page] = OrderedDict()
+        self._hits = self._faults = self._evictions = self._written = 0
+        _OPEN.add(self)
+
+    def get(self, number: int) -> bytearray:
+        """The bytes of a page; beyond the end of the file they mean nothing.
+
+        Raises:
+            OSError: it cannot be read, or another not be written back; ESTALE: the size of the
+                file has changed.
+        """
+        page = self._pages.get(number)
+        if page is not None:
+            self._hits += 1
+            self._pages.move_to_end(number)
+            return page.data
+        self._check_size(self._now(), grown=True)
+        start = number * self.page_size
+        page = _Page(self._room(), min(self.page_size, self.size - start))
+        self._faults += 1
+        view = memoryview(page.data)[: page.size]
+        done = 0
+        while done < page.size:
+            count = _read_into(self.fd, view[done:], start + done)
+            if not count:
+                self._check_size(self._now(), grown=True)
+                raise self._changed(start + done)
+            done += count
+        self._pages[number] = page
+        return page.data
+
+    def changed(self, number: int, start: int, end: int) -> None:
+        """Note that bytes of a page in memory were changed."""
+        page = self._pages[number]
+        ranges = page.ranges
+        if ranges and ranges[-1][0] <= start <= ranges[-1][1]:
+            ranges[-1] = ranges[-1][0], max(end, ranges[-1][1])
+        else:
+            ranges.append((start, end))
+        if len(ranges) > _MOST_RANGES:
+            self._write_back(number, page)
+
+    def flush(self, *, to_disk: bool) -> None:
+        """Write all changes to the file, and wait until the disk has them if asked to."""
+        for number, page in self._pages.items():
+            self._write_back(number, page)
+        if to_disk:
+            os.fsync(self.fd)
+
+    def close(self) -> None:
+        """Write all changes to the file and let go of it; closing again does nothing."""
+        with self.lock:
+            if self.fd < 0:
+                return
+            try:
+                self.flush(to_disk=False)
+            finally:
+                fd, self.fd = self.fd, -1
+                self._pages.clear()
+                os.close(fd)
+
+    def statistics(self) -> PagedStatistics:
+        """A snapshot."""
+        with self.lock:
+            return PagedStatistics(
+                self._hits,
+                self._faults,
+                self._evictions,
+                self._written,
+                sum(page.size for page in self._pages.values()),
+                sum(bool(page.ranges) for page in self._pages.values()),
+            )
+
+    def after_fork(self) -> None:
+        """In a forked child: changes made before are the parent's to write."""
+        self.lock = threading.RLock()
+        self._pages.clear()
+
+    def _room(self) -> bytearray:
+        """The memory of another page: that of the one that has to go, if there are enough."""
+        if len(self._pages) < self.most:
+            return bytearray(self.page_size)
+        number, page = next(iter(self._pages.items()))
+        self._write_back(number, page)  # if this fails, it stays
+        del self._pages[number]
+        self._evictions += 1
+        return page.data
+
+    def _write_back(self, number: int, page: _Page) -> None:
+        if not page.ranges:
+            return
+        now = self._now()
+        self._check_size(now, grown=False)
+        view, base = memoryview(page.data), number * self.page_size
+        while page.ranges:
+            start, end = page.ranges[-1]
+            done = os.pwrite(self.fd, view[start:end], base + start)
+            self._written += done
+            if start + done < end:
+                page.ranges[-1] = start + done, end
+            else:
+                page.ranges.pop()
+
+    def _now(self) -> int:
+        return os.fstat(self.fd).st_size if self._sized else self.size
+
+    def _check_size(self, now: int, *, grown: bool) -> None:
+        if now < self.size or (grown and now > self.size):
+            raise self._changed(now)
+
+    def _changed(self, now: int) -> OSError:
+        return OSError(
+            errno.ESTALE,
+            f"had {self.size} bytes when it was opened and has {now} now: close it, and open it "
+            "again",
+            self._name,
+        )
+
+
+def _read_into(fd: int, view: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [view], offset)
+    data = os.pread(fd, len(view), offset)
+    view[: len(data)] = data
+    return len(data)
+
+
+_OPEN: Final[weakref.WeakSet[Pages]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pages in list(_OPEN):
+        pages.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
