@@ -1,0 +1,80 @@
+"""Processes for tests of channels."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from shmkit import Semaphore
+from tests.processes import TIMEOUT, reap
+
+_FORK = multiprocessing.get_context("fork")
+
+
+class Forked(NamedTuple):
+    """A forked child, and a pipe to it."""
+
+    process: Any
+    link: Connection
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    def receive(self, timeout: float = TIMEOUT) -> Any:
+        """Wait for what it sends."""
+        assert self.link.poll(timeout), f"process {self.pid} sent nothing in {timeout} s"
+        return self.link.recv()
+
+    def kill(self) -> None:
+        """SIGKILL it, and reap it."""
+        self.process.kill()
+        self.process.join(TIMEOUT)
+
+    def finish(self) -> None:
+        """Wait for its end, which has to be exit status 0."""
+        self.process.join(TIMEOUT)
+        assert self.process.exitcode == 0
+
+
+@pytest.fixture
+def fork() -> Iterator[Callable[..., Forked]]:
+    """Fork a child that runs `target(link, *args)`; at the end of the test it is killed."""
+    started: list[Forked] = []
+
+    def start(target: Callable[..., Any], *args: Any) -> Forked:
+        ours, theirs = _FORK.Pipe()
+        process = _FORK.Process(target=target, args=(theirs, *args))
+        started.append(Forked(process, ours))
+        with theirs:
+            process.start()
+        return started[-1]
+
+    yield start
+    for process, link in started:
+        reap(process)
+        link.close()
+
+
+@pytest.fixture
+def semaphores(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
+    """Files of the semaphores that this test's process has made, as far as they are there."""
+    made: list[str] = []
+    create = Semaphore.create
+
+    def note(name: str, *args: Any, **kwargs: Any) -> Semaphore:
+        made.append(name)
+        return create(name, *args, **kwargs)
+
+    monkeypatch.setattr(Semaphore, "create", note)
+
+    def there() -> list[Path]:
+        assert made, "no semaphore was made"
+        return [path for name in made if (path := Path(f"/dev/shm/sem.{name}")).exists()]
+
+    return there

@@ -1,0 +1,200 @@
+"""A ring on a file: stop everything, start again, and reading goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmkit import CorruptSegment, Empty, Full, PeerDied, Ring, ShutDown
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ring"
+
+
+def test_what_was_put_is_there_the_next_day(path: Path) -> None:
+    with Ring.create(path, capacity=4096) as ring:
+        assert ring.put_many([b"one", b"two", b"three"]) == 3
+        assert ring.get() == b"one"
+        ring.flush()
+    for _ in range(2):
+        with Ring.attach(path) as ring:
+            assert ring.qsize() == 2
+            assert ring.statistics().producers == ring.statistics().consumers == ()
+    with Ring.attach(path) as ring:
+        assert ring.get() == b"two"
+        ring.put(b"four")
+    with Ring.ensure(path, capacity=1 << 16) as ring:
+        assert ring.capacity == 4096
+        assert ring.get_many() == [b"three", b"four"]
+        assert ring.empty()
+
+
+def test_it_goes_on_at_every_position(path: Path) -> None:
+    """Also where the end of the ring was passed, or skipped, just before it stopped."""
+    Ring.create(path, capacity=4096).close()
+    for number in range(200):
+        small, large = bytes([number]) * (number * 67 % 900), bytes([number]) * 4080
+        with Ring.attach(path) as ring:
+            ring.put(small)
+        with Ring.attach(path) as ring:
+            assert ring.get() == small
+            ring.put_nowait(large)
+        with Ring.attach(path) as ring:
+            assert ring.full()
+            assert ring.get() == large
+        with Ring.attach(path) as ring:
+            assert ring.empty()
+            assert ring.qsize() == 0
+
+
+def test_a_shut_down_ring_stays_shut_down(path: Path) -> None:
+    with Ring.create(path, capacity=4096) as ring:
+        ring.put(b"last")
+        ring.shutdown()
+    with Ring.attach(path) as ring:
+        with pytest.raises(ShutDown):
+            ring.put(b"x")
+        assert list(ring) == [b"last"]
+
+
+def test_it_goes_on_after_all_were_killed(path: Path, fork: Any) -> None:
+    """Numbered frames: each is got once, or was got by one that was killed before it said so."""
+    Ring.create(path, capacity=4096).close()
+    got = 0
+    for turn in range(8):
+        producer, consumer = fork(count_up, path, got), fork(write_down, path)
+        at_least = got + turn * 40
+        numbers = []
+        while not numbers or numbers[-1] < at_least:
+            numbers.append(consumer.receive())
+        producer.kill()
+        consumer.kill()
+        while consumer.link.poll():
+            try:
+                numbers.append(consumer.link.recv())
+            except EOFError:
+                break
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+        assert got <= numbers[0] <= got + 1  # one may have been taken and not been told
+        with Ring.attach(path) as ring:
+            left = [int(frame.split()[0]) for frame in all_of(ring)]
+        got = numbers[-1] + 1
+        if left:
+            assert got <= left[0] <= got + 1
+            assert left == list(range(left[0], left[-1] + 1))
+            got = left[-1] + 1
+
+
+def count_up(link: Any, path: Path, number: int) -> None:
+    with Ring.attach(path) as ring:
+        while True:
+            ring.put(b"%d %s" % (number, b"x" * (number * 13 % 500)))
+            number += 1
+
+
+def write_down(link: Any, path: Path) -> None:
+    with Ring.attach(path) as ring:
+        while True:
+            try:
+                link.send(int(ring.get(10).split()[0]))
+            except PeerDied:
+                continue
+
+
+def all_of(ring: Ring) -> list[bytes]:
+    frames: list[bytes] = []
+    while True:
+        try:
+            frames += ring.get_many(timeout=0)
+        except Empty:
+            return frames
+
+
+def test_a_flipped_bit_is_found(path: Path) -> None:
+    """In the payload, in the length, in the kind, in the checksum; never delivered."""
+    for byte, bit in ((4096 + 64 + 16 + 5, 3), (4096 + 64, 0), (4096 + 64 + 4, 1), (4096 + 76, 7)):
+        with Ring.ensure(path, capacity=4096) as ring:
+            ring.put(b"a" * 48)  # 64 bytes with its header
+            ring.put(b"b" * 48)
+            ring.put(b"c" * 48)
+        content = bytearray(path.read_bytes())
+        content[byte] ^= 1 << bit
+        path.write_bytes(content)
+        with Ring.attach(path) as ring:
+            assert ring.get() == b"a" * 48
+            with pytest.raises(CorruptSegment) as caught:
+                ring.get()
+            assert caught.value.detail
+            assert caught.value.where == f"file:{path}"
+            for call in (ring.get_nowait, lambda ring=ring: ring.put(b"x"), ring.get_many):
+                with pytest.raises(CorruptSegment):
+                    call()
+            assert "corrupt" in repr(ring)
+            ring.unlink()
+
+
+def test_a_copy_is_a_ring_of_its_own(path: Path, tmp_path: Path, semaphores: Any) -> None:
+    """Also while the original is in use."""
+    with Ring.create(path, capacity=4096) as ring:
+        ring.put_many([b"one", b"two"])
+        shutil.copyfile(path, tmp_path / "copy")
+        with Ring.attach(tmp_path / "copy") as copy:
+            assert copy.get_many() == [b"one", b"two"]
+            copy.put(b"of the copy")
+        with Ring.attach(path) as other:
+            assert other.get_many() == [b"one", b"two"]
+            with pytest.raises(Empty):
+                other.get(timeout=0.06)
+            ring.put(b"three")
+            assert other.get(timeout=5) == b"three"
+    with Ring.attach(tmp_path / "copy") as copy:
+        assert copy.get_many() == [b"of the copy"]
+    assert not semaphores()
+
+
+def test_a_moved_file_is_the_same_ring(path: Path, tmp_path: Path) -> None:
+    with Ring.create(path, capacity=4096) as ring:
+        ring.put(b"x")
+        path.rename(tmp_path / "elsewhere")
+        with Ring.attach(tmp_path / "elsewhere") as other:
+            assert other.get() == b"x"
+            ring.put(b"y")
+            assert other.get(timeout=5) == b"y"
+
+
+def test_killing_everybody_leaves_what_the_next_one_removes(
+    path: Path, fork: Any, semaphores: Any
+) -> None:
+    child = fork(attach_and_wait, path)
+    child.receive()
+    child.kill()
+    with Ring.attach(path) as ring:
+        assert ring.get(timeout=0) == b"x"
+        assert semaphores()
+        with pytest.raises(Empty):  # that death was before its time
+            ring.get(timeout=0.06)
+    assert not semaphores()
+
+
+def attach_and_wait(link: Any, path: Path) -> None:
+    with Ring.create(path, capacity=4096) as ring:
+        ring.put(b"x")
+        link.send("there")
+        link.recv()
+
+
+def test_a_full_ring_stays_full(path: Path) -> None:
+    with Ring.create(path, capacity=4096) as ring:
+        ring.put(bytes(4080))
+    with Ring.attach(path) as ring, pytest.raises(Full):
+        ring.put_nowait(b"")
+    size = path.stat()
+    assert size.st_size == 8192
+    assert size.st_blocks * 512 >= 8192  # its room is reserved
+    os.truncate(path, 8192)
