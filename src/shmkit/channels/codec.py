@@ -1,0 +1,380 @@
+r"""Codec: objects as frames, and back.
+
+A small object is its pickle, as `pickle.dumps` makes it. What is large inside an object stays out
+of the pickle (PEP 574), so that its bytes are copied once, from where they are into the frame, and
+once more out of the frame to where they stay:
+
+    0       bytes of the table (u32), 4 bytes zero
+    8       bytes of the pickle (u64)
+    16      table: what the buffers are, pickled
+            pickle, with NEXT_BUFFER where a buffer belongs
+            the buffers, each at a multiple of 16
+
+Three kinds of things are buffers: `bytes`, `bytearray` and contiguous buffers from 64 KiB on, and
+numpy arrays from 8 KiB on. Arrays come out as arrays that own their memory and are writable, in the
+order (C or Fortran) they had; a strided one comes out contiguous. A memoryview comes out as a
+memoryview on memory of its own.
+
+The pickler itself tells where its large buffers are: to a file it writes those of 64 KiB and more
+without copying them, right behind a piece that ends with their opcode and length (`_write_bytes` in
+`Modules/_pickle.c`, `_Framer.write_large_bytes` in `Lib/pickle.py`). Should another pickler do
+otherwise, they stay in the pickle.
+
+Reducers are those of `copyreg` and of `multiprocessing` (connections, sockets, and whatever was
+registered with its `ForkingPickler`).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from multiprocessing.reduction import ForkingPickler
+from pickle import PickleBuffer
+from typing import Any, Final, Protocol
+
+__all__ = ["Encoded", "Memory", "Received", "Source", "decode", "encode", "load"]
+
+PROTOCOL: Final = 5
+LEAST_ARRAY: Final = 8 << 10  # bytes; a smaller array costs less inside the pickle
+LEAST_PAYLOAD: Final = 64 << 10  # bytes, from which on the pickler does not copy
+
+_HEAD: Final = struct.Struct("<I4xQ")
+_ALIGN: Final = 16
+_NEXT_BUFFER: Final = b"\x97"
+_FRAME: Final = 0x95
+_BINBYTES: Final = b"B"
+_BINBYTES8: Final = b"\x8e"
+_BYTEARRAY8: Final = b"\x96"
+
+# A line of the table: n for bytes, (n,) for a bytearray, (shape, dtype, order) for an array.
+_Line = int | tuple[int] | tuple[tuple[int, ...], Any, str]
+_FORMATS: Final = frozenset("bBhHiIlLqQnNefdcP?")
+
+
+class Source(Protocol):
+    """Where a frame is read from: `Memory`, or a file."""
+
+    def bytes(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes from `at` on."""
+        ...
+
+    def bytearray(self, at: int, size: int) -> bytearray:
+        """The same as a bytearray."""
+        ...
+
+    def fill(self, at: int, target: memoryview) -> None:
+        """Copy as many bytes from `at` on as `target` has."""
+        ...
+
+
+class Encoded:
+    """An object taken apart: its pickle, and buffers that are still where the object has them.
+
+    Args:
+        stream: pieces of the pickle.
+        lines: the table, a line for each buffer.
+        buffers: contiguous views of bytes.
+
+    Attributes:
+        size: bytes of the frame.
+        pieces: (position in the frame, bytes) of everything in it; what is between is padding.
+    """
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, stream: list[bytes], lines: list[_Line], buffers: list[memoryview]) -> None:
+        table = pickle.dumps(lines, PROTOCOL)
+        length = sum(map(len, stream))
+        self.pieces: list[tuple[int, bytes | memoryview]] = [
+            (0, _HEAD.pack(len(table), length) + table)
+        ]
+        at = _HEAD.size + len(table)
+        for piece in stream:
+            self.pieces.append((at, piece))
+            at += len(piece)
+        for buffer in buffers:
+            at += -at % _ALIGN
+            self.pieces.append((at, buffer))
+            at += len(buffer)
+        self.size = at
+
+    def write(self, target: memoryview) -> None:
+        """Copy it into `size` bytes of writable memory."""
+        for at, piece in self.pieces:
+            target[at : at + len(piece)] = piece
+
+
+class Received:
+    """An encoded object whose bytes are out of the frame; `load` makes the object of them."""
+
+    __slots__ = ("_buffers", "_stream")
+
+    def __init__(self, stream: bytes, buffers: list[Any]) -> None:
+        self._stream = stream
+        self._buffers = buffers
+
+    def load(self) -> Any:
+        """Unpickle it.
+
+        Raises:
+            Exception: whatever the pickle's own code raises.
+        """
+        return pickle.loads(self._stream, buffers=self._buffers)
+
+
+load: Final = pickle.loads
+"""Make an object of what `encode` gave as `bytes`."""
+
+
+# -- in ------------------------------------------------------------------------------------------
+
+
+def encode(obj: Any) -> bytes | Encoded:
+    """Pickle an object; what is large in it is left where it is.
+
+    Args:
+        obj: anything that pickles, or has a reducer.
+
+    Returns:
+        A pickle, when nothing in it is large; otherwise an `Encoded`, to be written before the
+        object changes.
+
+    Raises:
+        Exception: it does not pickle: `pickle.PicklingError`, TypeError, AttributeError, or
+            whatever its own code raises.
+    """
+    try:
+        pickler = _picklers.pop()
+    except IndexError:  # each is at work: in another thread, or around this very call
+        pickler = _new_pickler()
+    dump, clear_memo, pieces = pickler
+    dump(obj)  # one that fails is not used again
+    clear_memo()
+    if len(pieces) == 1:
+        frame: bytes = pieces.pop()
+        _picklers.append(pickler)
+        return frame
+    taken = pieces[:]
+    pieces.clear()
+    _picklers.append(pickler)
+    return _sort(taken)
+
+
+def _sort(pieces: list[Any]) -> bytes | Encoded:
+    """Tell the pickle's own pieces from buffers, which stand where the pickle needs them."""
+    stream = [b""]
+    lines: list[_Line] = []
+    buffers: list[memoryview] = []
+    for item in pieces:
+        if type(item) is _Array:
+            lines.append(item.line)
+            buffers.append(item.content)
+            continue
+        piece = item.raw() if type(item) is PickleBuffer else item
+        header = _header_of(stream[-1], piece)
+        if not header:
+            stream.append(bytes(piece))
+            continue
+        is_bytes = stream[-1][-header] != _BYTEARRAY8[0]
+        stream[-1] = stream[-1][:-header] + _NEXT_BUFFER
+        lines.append(len(piece) if is_bytes else (len(piece),))
+        buffers.append(memoryview(piece))
+    if not lines:
+        return b"".join(stream)
+    return Encoded(stream, lines, buffers)
+
+
+def _header_of(before: bytes, piece: Any) -> int:
+    """Bytes of opcode and length at the end of `before`, if `piece` is what they announce."""
+    size = len(piece)
+    if size < LEAST_PAYLOAD or (type(piece) is bytes and _is_frame(piece)):
+        return 0
+    long = size.to_bytes(8, "little")
+    if before.endswith((_BINBYTES8 + long, _BYTEARRAY8 + long)):
+        return 9
+    return 5 if size < 1 << 32 and before.endswith(_BINBYTES + long[:4]) else 0
+
+
+def _is_frame(piece: bytes) -> bool:
+    """Whether a piece may be a frame of the pickle itself, which no payload must be taken for."""
+    # Behind it there may be the header of a payload.
+    return piece[0] == _FRAME and 0 <= len(piece) - 9 - int.from_bytes(piece[1:9], "little") <= 9
+
+
+class _Array:
+    """An array on its way into a frame."""
+
+    __slots__ = ("content", "line")
+
+    def __init__(self, array: Any) -> None:
+        order = "C" if array.flags.c_contiguous else "F"
+        self.line = (array.shape, _spelling(array.dtype), order)
+        self.content = _bytes_of(array)
+
+
+def _bytes_of(array: Any) -> memoryview:
+    """The memory of a contiguous array that has some, as bytes."""
+    flat = array if array.flags.c_contiguous else array.T
+    return memoryview(flat.reshape(-1).view("u1"))
+
+
+@lru_cache(maxsize=128)
+def _spelling(dtype: Any) -> Any:
+    """A dtype as its short string if that says it all, because pickling a dtype takes longer."""
+    return dtype.str if _numpy().dtype(dtype.str) == dtype else dtype
+
+
+def _numpy() -> Any:
+    """numpy, which is there when an array is."""
+    return sys.modules["numpy"]
+
+
+# -- the pickler ---------------------------------------------------------------------------------
+
+_MARK: Final = PickleBuffer(bytearray())
+_shared: Final = ForkingPickler(io.BytesIO()).dispatch_table  # a view of both registries
+
+_Pickler = tuple[Callable[[Any], None], Callable[[], None], list[Any]]
+_picklers: list[_Pickler] = []  # those that are not at work
+
+
+class _Reducers(dict[type, Any]):
+    """The dispatch table of one pickler: what registries have, and arrays, of every process."""
+
+    def __init__(self, pieces: list[Any]) -> None:
+        self[memoryview] = _reduce_view
+        self._pieces = pieces
+
+    def __missing__(self, kind: type) -> Any:
+        reducer = _shared.get(kind)
+        if reducer is not None:
+            return reducer
+        if kind.__name__ == "ndarray" and kind is getattr(sys.modules.get("numpy"), "ndarray", 0):
+            return self._reduce_array
+        raise KeyError(kind)
+
+    def _reduce_array(self, array: Any) -> Any:
+        dtype, flags = array.dtype, array.flags
+        if array.nbytes < LEAST_ARRAY or dtype.hasobject or dtype.metadata:
+            return array.__reduce__()
+        if not (flags.c_contiguous or flags.f_contiguous):
+            array = array.copy()
+        self._pieces.append(_Array(array))
+        return _itself, (_MARK,)  # NEXT_BUFFER: `_sort` finds the array at the same place
+
+
+def _reduce_view(view: memoryview) -> Any:
+    content = PickleBuffer(view if view.c_contiguous else view.tobytes())
+    return _view, (content, view.format, view.shape, view.readonly)
+
+
+def _is_in_band(buffer: PickleBuffer) -> bool:
+    return buffer is not _MARK
+
+
+def _new_pickler() -> _Pickler:
+    pieces: list[Any] = []
+    pickler = pickle.Pickler(_Sink(pieces.append), PROTOCOL, buffer_callback=_is_in_band)
+    pickler.dispatch_table = _Reducers(pieces)
+    return pickler.dump, pickler.clear_memo, pieces
+
+
+class _Sink:
+    """A file for a pickler."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, write: Callable[[Any], object]) -> None:
+        self.write = write
+
+
+# -- out -----------------------------------------------------------------------------------------
+
+
+class Memory:
+    """A `Source` in memory.
+
+    Args:
+        view: the frame, as bytes.
+    """
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def bytes(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes from `at` on."""
+        return bytes(self._view[at : at + size])
+
+    def bytearray(self, at: int, size: int) -> bytearray:
+        """The same as a bytearray."""
+        return bytearray(self._view[at : at + size])
+
+    def fill(self, at: int, target: memoryview) -> None:
+        """Copy as many bytes from `at` on as `target` has."""
+        target[:] = self._view[at : at + len(target)]
+
+
+def decode(source: Source) -> Received:
+    """Copy an `Encoded` out of where it is.
+
+    Args:
+        source: the frame.
+
+    Raises:
+        ValueError: the frame does not hold what it says it holds.
+        MemoryError: no memory for its buffers.
+    """
+    table_size, length = _HEAD.unpack(source.bytes(0, _HEAD.size))
+    lines: list[_Line] = pickle.loads(source.bytes(_HEAD.size, table_size))
+    at = _HEAD.size + table_size
+    stream = source.bytes(at, length)
+    at += length
+    buffers: list[Any] = []
+    for line in lines:
+        at += -at % _ALIGN
+        if isinstance(line, int):
+            buffers.append(source.bytes(at, line))
+            at += line
+        elif len(line) == 1:
+            (size,) = line
+            buffers.append(source.bytearray(at, size))
+            at += size
+        else:
+            import numpy as np
+
+            shape, dtype, order = line
+            array: Any = np.empty(shape, dtype, order)  # type: ignore[call-overload]
+            target = _bytes_of(array)
+            source.fill(at, target)
+            buffers.append(array)
+            at += len(target)
+    return Received(stream, buffers)
+
+
+def _itself(buffer: Any) -> Any:
+    """What the pickle of an array calls: the array is made by then."""
+    return buffer
+
+
+def _view(content: Any, code: str, shape: tuple[int, ...], readonly: bool) -> memoryview:
+    """What the pickle of a memoryview calls.
+
+    Of one without bytes the shape is lost, and formats that memory cannot be cast to become "B".
+    """
+    view = memoryview(content)
+    if readonly:
+        view = view.toreadonly()
+    if code == "B" and len(shape) == 1:
+        return view
+    if code.removeprefix("@") not in _FORMATS:
+        return view
+    if not view.nbytes:  # cast() refuses it
+        nothing = memoryview(bytes(16) if readonly else bytearray(16))
+        return nothing.cast(code)[:0]  # type: ignore[call-overload, no-any-return]
+    return view.cast(code, shape)  # type: ignore[call-overload, no-any-return]
