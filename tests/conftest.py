@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,6 +33,7 @@ from tests import leaks
 from tests.processes import Child, reap
 
 KINDS = ("anon", "shm", "file")
+TICK = 0.02  # seconds by which the time of a file may lag behind the clock
 
 
 class UniqueName(str):
@@ -128,21 +130,52 @@ def start_child() -> Iterator[Callable[..., Child]]:
         child.close()
 
 
+@dataclass
+class Run:
+    """What is known of the whole run, in the process that leads it."""
+
+    before: set[str]
+    shared: bool
+    tests: list[tuple[float, float, str]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+_RUN = pytest.StashKey[Run]()
+_run: Run | None = None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Mark every process of this run, and remember what was there before it."""
+    global _run
     if not hasattr(config, "workerinput"):
         os.environ[leaks.RUN] = uuid.uuid4().hex
-        config.stash[_BEFORE] = leaks.library_names()
+        config.stash[_RUN] = _run = Run(leaks.library_names(), leaks.used_by_others())
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember when each test ran: a name that is left over tells when it was made."""
+    if _run is not None:
+        _run.tests.append((report.start, report.stop, report.nodeid))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Look for what outlived the whole run: names, and processes of it that nobody waits for."""
-    if hasattr(session.config, "workerinput"):
+    """Look for what outlived the whole run: names, and processes of it that nobody waits for.
+
+    A name does not tell who made it. While others use the library on this machine, what is left
+    is shown and does not fail the run.
+    """
+    run = session.config.stash.get(_RUN, None)
+    if run is None:
         return
-    left = leaks.after_run(session.config.stash[_BEFORE])
-    session.config.stash[_LEFT] = left
-    if left:
+    names, processes = leaks.after_run(run.before)
+    run.left = [f"process {process}" for process in processes]
+    for name in names:
+        time = leaks.born(name)
+        during = sorted({test for start, stop, test in run.tests if start - TICK <= time <= stop})
+        run.left.append(f"name {name}, made during {', '.join(during) or 'no test'}")
+    run.shared = run.shared or leaks.used_by_others()
+    if processes or (names and not run.shared):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -150,12 +183,9 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Name what the run left behind."""
-    left = config.stash.get(_LEFT, [])
-    if left:
-        terminalreporter.section("left behind by this run", red=True, bold=True)
-        for line in left:
+    run = config.stash.get(_RUN, None)
+    if run is not None and run.left:
+        doubt = ": names may be of others, who use the library too" if run.shared else ""
+        terminalreporter.section(f"left behind by this run{doubt}", red=True, bold=True)
+        for line in run.left:
             terminalreporter.line(line)
-
-
-_BEFORE = pytest.StashKey[set[str]]()
-_LEFT = pytest.StashKey[list[str]]()

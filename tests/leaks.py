@@ -10,12 +10,21 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["RUN", "Held", "after_run", "library_names", "since", "snapshot"]
+__all__ = [
+    "RUN",
+    "Held",
+    "after_run",
+    "born",
+    "library_names",
+    "since",
+    "snapshot",
+    "used_by_others",
+]
 
 RUN = "SHMKIT_TEST_RUN"  # in the environment of every process of a run
 
@@ -51,26 +60,41 @@ def since(before: Held, token: str) -> list[str]:
     return left
 
 
-def after_run(before: set[str], timeout: float = 5.0) -> list[str]:
-    """What outlived a run: names the library made that no process uses, and processes of the run.
+def after_run(before: set[str], timeout: float = 2.0) -> tuple[list[str], list[str]]:
+    """What outlived a run: processes of it, and names the library made that no process uses.
 
     Args:
         before: `library_names()` before the run.
         timeout: seconds that ending processes get to end.
 
     Returns:
-        A line for each.
+        The names, and a line for each process.
     """
     end = time.monotonic() + timeout
     while True:
         names = library_names() - before
         if names:
             # Another run on this machine may be making names at this moment: those are in use.
-            names -= _names_in_use()
-        left = [f"name {name}" for name in sorted(names)] + [f"process {p}" for p in _strays()]
-        if not left or time.monotonic() > end:
-            return left
+            names -= _names_in_use(_pids())
+        processes = [f"{pid} {_command(pid)}" for pid in _strays()]
+        if not (names or processes) or time.monotonic() > end:
+            return sorted(names), processes
         time.sleep(0.05)
+
+
+def used_by_others() -> bool:
+    """Whether processes that are not of this run use the library, and may leave names too."""
+    ours = os.environ.get(RUN)
+    others = [pid for pid in _pids() if int(pid) != os.getpid() and _run_of(pid) != ours]
+    return any(_run_of(pid) for pid in others) or any(map(_OURS.match, _names_in_use(others)))
+
+
+def born(name: str) -> float:
+    """When a name in /dev/shm was made, in seconds since the epoch; 0 if it is gone."""
+    try:
+        return (_SHM / name).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def library_names() -> set[str]:
@@ -152,10 +176,10 @@ def _pids() -> Iterator[str]:
     return (name for name in _listdir(Path("/proc")) if name.isdigit())
 
 
-def _names_in_use() -> set[str]:
-    """Names in /dev/shm that some process has open or mapped."""
+def _names_in_use(pids: Iterable[str]) -> set[str]:
+    """Names in /dev/shm that one of these processes has open or mapped."""
     used: set[str] = set()
-    for pid in _pids():
+    for pid in pids:
         try:
             used.update(re.findall(r" /dev/shm/(\S+)", Path(f"/proc/{pid}/maps").read_text()))
             fds = Path(f"/proc/{pid}/fd")
@@ -166,15 +190,20 @@ def _names_in_use() -> set[str]:
     return used
 
 
+def _run_of(pid: str) -> str | None:
+    """Which run of the tests a process was started in; None if in none."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    mark = f"{RUN}=".encode()
+    return next((v.removeprefix(mark).decode() for v in variables if v.startswith(mark)), None)
+
+
 def _strays() -> Iterator[str]:
     """Processes started in this run, other than this one, that still live."""
-    mark = f"{RUN}={os.environ.get(RUN, '-')}".encode()
     for pid in _pids():
-        if int(pid) == os.getpid():
-            continue
-        try:
-            ours = mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if ours and (command := _command(pid)) != "(gone)" and not command.startswith("[Z]"):
-            yield f"{pid} {command}"
+        if int(pid) != os.getpid() and _run_of(pid) == os.environ.get(RUN, "-"):
+            command = _command(pid)
+            if command != "(gone)" and not command.startswith("[Z]"):
+                yield pid

@@ -136,17 +136,49 @@ def test_a_child_left_behind_is_found(held, unique_name) -> None:
     assert leaks.since(held, unique_name) == []
 
 
-def test_a_run_that_leaves_a_name_fails(unique_name, tmp_path) -> None:
-    name = Path("/dev/shm") / f"shmkit-{unique_name}"
-    (tmp_path / "test_it.py").write_text(f"def test_it():\n    open({str(name)!r}, 'w').close()\n")
+def run_pytest(tmp_path, source, *options):
+    """A run of its own: the exit status and the output of pytest on one file."""
+    (tmp_path / "test_it.py").write_text(source)
     root = Path(__file__).parent.parent
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c"]
     command += [str(root / "pyproject.toml"), "-n0", "-q", str(tmp_path), f"--rootdir={tmp_path}"]
+    result = subprocess.run(
+        [*command, *options],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    return result.returncode, result.stdout
+
+
+def test_a_name_that_a_run_leaves_is_shown_with_the_test_that_made_it(
+    unique_name, tmp_path
+) -> None:
+    """This run goes on beside it: so who left it is in doubt, and the run does not fail."""
+    name = Path("/dev/shm") / f"shmkit-{unique_name}"
     try:
-        result = subprocess.run(
-            command, cwd=root, capture_output=True, text=True, timeout=50, check=False
+        status, output = run_pytest(
+            tmp_path, f"def test_it():\n    open({str(name)!r}, 'w').close()\n"
         )
     finally:
         name.unlink(missing_ok=True)
-    assert result.returncode == 1, result.stdout
-    assert f"name {name.name}" in result.stdout
+    assert f"name {name.name}, made during test_it.py::test_it" in output
+    assert "names may be of others" in output
+    assert status == 0
+
+
+def test_a_run_alone_that_leaves_a_name_fails(unique_name, tmp_path) -> None:
+    name = Path("/dev/shm") / f"shmkit-{unique_name}"
+    alone = tmp_path / "alone.py"
+    alone.write_text("from tests import leaks\nleaks.used_by_others = lambda: False\n")
+    try:
+        status, output = run_pytest(
+            tmp_path, f"def test_it():\n    open({str(name)!r}, 'w').close()\n", "-p", "alone"
+        )
+    finally:
+        name.unlink(missing_ok=True)
+    assert f"name {name.name}, made during test_it.py::test_it" in output
+    assert status == 1
