@@ -1,0 +1,271 @@
+"""ObjectRing: a ring whose frames are objects.
+
+The kind in a frame's header (frame.py) says how the object is in it:
+
+    0   a plain pickle; these take the ring's fast path
+    1   an `Encoded`: its large buffers are behind its pickle (codec.py)
+    2   the label of a parcel: the object is larger than the ring (parcel.py)
+
+Pickles are code. A ring that another user made is refused, and so is another user's parcel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from shmkit.channels.codec import Encoded, Memory, Received, decode, encode, load
+from shmkit.channels.frame import HEADER, checksum
+from shmkit.channels.header import HEAD, SKIP, TAIL
+from shmkit.channels.parcel import Label, Parcels
+from shmkit.channels.producer import LOW
+from shmkit.channels.ring import Ring
+from shmkit.channels.segment import PARTICIPANTS
+from shmkit.deadline import Deadline
+from shmkit.memory.backends.base import identity_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shmkit.channels.segment import Segment
+    from shmkit.memory.url import Url, Where
+
+__all__ = ["ENCODED", "PARCEL", "ObjectRing"]
+
+ENCODED: Final = 1
+PARCEL: Final = 2
+_KIND: Final = 0xFFFF << 32
+_SHARE: Final = 4  # a parcel takes at most this part of the ring
+
+
+class ObjectRing(Ring):
+    """A ring that takes objects and gives objects; what it says of frames holds for them, too.
+
+    `put_object` pickles in the caller. Do not mix it with `put`, nor `get_object` with `get`: the
+    calls for bytes do not know what an object is.
+    """
+
+    __slots__ = ("_parcels",)
+
+    _KIND = 8
+
+    def __init__(self, segment: Segment) -> None:
+        """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
+        status = os.fstat(segment.membership.presence.descriptor)
+        url = segment.buffer.url
+        if status.st_uid != os.geteuid():
+            raise PermissionError(
+                errno.EPERM,
+                f"belongs to user {status.st_uid}; objects are pickles, pickles are code, and only "
+                "your own is run",
+                str(url),
+            )
+        super().__init__(segment)
+        self._parcels = Parcels(url, segment.header.incarnation, identity_of(status))
+
+    @classmethod
+    def create(
+        cls,
+        where: Where | Url = None,
+        *,
+        capacity: int = 8 << 20,
+        producers: str = "many",
+        consumers: str = "many",
+        when_full: str = "block",
+        participants: int = PARTICIPANTS,
+        keep: bool = False,
+    ) -> Self:
+        """Make a new one: `Ring.create` with other defaults."""
+        return super().create(
+            where,
+            capacity=capacity,
+            producers=producers,
+            consumers=consumers,
+            when_full=when_full,
+            participants=participants,
+            keep=keep,
+        )
+
+    def close(self) -> None:
+        """Leave, as `Ring.close`; the last one out of a ring without a name takes its parcels."""
+        if not self._closed:
+            super().close()
+            self._parcels.tidy()
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def put_object(self, obj: Any, timeout: float | None = None) -> None:
+        """Put an object, waiting while the ring is full.
+
+        Args:
+            obj: anything that pickles.
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Raises:
+            Exception: it does not pickle, for whatever reason; the ring is as before.
+            OSError: ENOSPC: it is larger than the ring, and there is no room for it elsewhere.
+            Full, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`.
+        """
+        self.put_encoded(encode(obj), timeout)
+
+    def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
+        """`put_object` of what `codec.encode` gave."""
+        limit = self._size - HEADER
+        if isinstance(content, bytes):
+            if len(content) <= limit:
+                self.put(content, timeout)
+                return
+        elif content.size <= limit:
+            self._put_marked(ENCODED, content.size, content.write, Deadline(timeout))
+            return
+        self._send_parcel(content, Deadline(timeout))
+
+    def _put_marked(
+        self, kind: int, size: int, write: Callable[[memoryview], None], deadline: Deadline
+    ) -> None:
+        turn = self._put_turn
+        while True:
+            self._enter_puts(deadline)
+            try:
+                fits = self._admit(size, deadline)
+                if fits:
+                    self._write_marked(kind, size, write)
+                    self._publish()
+            finally:
+                turn.leave()
+            if fits is not False:
+                break
+            self._await_room(deadline)
+        self._announce()
+
+    def _write_marked(self, kind: int, size: int, write: Callable[[memoryview], None]) -> None:
+        tail, word = self._tail, size | kind << 32
+        at = tail & self._mask
+        index = self._data_word + (at >> 3)
+        start = self._base + at + HEADER
+        with memoryview(self._map) as whole, whole[start : start + size] as view:
+            write(view)
+            self._words[index] = word
+            if self._checked:
+                self._words[index + 1] = tail >> 4 & LOW | checksum(word, tail, view) << 32
+        self._tail = tail + ((size + 31) & -16)
+
+    def _send_parcel(self, content: bytes | Encoded, deadline: Deadline) -> None:
+        size = len(content) if isinstance(content, bytes) else content.size
+        charge = min(size, self._size // _SHARE) - HEADER
+        self._await_space(charge, deadline)  # before anything is written
+        with self._parcels.sending(content, self._is_labelled) as label:
+            packed = label.pack()
+
+            def write(view: memoryview) -> None:
+                view[: len(packed)] = packed
+
+            self._put_marked(PARCEL, charge, write, deadline)
+
+    def _await_space(self, size: int, deadline: Deadline) -> None:
+        """Wait until a frame would fit; another may be quicker to fill the place."""
+        while True:
+            self._enter_puts(deadline)
+            try:
+                fits = self._admit(size, deadline)
+            finally:
+                self._put_turn.leave()
+            if fits is not False:
+                return
+            self._await_room(deadline)
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def get_object(self, timeout: float | None = None) -> Any:
+        """Take the oldest object out, waiting while there is none.
+
+        Args:
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Raises:
+            Exception: it does not unpickle, for whatever reason. It is out of the ring: the next
+                call gets the next object.
+            FileNotFoundError: it was a parcel, and that was removed by hand, or with its sender's
+                whole family. It is out of the ring.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        frame: Any = self.get(timeout)
+        return load(frame) if type(frame) is bytes else frame.load()
+
+    def _get_carefully(self, timeout: float | None) -> Any:
+        deadline = Deadline(timeout)
+        turn = self._get_turn
+        while True:
+            self._enter_gets(deadline)
+            try:
+                found = self._find()
+                if found:
+                    frame = self._take()
+            finally:
+                turn.leave()
+            if found:
+                break
+            self._await_frame(deadline)
+        self._give_room()
+        return frame
+
+    def _take(self) -> bytes | Received:
+        """Copy the frame at the head out, and release it, in this order: a kill loses nothing."""
+        at, size = self._current()
+        kind = (self._words[self._data_word + ((self._head & self._mask) >> 3)] & _KIND) >> 32
+        if not kind:
+            frame: bytes = self._map[at : at + size]
+            self._advance(size)
+            return frame
+        with memoryview(self._map) as whole, whole[at : at + size] as view:
+            try:
+                if kind == ENCODED:
+                    received = decode(Memory(view))
+                elif kind == PARCEL:
+                    with self._parcels.open(Label.unpack(view)) as parcel:
+                        received = parcel.receive()
+                else:
+                    raise self._corrupt(f"a frame of kind {kind}, which is none of objects")
+            except (MemoryError, KeyboardInterrupt):
+                raise  # the next try may do better
+            except Exception:
+                self._advance(size)
+                raise
+        self._advance(size)
+        if kind == PARCEL:
+            self._parcels.remove(parcel.url)
+        return received
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def sweep(self) -> int:
+        """Remove parcels that were left by somebody who was killed.
+
+        Returns:
+            How many.
+        """
+        return self._parcels.sweep(self._is_labelled)
+
+    def _is_labelled(self, where: str) -> bool:
+        """Whether the label of a parcel is in the ring."""
+        words, mask = self._open_words(), self._mask
+        tail = words[TAIL]
+        head = words[HEAD]
+        if head >= tail:
+            return False
+        at, _ = self._span(head, tail, words[SKIP])
+        while at < tail:
+            index = self._data_word + ((at & mask) >> 3)
+            word = words[index]
+            size = word & LOW
+            start = self._base + (at & mask) + HEADER
+            packed = self._map[start : start + min(size, 1 << 13)] if word & _KIND else b""
+            head = words[HEAD]
+            if head > at:
+                at = head  # released meanwhile: what was read is void
+                continue
+            if (word & _KIND) >> 32 == PARCEL and Label.unpack(packed).where == where:
+                return True
+            at += (size + HEADER + 15) & -16
+        return False

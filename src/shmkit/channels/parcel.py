@@ -1,0 +1,411 @@
+"""Parcel: an object that is larger than its ring travels in memory of its own, made for it alone.
+
+    sender      make it, lock it -> write -> put its label into the ring -> unlock
+    reader      label -> copy the content out -> release the label -> remove the name
+
+Beside a ring without a path parcels are segments (shm:), beside a ring on a file they are files
+next to it, which stay as long as the ring does. A label names the parcel, and the memory it is; it
+takes room in the ring as if it were a part of the object, so that a full ring holds senders back.
+
+Whoever is killed, and where:
+
+- the sender before its label is committed: the parcel has no label and, since the kernel takes the
+  lock (flock) back, no lock: garbage. The resource tracker of the sender's family removes a
+  segment; others are found by `sweep`.
+- the sender after that: nothing is lost. Memory without a name is known to one family only, whose
+  tracker goes last; it keeps the duty until a reader takes it over. Of rings with a name a stranger
+  may be the reader, so the tracker is told to forget the parcel just before the commit.
+- the reader before it released the label: another reader takes the parcel anew.
+- the reader after that: garbage.
+
+`sweep` removes the garbage of one ring; the last one to leave a ring that nobody can find again
+calls `tidy`, which takes everything, label or not. `leftovers` finds what neither was called
+for: segments whose ring is in nobody's memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import pickle
+import secrets
+import struct
+from contextlib import contextmanager
+from glob import escape
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from shmkit.channels.codec import Encoded, Received, decode
+from shmkit.errors import CorruptSegment
+from shmkit.memory.backends import backend_for
+from shmkit.memory.backends.base import Identity, identity_of
+from shmkit.memory.reserve import free_memory
+from shmkit.memory.resizing import mappers
+from shmkit.memory.url import Url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shmkit.memory.url import Scheme
+
+__all__ = ["Label", "Parcel", "Parcels", "leftovers"]
+
+_SHM: Final = Path("/dev/shm")
+_PREFIX: Final = "shmkit-p"
+_AT_ONCE: Final = 512  # pieces in one write; IOV_MAX is 1024
+_NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
+# Behind the content, for `leftovers`: which ring it is of, the length of that, and a mark.
+_TRAILER: Final = struct.Struct("<Q8s")
+_MAGIC: Final = b"SHMKIT\x02\0"
+_NOWHERE: Final = (0, 0)
+_TRACKED_AS: Final = "shared_memory"
+
+
+class Label(NamedTuple):
+    """What stands in the ring for a parcel.
+
+    Attributes:
+        where: url of its memory.
+        identity: the memory that name led to.
+        size: bytes of the content.
+        encoded: whether the content is an `Encoded`, and not a plain pickle.
+    """
+
+    where: str
+    identity: Identity
+    size: int
+    encoded: bool
+
+    def pack(self) -> bytes:
+        """As bytes; more may follow them."""
+        return pickle.dumps(tuple(self), 5)
+
+    @classmethod
+    def unpack(cls, packed: bytes | memoryview) -> Label:
+        """From the bytes of `pack`, whatever follows them."""
+        return cls(*pickle.loads(packed))
+
+
+class Parcels:
+    """The parcels of one ring.
+
+    Args:
+        url: where the ring is.
+        incarnation: what tells it from all others that were or will be there.
+        identity: the memory it is in.
+    """
+
+    def __init__(self, url: Url, incarnation: str, identity: Identity) -> None:
+        # Of memory without a name only the family knows, which shares a tracker.
+        self._tracked = url.scheme == "anon"
+        seed = incarnation + (f":{_tracker()}" if self._tracked else "")
+        digest = hashlib.blake2b(seed.encode(), digest_size=4).hexdigest()
+        # At most 30 characters where it is a segment: macOS.
+        self._prefix = f"{url.name}.parcel-" if url.scheme == "file" else f"{_PREFIX}{digest}-"
+        self._kind: Scheme = "file" if url.scheme == "file" else "shm"
+        self._url = url
+        self._identity = identity
+        ring = pickle.dumps((str(url), identity), 5)
+        self._trailer = ring + _TRAILER.pack(len(ring), _MAGIC)
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def sending(
+        self, content: bytes | Encoded, is_labelled: Callable[[str], bool]
+    ) -> Iterator[Label]:
+        """Make a parcel of its content; inside the `with` the label is to be committed.
+
+        An exception inside the `with` removes the parcel again, unless its label was committed.
+
+        Args:
+            content: what `encode` gave.
+            is_labelled: whether the ring holds a label with that url.
+
+        Raises:
+            OSError: ENOSPC: no room for it; nothing is left behind.
+        """
+        url = Url(self._kind, self._prefix + secrets.token_hex(6))
+        pieces, size = _pieces_of(content)
+        forget = self._track(url)
+        fd = -1
+        try:
+            fd = backend_for(url.scheme).create(url.name, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            _write(fd, pieces + [self._trailer], size, str(url))
+            if not self._tracked:
+                forget()
+            yield Label(str(url), identity_of(os.fstat(fd)), size, type(content) is Encoded)
+        except BaseException:
+            if not is_labelled(str(url)) and (fd < 0 or _remove(url)):
+                forget()
+            raise
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _track(self, url: Url) -> Callable[[], None]:
+        """Have the tracker remove a segment that a kill leaves; returns what ends that."""
+        tracked = self._kind == "shm"
+        if tracked:
+            # Before there is anything: the tracker is not to learn of it too late.
+            resource_tracker.register(f"/{url.name}", _TRACKED_AS)
+
+        def forget() -> None:
+            nonlocal tracked
+            if tracked:
+                tracked = False
+                resource_tracker.unregister(f"/{url.name}", _TRACKED_AS)
+
+        return forget
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def open(self, label: Label) -> Parcel:
+        """Open the parcel of a label, to read it.
+
+        Raises:
+            FileNotFoundError: it is not there any more: removed by hand, or its sender's whole
+                family was killed before it was taken.
+            PermissionError: it is another user's.
+            CorruptSegment: the name leads to other memory, or to less than the label says.
+        """
+        url = Url.parse(label.where)
+        fd = backend_for(url.scheme).open(url.name, writable=False)
+        try:
+            status = os.fstat(fd)
+            if status.st_uid != os.geteuid():
+                raise PermissionError(
+                    errno.EPERM,
+                    f"belongs to user {status.st_uid}; a pickle is code, and only your own is run",
+                    label.where,
+                )
+            if identity_of(status) != label.identity or status.st_size < label.size:
+                raise _broken(label, "the name leads to other memory, or it was cut off")
+        except BaseException:
+            os.close(fd)
+            raise
+        return Parcel(label, url, fd)
+
+    # -- cleaning up -----------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Names or paths of all parcels of this ring that are there."""
+        if self._kind == "file":
+            prefix = Path(self._prefix)
+            return [str(path) for path in prefix.parent.glob(f"{escape(prefix.name)}*")]
+        return [path.name for path in _SHM.glob(f"{self._prefix}*")]
+
+    def sweep(self, is_labelled: Callable[[str], bool]) -> int:
+        """Remove the parcels that nobody is sending and nobody will receive.
+
+        Args:
+            is_labelled: whether the ring holds a label with that url.
+
+        Returns:
+            How many were removed.
+        """
+        removed = 0
+        for name in self.names():
+            url = Url(self._kind, name)
+            # In this order: a sender commits before it unlocks.
+            if not _is_being_sent(url) and not is_labelled(str(url)):
+                self.remove(url)
+                removed += 1
+        return removed
+
+    def tidy(self) -> None:
+        """Remove every parcel, if nobody has the ring, and nobody can find it again."""
+        names = self.names()
+        if names and not _is_somewhere(str(self._url), self._identity):
+            for name in names:
+                self.remove(Url(self._kind, name))
+
+    def remove(self, url: Url) -> None:
+        """Remove a parcel that was received, or that nobody will."""
+        if _remove(url) and self._tracked and url.name.startswith(self._prefix):
+            resource_tracker.unregister(f"/{url.name}", _TRACKED_AS)
+
+
+class Parcel:
+    """A parcel opened by its reader: a `Source` of its content."""
+
+    __slots__ = ("_fd", "_label", "url")
+
+    def __init__(self, label: Label, url: Url, fd: int) -> None:
+        self._label = label
+        self.url = url
+        self._fd = fd
+
+    def receive(self) -> Received:
+        """Copy the content out.
+
+        Raises:
+            CorruptSegment: there is less than the label says.
+        """
+        if self._label.encoded:
+            return decode(self)
+        return Received(self.bytes(0, self._label.size), [])
+
+    def bytes(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes from `at` on."""
+        got = os.pread(self._fd, size, at)
+        # One read gives 2 GiB at most.
+        return got if len(got) == size else bytes(self.bytearray(at, size))
+
+    def bytearray(self, at: int, size: int) -> bytearray:
+        """The same as a bytearray."""
+        copy = bytearray(size)
+        self.fill(at, memoryview(copy))
+        return copy
+
+    def fill(self, at: int, target: memoryview) -> None:
+        """Copy as many bytes from `at` on as `target` has."""
+        done = 0
+        while done < len(target):
+            got = os.preadv(self._fd, [target[done:]], at + done)
+            if not got:
+                raise _broken(self._label, f"it ends at byte {at + done}")
+            done += got
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def leftovers() -> list[str]:
+    """Names of segments that were parcels, and that no living process sends or will receive.
+
+    Of rings that can still be found by their name only their users know: those have `sweep`.
+    """
+    found = []
+    for path in _SHM.glob(f"{_PREFIX}*"):
+        url = Url("shm", path.name)
+        ring = _ring_of(url)
+        if ring is not None and not _is_being_sent(url) and not _is_somewhere(*ring):
+            found.append(path.name)
+    return found
+
+
+def _ring_of(url: Url) -> tuple[str, Identity] | None:
+    """Url and memory of a parcel's ring; nobody's if it is half-made, None if it is gone."""
+    try:
+        fd = backend_for(url.scheme).open(url.name, writable=False)
+    except (FileNotFoundError, PermissionError):
+        return None
+    try:
+        end = os.fstat(fd).st_size - _TRAILER.size
+        if end < 0:
+            return "anon:", _NOWHERE
+        size, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
+        if magic != _MAGIC or size > end:
+            return "anon:", _NOWHERE
+        where, identity = pickle.loads(os.pread(fd, size, end - size))
+        return where, identity
+    finally:
+        os.close(fd)
+
+
+def _is_somewhere(where: str, identity: Identity) -> bool:
+    """Whether a memory can be found by its name, or is in some process."""
+    if identity == _NOWHERE:
+        return False
+    url = Url.parse(where)
+    try:
+        if url.scheme != "anon" and backend_for(url.scheme).identify(url.name) == identity:
+            return True
+    except FileNotFoundError:
+        pass  # its name is gone, but not necessarily its memory
+    return bool(mappers(identity, private=True)) or _is_open(identity)
+
+
+def _is_open(identity: Identity) -> bool:
+    """Whether a process has a descriptor of a memory: one that was just started has no map yet."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if identity_of(link.stat()) == identity:
+                return True
+        except OSError:
+            continue  # closed or ended meanwhile, or another user's
+    return False
+
+
+def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]:
+    if not isinstance(content, Encoded):
+        return [content], len(content)
+    pieces: list[bytes | memoryview] = []
+    end = 0
+    for at, piece in content.pieces:
+        if at > end:
+            pieces.append(bytes(at - end))
+        pieces.append(piece)
+        end = at + len(piece)
+    return pieces, end
+
+
+def _write(fd: int, pieces: list[bytes | memoryview], size: int, what: str) -> None:
+    """Write all pieces. A write takes pages without clearing them first, which a map does not."""
+    volume = os.fstatvfs(fd)
+    rooms = [volume.f_bavail * volume.f_frsize, free_memory() if what[:4] == "shm:" else None]
+    free = min(room for room in rooms if room is not None)
+    try:
+        if size > free:
+            raise OSError(errno.ENOSPC, "")
+        rest = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+        while rest:
+            done = os.writev(fd, rest[:_AT_ONCE])
+            while rest and done >= len(rest[0]):
+                done -= len(rest.pop(0))
+            if done:
+                rest[0] = rest[0][done:]
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"no room for an object of {size} bytes, which is larger than its ring and needs memory"
+            f" of its own; {free} are free: send less at once, or take a queue on a 'file:PATH'",
+            what,
+        ) from error
+
+
+def _is_being_sent(url: Url) -> bool:
+    """Whether somebody alive holds the lock of a parcel; also if it is gone."""
+    try:
+        fd = backend_for(url.scheme).open(url.name, writable=False)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _remove(url: Url) -> bool:
+    try:
+        backend_for(url.scheme).unlink(url.name)
+    except FileNotFoundError:
+        return False  # somebody was first
+    return True
+
+
+def _broken(label: Label, detail: str) -> CorruptSegment:
+    return CorruptSegment(
+        f"parcel {label.where!r} of {label.size} bytes is broken: {detail}; what was in it is lost",
+        where=label.where,
+        detail=detail,
+    )
+
+
+def _tracker() -> int:
+    """Inode of the pipe to this process's resource tracker: the same for all who share it."""
+    fd = resource_tracker.getfd()
+    return 0 if fd is None else os.fstat(fd).st_ino
