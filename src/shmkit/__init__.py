@@ -4,7 +4,7 @@ A map of the floors; each uses those below it, never one above:
 
     tools      for people: the command line, the pytest plugin, leak checks
     work       functions that run elsewhere
-    channels   messages through memory: Ring
+    channels   messages through memory: Ring, Broadcast, Latest
     sync       processes that wait for each other: Semaphore
     memory     bytes that processes share: SharedBuffer, SharedArray, PagedFile, open_bytes
     errors     every exception, and deadline: how long a call may wait
@@ -19,6 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shmkit.channels.broadcast import Broadcast as Broadcast
+    from shmkit.channels.latest import Latest as Latest
     from shmkit.channels.ring import Ring as Ring
     from shmkit.errors import ClosedError as ClosedError
     from shmkit.errors import CorruptSegment as CorruptSegment
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Broadcast": "shmkit.channels.broadcast",
     "ClosedError": "shmkit.errors",
     "CorruptSegment": "shmkit.errors",
     "Empty": "shmkit.errors",
@@ -46,6 +49,7 @@ _HOME = {
     "Full": "shmkit.errors",
     "IncompatibleSegment": "shmkit.errors",
     "PagedFile": "shmkit.memory.paged",
+    "Latest": "shmkit.channels.latest",
     "PeerDied": "shmkit.errors",
     "Ring": "shmkit.channels.ring",
     "RoleTaken": "shmkit.errors",
@@ -58,6 +62,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Broadcast",
     "ClosedError",
     "CorruptSegment",
     "Empty",

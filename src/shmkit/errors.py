@@ -74,7 +74,7 @@ class PeerDied(ShmkitError, BrokenPipeError):
 
     Attributes:
         pid: process id it had, 0 if unknown.
-        role: "producer" or "consumer".
+        role: "producer" or "consumer"; "publisher" of a Broadcast, "writer" of a Latest.
     """
 
     def __init__(self, message: str, *, pid: int = 0, role: str = "") -> None:
@@ -88,7 +88,7 @@ class RoleTaken(ShmkitError, RuntimeError):
 
     Attributes:
         pid: process id of the holder, 0 if unknown.
-        role: "producer" or "consumer".
+        role: "producer" or "consumer"; "publisher" of a Broadcast, "writer" of a Latest.
     """
 
     def __init__(self, message: str, *, pid: int = 0, role: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Side: one of the two sides of a ring, who has its role, and whose death it was.
+"""Side: one of the two sides of a channel, who has its role, and whose death it was.
 
 A role is a bit in the line of each participant that has it (header.py). The line is alive as long
 as the kernel holds its lock byte, so a line of the dead with the bit set is a death in that role.
@@ -31,17 +31,21 @@ class Death(NamedTuple):
 
 
 class Side:
-    """The producer or the consumer side of a ring, as one handle sees it.
+    """The producer or the consumer side of a channel, as one handle sees it.
 
     Args:
-        segment: the ring's memory.
-        role: "producer" or "consumer".
+        segment: the channel's memory.
+        role: what it is called: "producer", "consumer", or as the channel has it.
         bit: 0 or 1, which of the roles it is.
         byte: the lock byte of a role that only one may have; None where many may.
+        channel: what kind of channel it is, for messages.
     """
 
-    def __init__(self, segment: Segment, role: str, bit: int, byte: int | None) -> None:
+    def __init__(
+        self, segment: Segment, role: str, bit: int, byte: int | None, channel: str = "ring"
+    ) -> None:
         self.role = role
+        self._channel = channel
         self.shared = byte is None
         self._segment = segment
         self._membership = segment.membership
@@ -65,9 +69,10 @@ class Side:
         if self._byte is not None and not self._membership.presence.try_lock(self._byte):
             pids = self.holders()
             pid = pids[0] if pids else 0
+            remedy = f', or create the ring with {self.role}s="many"'
             raise RoleTaken(
-                f"ring {str(self._segment.buffer.url)!r} has a {self.role} already, process {pid}: "
-                f'close that one, or create the ring with {self.role}s="many"',
+                f"{self._channel} {str(self._segment.buffer.url)!r} has a {self.role} already, "
+                f"process {pid}: close that one{remedy if self._channel == 'ring' else ''}",
                 pid=pid,
                 role=self.role,
             )
