@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, SupportsIndex
 
 from shmkit.memory.content import Content
 from shmkit.memory.mapping import checked_range
-from shmkit.memory.replacing import replaced_into
+from shmkit.memory.replacing import replaced_into, split
 
 if TYPE_CHECKING:
     import os
@@ -132,11 +132,16 @@ class Searching(Content):
         memory, base, view = self._pin("replace()")
         done, size = 0, len(before)
         with view:
-            for at in _places(memory, before, base, base + len(view)):
+            for start, pieces in split(view, before, most):
+                at = base + start
+                pieces.pop()
+                for piece in pieces:
+                    at += len(piece)
+                    memory[at : at + size] = after  # type: ignore[index]
+                    at += size
+                done += len(pieces)
                 if done == most:
                     break
-                memory[at : at + size] = after  # type: ignore[index]
-                done += 1
         return done
 
     def replace_into(
@@ -171,11 +176,9 @@ class Searching(Content):
         before, after, most = bytes(old), bytes(new), operator.index(count)
         if not before:
             raise ValueError("'old' is empty: there is nothing to look for")
-        memory, base, view = self._pin("replace_into()")
+        _, _, view = self._pin("replace_into()")
         with view:
-            places = _places(memory, before, base, base + len(view))
-            found = (at - base for at in places)
-            return replaced_into(path, view, found, len(before), after, most, mode)
+            return replaced_into(path, view, before, after, most, mode)
 
     def move(self, dest: SupportsIndex, src: SupportsIndex, count: SupportsIndex) -> None:
         """Copy `count` bytes from `src` to `dest` within the buffer; they may overlap.
