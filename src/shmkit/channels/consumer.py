@@ -99,7 +99,11 @@ class Consuming(Half):
         turn.owner = me
         try:
             head = words[HEAD]
-            if not 16 <= self._known - head <= self._size or words[STATE] >= CUT:
+            if (
+                not 16 <= self._known - head <= self._size
+                or words[SKIP] == head
+                or words[STATE] >= CUT
+            ):
                 return None
             at = head & self._mask
             size = words[self._data_word + (at >> 3)]
@@ -170,19 +174,20 @@ class Consuming(Half):
         """Copy out frame after frame and release them with one store; the loop of `get`."""
         words, data = self._words, self._map
         frames: list[bytes] = []
-        append = frames.append  # The tail that was seen last bounds the run: a producer that keeps
-        # up does not keep us here.
-        tail = words[TAIL]
+        append = frames.append
         most = 1 << 62 if most is None else most
+        # A tail read once bounds the run: a producer that keeps up does not keep us here.
+        tail = words[TAIL]
         while True:
-            left = 1 if self._checked else most - len(frames)  # _find checks one at a time
-            head, known = self._head, self._known
+            at, size = self._current()  # the one that was found, and checked
+            append(data[at : at + size])  # step: get.copy
+            head, known = self._head + ((size + 31) & -16), self._known
             lap = head & ~self._mask
             byte, word = self._base + HEADER - lap, self._data_word - (lap >> 3)
-            for _ in range(left):
+            for _ in range(0 if self._checked or head == known else most - len(frames)):
                 size = words[word + (head >> 3)]
                 if size > known - head - HEADER:
-                    break  # a flag, or broken: for _find
+                    break  # a flag, a kind, or broken: for _go_on
                 at = byte + head
                 append(data[at : at + size])  # step: get.copy
                 head += (size + 31) & -16
@@ -310,7 +315,9 @@ class Consuming(Half):
         end = time.monotonic() + 1
         while self._seen == BUSY:
             self._await_fast_path(end)
-        self._head = self._seen = self._words[HEAD]  # another consumer may have gone on
+        head = self._head = self._seen = self._words[HEAD]  # another consumer may have gone on
+        if self._words[SKIP] == head:
+            self._known = head  # what was known may be of the next lap, and between is nothing
         return self._go_on()
 
     def _go_on(self) -> bool:

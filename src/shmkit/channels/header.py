@@ -16,10 +16,15 @@ One page (more when there are many participants), then the data. Little-endian, 
     0x060   CRC-32 of 0x008-0x05f (u32), 4 bytes zero              creator         who attaches
     0x068   state: READY, SHUT, CUT, POISONED                      anybody         everybody, always
     0x070   whose the semaphores are (sync/membership.py)          creator         who leaves
+    0x078   epoch: how often the semaphores were made              who enters      who enters
     0x080   producer side: tail, skip, dropped                     producer        consumer
-    0x100   deaths: for each role, how many and pid of the last    who enters      the other side
+            (of a Ring; others have their own words: broadcast.py, latest.py)
+    0x0c0   free for the layer above, like 0x1c0 and 0x200-0x27f
+    0x100   deaths: for each role, attached and pid of one whose   who enters      the other side
+            line was used again
     0x180   consumer side: head                                    consumer        producer
     0x280   "data" doorbell: someone may be asleep                 both            producer
+    0x288   of a gong: how often it was rung (sync/gong.py)        who rings       sleepers
     0x300   "space" doorbell: someone may be asleep                both            consumer
     0x400   participants, 128 bytes each:                          that one
             pid, start time, attached (ns), roles                                  the other side
@@ -196,8 +201,8 @@ def is_half_made(head: bytes, size: int) -> bool:
 
 
 def incarnation(head: bytes) -> str | None:
-    """The incarnation in a first page whose fixed fields are complete, with the magic or without."""
-    if _CRC.unpack_from(head, 0x60)[0] != zlib.crc32(head[8:0x60]) or not any(head[8:_END]):
+    """The incarnation in a first page whose fixed fields are complete, or None."""
+    if not any(head[8:_END]) or _CRC.unpack_from(head, 0x60)[0] != zlib.crc32(head[8:0x60]):
         return None
     return head[0x30:0x40].hex()
 

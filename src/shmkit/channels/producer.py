@@ -144,14 +144,13 @@ class Producing(Half):
             timeout: seconds for all of them together; None for ever, 0 only what fits now.
 
         Returns:
-            How many went in, from the first on: fewer than all only if the time was up.
-
-        Returns so too when an error comes after the first went in; the next call raises it.
+            How many went in, from the first on: fewer than all if the time was up, or the ring is
+            full and does not wait, or an error came after the first went in; the next call raises
+            that.
 
         Raises:
             FrameTooLarge, TypeError: one of them can not go in; then none does.
-            Full, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`, but Full
-                only for `when_full="raise"`.
+            ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`.
         """
         batch = list(frames)
         if set(map(type, batch)) - {bytes}:
@@ -162,9 +161,9 @@ class Producing(Half):
         try:
             while done < len(batch):
                 done = self._put_run(batch, done, deadline)
+        except Full:
+            return done
         except ShmkitError as error:
-            if isinstance(error, Full) and self._policy == "block":
-                return done
             if not done:
                 raise
             if isinstance(error, PeerDied):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import operator
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from shmkit.channels.consumer import Consuming
 from shmkit.channels.frame import DISCARD, HEADER, PAD
@@ -48,6 +48,7 @@ from shmkit.sync.mutex import Mutex
 from shmkit.sync.waiting import NO_WORDS, Doorbell
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from shmkit.memory.buffer import SharedBuffer
@@ -55,13 +56,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Ring", "RingStatistics"]
 
-KIND: Final = 1
 # Flags; bits 4 to 7 are an index into _POLICIES.
 _CHECKED: Final = 1  # frames carry a checksum
 _MANY_PRODUCERS: Final = 2
 _MANY_CONSUMERS: Final = 4
 _POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
-_SEMAPHORES: Final = {"data": 0, "space": 0, "put": 1, "get": 1}
 _STATES: Final = {READY: "open", SHUT: "shut down", CUT: "shut down at once", POISONED: "corrupt"}
 
 
@@ -110,6 +109,11 @@ class Ring(Producing, Consuming):
 
     __slots__ = ()
 
+    # What a subclass may want otherwise.
+    _KIND: ClassVar = 1
+    _SEMAPHORES: ClassVar[Mapping[str, int]] = {"data": 0, "space": 0, "put": 1, "get": 1}
+    _WARNING: ClassVar = "unclosed ring {}"  # of a handle that is dropped open; "" for none
+
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
         flags = segment.header.flags
@@ -126,8 +130,8 @@ class Ring(Producing, Consuming):
         many_put, many_get = bool(flags & _MANY_PRODUCERS), bool(flags & _MANY_CONSUMERS)
         membership = segment.membership
         bells = membership.semaphores
-        self._data = Doorbell(words, DATA_BELL, STATE, bells["data"], shared=many_get)
-        self._space = Doorbell(words, SPACE_BELL, STATE, bells["space"], shared=many_put)
+        self._data = Doorbell(words, DATA_BELL, STATE, bells, "data", shared=many_get)
+        self._space = Doorbell(words, SPACE_BELL, STATE, bells, "space", shared=many_put)
         self._producer = Side(segment, "producer", 0, None if many_put else PRODUCER_BYTE)
         self._consumer = Side(segment, "consumer", 1, None if many_get else CONSUMER_BYTE)
         self._put_mutex = Mutex(membership, words, 0, "put") if many_put else None
@@ -136,7 +140,7 @@ class Ring(Producing, Consuming):
         self._get_mutex = Mutex(membership, words, 1, "get") if locks_gets else None
         self._begin()
         membership.presence.call_after_fork(self._begin)
-        membership.watch(self, segment.close, f"unclosed ring {self._name}")
+        membership.watch(self, segment.close, self._WARNING.format(self._name))
 
     def _begin(self) -> None:
         """Without a role, and with nothing seen: at first, and anew in a forked child."""
@@ -200,9 +204,9 @@ class Ring(Producing, Consuming):
         return cls._over(
             Segment.create(
                 where,
-                KIND,
+                cls._KIND,
                 size,
-                _SEMAPHORES,
+                cls._SEMAPHORES,
                 flags=flags,
                 participants=participants,
                 keep=keep,
@@ -222,7 +226,7 @@ class Ring(Producing, Consuming):
             IncompatibleSegment: it is no ring, or of another layout version, or half-made.
             CorruptSegment: it is a ring whose header is broken.
         """
-        return cls._over(Segment.attach(where, KIND, _SEMAPHORES, timeout=timeout))
+        return cls._over(Segment.attach(where, cls._KIND, cls._SEMAPHORES, timeout=timeout))
 
     @classmethod
     def ensure(
@@ -255,9 +259,9 @@ class Ring(Producing, Consuming):
         return cls._over(
             Segment.ensure(
                 where,
-                KIND,
+                cls._KIND,
                 size,
-                _SEMAPHORES,
+                cls._SEMAPHORES,
                 flags=flags,
                 participants=participants,
                 keep=keep,
@@ -278,6 +282,7 @@ class Ring(Producing, Consuming):
         """
         if self._closed:
             raise self._closed_error()
+        self._segment.membership.register()  # in a forked child, for the bells that others hear
         state = self._words[STATE]
         self._check_state(state)
         if state == READY or (immediate and state == SHUT):
@@ -339,7 +344,7 @@ class Ring(Producing, Consuming):
     def __reduce__(self) -> tuple[object, ...]:
         if self._closed:
             raise self._closed_error()
-        return _join, (self._segment.buffer,)
+        return _join, (type(self), self._segment.buffer)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -455,8 +460,8 @@ class Ring(Producing, Consuming):
         )
 
 
-def _join(buffer: SharedBuffer) -> Ring:
-    return Ring._over(Segment.join(buffer, KIND, _SEMAPHORES, Deadline(0)))
+def _join(cls: type[Ring], buffer: SharedBuffer) -> Ring:
+    return cls._over(Segment.join(buffer, cls._KIND, cls._SEMAPHORES, Deadline(0)))
 
 
 def _checked_options(

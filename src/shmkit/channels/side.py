@@ -23,11 +23,11 @@ class Death(NamedTuple):
 
     Attributes:
         pid: process id it had.
-        mark: what tells this death from others.
+        mark: when it attached, in ns: what tells this death from others.
     """
 
     pid: int
-    mark: tuple[str, int]
+    mark: int
 
 
 class Side:
@@ -51,9 +51,9 @@ class Side:
         self._membership = segment.membership
         self._bit = bit
         self._byte = byte
-        self._last = Death(0, ("nobody", 0))
+        self._last = Death(0, 0)
         # News is who died without a successor; older deaths are not this handle's business.
-        self._told: set[tuple[str, int]] = {("buried", segment.words[DEATHS + 2 * bit])}
+        self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
         alive, dead = self._survey()
         if alive:
             self._told.update(death.mark for death in dead)
@@ -97,8 +97,8 @@ class Side:
             if death.mark not in self._told:
                 return death
         words = self._segment.words
-        mark = ("buried", words[DEATHS + 2 * self._bit])
-        return None if mark in self._told else Death(words[DEATHS + 2 * self._bit + 1], mark)
+        buried = Death(words[DEATHS + 2 * self._bit + 1], words[DEATHS + 2 * self._bit])
+        return None if buried.mark in self._told else buried
 
     def tell(self, death: Death) -> None:
         """Note that this handle's user is told of a death."""
@@ -116,9 +116,12 @@ class Side:
         for line, lives in membership.lines():
             # The roles before the life: a line that is given up is emptied first.
             if words[line + LINE_ROLES] >> self._bit & 1:
-                pid = words[line + LINE_PID]
+                owner = Death(words[line + LINE_PID], words[line + LINE_ATTACHED])
                 if lives():
-                    alive.append(pid)
-                elif words[line + LINE_ROLES] >> self._bit & 1:
-                    dead.append(Death(pid, ("line", words[line + LINE_ATTACHED])))
+                    alive.append(owner.pid)
+                elif (
+                    words[line + LINE_ATTACHED] == owner.mark  # and not yet a newcomer's
+                    and words[line + LINE_ROLES] >> self._bit & 1
+                ):
+                    dead.append(owner)
         return alive, dead

@@ -43,7 +43,7 @@ class Event:
         self._page = page = SharedPage(memory, _KIND, {"bell": 0})
         self._words = page.words
         self._bell = Doorbell(
-            page.words, _BELL, STATE, page.membership.semaphores["bell"], shared=True
+            page.words, _BELL, STATE, page.membership.semaphores, "bell", shared=True
         )
         self._closed = False
         page.membership.watch(self, page.close)
@@ -64,6 +64,7 @@ class Event:
             ClosedError: this handle was closed.
         """
         self._check_open()
+        self._page.membership.register()
         turns = self._words[_TURNS]
         if not turns & 1:
             self._words[_TURNS] = turns + 1
@@ -99,6 +100,7 @@ class Event:
         turns = self._words[_TURNS]
         if turns & 1:
             return True
+        self._page.membership.register()
         if not self._bell.wait(_TURNS, turns, deadline, self._check_open):
             return False
         self._bell.ring()  # whoever else sleeps: each wakes the next

@@ -4,8 +4,9 @@ A participant is a handle that holds the lock byte of its line (liveness.py); th
 people. So "is anybody else here?" is a question to the kernel, and no count has to survive a crash.
 
 The semaphores have names, and somebody has to remove them. The first one in makes them afresh: what
-a
-crash left is thrown away, nobody is there to miss it. Who removes them stands in the header:
+a crash left is thrown away, nobody is there to miss it. A count in the header tells a forked child,
+which inherits semaphores and is no participant yet, whether they are still those of the others. Who
+removes them stands there, too:
 
     OWNER      a named segment that goes with its creator: the semaphores go with it, too (at its
                unlink, its process's end, or by the resource tracker if it is killed)
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEATHS",
+    "ENTERING",
+    "IDLE",
+    "INSIDE",
+    "LEAVING",
     "LINE_ATTACHED",
     "LINE_PHASES",
     "LINE_PID",
@@ -57,7 +62,9 @@ __all__ = [
 
 # Indices of 8-byte words.
 OWNERSHIP: Final = 0x070 // 8  # whose the semaphores are
-DEATHS: Final = 0x100 // 8  # for each of two roles: how many died in it, pid of the last
+EPOCH: Final = 0x078 // 8  # how often the semaphores were made
+# For each of two roles, of the line of the dead that was used again last: attached, pid.
+DEATHS: Final = 0x100 // 8
 PARTICIPANT_LINE: Final = 0x400 // 8  # the first of the lines
 _LINE_WORDS: Final = 128 // 8
 
@@ -67,7 +74,13 @@ LINE_START: Final = 1
 LINE_ATTACHED: Final = 2  # ns; tells one owner of a line from the next
 LINE_ROLES: Final = 3  # bits: what the owner does; in a line of the dead, what it died doing
 LINE_PHASES: Final = 4
-LOCK_WORDS: Final = 3  # phase (0: not at the lock), ticks, entries
+LOCK_WORDS: Final = 3  # phase, ticks, entries
+
+# Phases, see mutex.py.
+IDLE: Final = 0
+ENTERING: Final = 1
+INSIDE: Final = 2
+LEAVING: Final = 3
 _LOCKS: Final = 2
 _NOBODY: Final = 0
 _OWNER: Final = 1
@@ -90,7 +103,9 @@ class Membership:
         self._words: memoryview[int] = NO_WORDS
         self._participants = 0
         self._incarnation = ""
+        self._epoch = 0
         self._removes_names = False
+        self._duties: list[Callable[[], None]] = []  # to remove names that outlive this handle
         self._slot = -1
         self._pid = os.getpid()
         self._followers: list[weakref.WeakMethod[Callable[[], None]]] = []
@@ -110,19 +125,22 @@ class Membership:
         return self._presence
 
     @contextmanager
-    def entering(self) -> Iterator[None]:
+    def entering(self, patience: float = 5) -> Iterator[None]:
         """Alone at the door: nobody else creates, enters or leaves inside this `with`.
 
+        Args:
+            patience: seconds to wait for whoever is there. They pass in microseconds, unless they
+                are stopped.
+
         Raises:
-            TimeoutError: somebody has been there for 5 s. They pass in microseconds, so it is
-                stopped.
+            TimeoutError: it was not enough.
         """
-        presence, deadline = self.presence, Deadline(5)
+        presence, deadline = self.presence, Deadline(patience)
         while not presence.try_lock(CREATION_BYTE):
             if deadline.expired():
                 raise TimeoutError(
-                    f"somebody has been entering segment {str(self._buffer.url)!r} for 5 s: "
-                    "is a process stopped there?"
+                    f"somebody has been entering segment {str(self._buffer.url)!r} for {patience} s:"
+                    " is a process stopped there?"
                 )
             time.sleep(0.0005)  # the blocking form of this lock knows no timeout
         try:
@@ -151,8 +169,14 @@ class Membership:
         if first:
             self._forget_the_dead()
         self._take_line()
-        if self.semaphores:
-            return  # a forked child: it inherited them, open
+        if self.semaphores and words[EPOCH] == self._epoch:
+            if first:  # a forked child: it inherited them, open, with what the dead left in them
+                for name, count in self._counts.items():
+                    self.semaphores[name].reset(count)
+            return
+        if first:
+            words[EPOCH] += 1
+        self._epoch = words[EPOCH]
         for name, count in self._counts.items():
             full = f"shmkit-{self._semaphore_stem()}-{name}"
             if not first:
@@ -196,25 +220,54 @@ class Membership:
         roles = self._words[line + LINE_ROLES]
         for role in range(2):
             if roles >> role & 1:
-                self._words[DEATHS + 2 * role] += 1
                 self._words[DEATHS + 2 * role + 1] = self._words[line + LINE_PID]
+                self._words[DEATHS + 2 * role] = self._words[line + LINE_ATTACHED]
         self._words[line + LINE_ROLES] = 0
 
     def _free_slot(self) -> int:
-        """Lock the byte of a line that is nobody's: one never used before one of the dead."""
-        unused = [slot for slot in range(self._participants) if not self._words[self.line(slot)]]
-        used = [slot for slot in range(self._participants) if self._words[self.line(slot)]]
-        for slot in unused + used:
-            if self.presence.try_lock(PARTICIPANT_BYTE + slot):
-                if not self._is_in_a_lock(slot):
-                    return slot
-                self.presence.unlock(PARTICIPANT_BYTE + slot)  # evidence, until it is rescued
+        """Lock the byte of a line that is nobody's.
+
+        Raises:
+            OSError: EUSERS, there is none.
+        """
+        for _ in range(2):
+            slot = self._find_slot()
+            if slot is not None:
+                return slot
+            for lock in range(_LOCKS):
+                self.clear_evidence(lock)
         raise OSError(
             errno.EUSERS,
             f"all {self._participants} lines for participants are in use: close a handle, or "
             "create the segment with more",
             str(self._buffer.url),
         )
+
+    def clear_evidence(self, lock: int) -> None:
+        """Forget who died at a lock without its token, when it is seen with somebody else.
+
+        Called inside `entering`, so that a line of the dead stays one.
+        """
+        words, at = self._words, LINE_PHASES + LOCK_WORDS * lock
+        dead = [
+            line + at
+            for line, lives in self.lines()
+            if words[line + at] in (ENTERING, LEAVING) and not lives()
+        ]
+        # Looked at after they were seen dead: whoever is inside now did not give it to them.
+        if any(words[line + at] == INSIDE for line, _ in self.lines()):
+            for phase in dead:
+                words[phase] = IDLE
+
+    def _find_slot(self) -> int | None:
+        # What the dead leave in their lines is news for some time: the oldest goes first.
+        slots = range(self._participants)
+        for slot in sorted(slots, key=lambda slot: self._words[self.line(slot) + LINE_ATTACHED]):
+            if self.presence.try_lock(PARTICIPANT_BYTE + slot):
+                if not self._is_in_a_lock(slot):
+                    return slot
+                self.presence.unlock(PARTICIPANT_BYTE + slot)  # evidence, until it is rescued
+        return None
 
     def _is_in_a_lock(self, slot: int) -> bool:
         first = self.line(slot) + LINE_PHASES
@@ -315,8 +368,12 @@ class Membership:
         finally:
             self._presence = None
             self._words = NO_WORDS
+            self._watch, self._remove = None, _nothing  # they lead back here
             for semaphore in self.semaphores.values():
                 semaphore.close()
+            if self._removes_names:
+                self._duties = [semaphore.duty for semaphore in self.semaphores.values()]
+            self.semaphores.clear()
             presence.close()
 
     def _last_one_out(self) -> None:
@@ -339,6 +396,9 @@ class Membership:
         if self._removes_names:
             for semaphore in self.semaphores.values():
                 semaphore.unlink()
+            for duty in self._duties:
+                duty()
+            self._removes_names = False
 
 
 def _nothing() -> None:

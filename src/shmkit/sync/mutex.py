@@ -35,8 +35,15 @@ import posix_ipc
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.sync.liveness import RESCUE_BYTE
-from shmkit.sync.membership import LINE_PHASES, LOCK_WORDS
-from shmkit.sync.semaphore import SLICE
+from shmkit.sync.membership import (
+    ENTERING,
+    IDLE,
+    INSIDE,
+    LEAVING,
+    LINE_PHASES,
+    LOCK_WORDS,
+)
+from shmkit.sync.semaphore import SLICE, NoSemaphore
 from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
@@ -44,13 +51,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from shmkit.sync.membership import Membership
+    from shmkit.sync.semaphore import Semaphore
 
 __all__ = ["AFTER_DEATH", "ENTERING", "IDLE", "INSIDE", "LEAVING", "NO", "YES", "Acquired", "Mutex"]
-
-IDLE: Final = 0
-ENTERING: Final = 1
-INSIDE: Final = 2
-LEAVING: Final = 3
 
 _TRIES: Final = 30  # yields before the first slice: a holder that runs is out by then
 _NO_LINE: Final = 0  # index of a word that is never 0, so never IDLE: the magic
@@ -84,9 +87,11 @@ class Mutex:
 
     __slots__ = (
         "__weakref__",
+        "_astray",
         "_entries",
         "_index",
         "_membership",
+        "_name",
         "_phase",
         "_post_token",
         "_queue",
@@ -102,17 +107,23 @@ class Mutex:
         self._membership = membership
         self._words = words
         self._index = index
-        self._semaphore = membership.semaphores[semaphore]
-        self._try_token: Callable[[float], None] = self._semaphore.raw.acquire
-        self._post_token: Callable[[], None] = self._semaphore.raw.release
+        self._name = semaphore
         self._phase = _NO_LINE
+        self._astray = False
+        self._use(membership.semaphores[semaphore])
         self.start_anew()
         membership.call_after_move(self._follow)
+
+    def _use(self, semaphore: Semaphore | NoSemaphore) -> None:
+        self._semaphore = semaphore
+        self._try_token: Callable[[float], None] = semaphore.raw.acquire
+        self._post_token: Callable[[], None] = semaphore.raw.release
 
     def start_anew(self) -> None:
         """Hold nothing and be nobody: at first, and in a forked child."""
         self._phase = _NO_LINE  # index of this participant's phase word
         self._entries = 0
+        self._astray = False
         self._turn = threading.Condition(threading.Lock())
         self._queue = 0
 
@@ -179,6 +190,7 @@ class Mutex:
             phase = self._phase  # no call until it is _NO_LINE
             if phase == _NO_LINE or words[phase] == IDLE:
                 self._phase, self._words = _NO_LINE, NO_WORDS
+                self._use(NoSemaphore())
                 return
             with self._turn:
                 self._turn.wait(SLICE / 10)
@@ -223,8 +235,13 @@ class Mutex:
                 self._queue -= 1
 
     def _take_place(self) -> None:
-        self._membership.register()
-        phase = self._phase_of(self._membership.line())
+        membership = self._membership
+        membership.register()
+        if self._astray:
+            membership.move(self._index)
+            self._astray = False
+        self._use(membership.semaphores[self._name])  # in a forked child perhaps others by now
+        phase = self._phase_of(membership.line())
         self._entries = self._words[phase + 2]
         self._phase = phase
 
@@ -267,8 +284,12 @@ class Mutex:
         out where the token is, as they do after a death.
         """
         if self._words[self._phase] == ENTERING:
-            self._membership.move(self._index)
-            self._phase = _NO_LINE
+            self._phase, self._astray = _NO_LINE, True
+            try:
+                self._membership.move(self._index)
+            except TimeoutError:
+                return  # somebody is stopped at the door; the next acquire tries again
+            self._astray = False
 
     def _follow(self) -> None:
         if self._phase != _NO_LINE:
@@ -290,11 +311,17 @@ class Mutex:
             return NO  # another is at it
         try:
             dead, rest = self._survey()
+            if dead and any(self._words[at] == INSIDE for at in rest):
+                with self._membership.entering(SLICE):
+                    self._membership.clear_evidence(self._index)
+                return NO
             if any(phase == INSIDE for phase, _ in dead.values()):
-                return self._succeed(dead)
+                return self._succeed(dead, AFTER_DEATH)
             if dead and patient:
                 return self._look_for_the_token(dead, rest)
             return NO
+        except TimeoutError:
+            return NO  # somebody is stopped at the door
         finally:
             presence.unlock(byte)  # step: mutex.rescued
 
@@ -303,7 +330,7 @@ class Mutex:
         dead: dict[int, tuple[int, int]] = {}
         rest: dict[int, tuple[int, int]] = {}
         words = self._words
-        with self._membership.entering():  # no newcomer takes a line while we look
+        with self._membership.entering(SLICE):  # no newcomer takes a line while we look
             for line, lives in self._membership.lines():
                 at = self._phase_of(line)
                 if at != self._phase:
@@ -311,13 +338,13 @@ class Mutex:
                     (dead if died else rest)[at] = words[at], words[at + 2]
         return dead, rest
 
-    def _succeed(self, dead: dict[int, tuple[int, int]]) -> Acquired:
+    def _succeed(self, dead: dict[int, tuple[int, int]], how: Acquired) -> Acquired:
         # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
         # after us. None that is INSIDE would be a lost token.
-        self._go_inside(AFTER_DEATH)
+        self._go_inside(how)
         for at in dead:
             self._words[at] = IDLE  # step: mutex.clear
-        return AFTER_DEATH
+        return how
 
     def _look_for_the_token(
         self, dead: dict[int, tuple[int, int]], rest: dict[int, tuple[int, int]]
@@ -327,17 +354,17 @@ class Mutex:
         if any(phase in (INSIDE, LEAVING) for phase, _ in rest.values()):
             return NO
         if take(0):  # step: mutex.try
-            return self._go_inside(YES)
+            return self._succeed(dead, YES)
         noted = {at: words[at + 1] for at, (phase, _) in rest.items() if phase == ENTERING}
         deadline = Deadline(4 * SLICE)
         while any(words[at] == ENTERING and words[at + 1] == tick for at, tick in noted.items()):
             # The wait is on the token itself: should it turn up, it is ours.
             if take(SLICE / 10):  # step: mutex.try
-                return self._go_inside(YES)
+                return self._succeed(dead, YES)
             if deadline.expired():
                 return NO  # one of them is stopped, perhaps with the token: it is waited for
         if self._survey() != (dead, rest):
             return NO
         if take(0):  # step: mutex.try
-            return self._go_inside(YES)
-        return self._succeed(dead)
+            return self._succeed(dead, YES)
+        return self._succeed(dead, AFTER_DEATH)

@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ _GLOBAL_EXPEDITED: Final = 2  # <linux/membarrier.h>
 _REGISTER_GLOBAL_EXPEDITED: Final = 4
 _SYSCALL: Final = 324  # of membarrier on x86-64
 
-_membarrier: Callable[[int], bool] | None = None
-
 
 def join_fence_all() -> bool:
     """Let this process's threads be fenced by `fence_all` calls of others, from now on.
@@ -77,22 +76,19 @@ def join_fence_all() -> bool:
     Returns:
         False where that is not to be had; this process then has to fence for itself.
     """
-    global _membarrier
-    if not (STRONG_ORDER and sys.platform == "linux"):
-        return False
-    if _membarrier is None:
-        _membarrier = _load_membarrier()
-    return _membarrier(_REGISTER_GLOBAL_EXPEDITED)
+    return _membarrier()(_REGISTER_GLOBAL_EXPEDITED)
 
 
 def fence_all() -> None:
     """A fence here, and in every running thread of each process that joined."""
     fence()
-    if _membarrier is not None:
-        _membarrier(_GLOBAL_EXPEDITED)
+    _membarrier()(_GLOBAL_EXPEDITED)
 
 
-def _load_membarrier() -> Callable[[int], bool]:
+@cache
+def _membarrier() -> Callable[[int], bool]:
+    if not (STRONG_ORDER and sys.platform == "linux"):
+        return lambda command: False  # noqa: ARG005 - as the one below
     import ctypes  # here: it costs a fifth of what importing the library does
 
     syscall = ctypes.CDLL(None).syscall

@@ -25,9 +25,10 @@ from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["Semaphore", "check_name"]
+__all__ = ["SLICE", "NoSemaphore", "Semaphore", "check_name"]
 
 NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
 # At exit: after the children of this process were joined, who may still want to attach (0 and above
@@ -215,6 +216,11 @@ class Semaphore:
         self._sem.release()
 
     @property
+    def duty(self) -> Callable[[], None]:
+        """What removes the name, if that is this handle's duty; it does not keep the semaphore."""
+        return self._finalizer if self._finalizer is not None else _nothing
+
+    @property
     def raw(self) -> posix_ipc.Semaphore:
         """The semaphore of `posix_ipc` underneath, for hot paths; it may be closed."""
         return self._sem
@@ -229,6 +235,13 @@ class Semaphore:
         if self.closed:
             raise ClosedError(f"semaphore {self.name!r} was closed")
         return int(self._sem.value)
+
+    def reset(self, value: int) -> None:
+        """Make the count what it was at first; only for one that is alone with it."""
+        while self.acquire_within(0):
+            pass
+        for _ in range(value):
+            self._sem.release()
 
     def close(self) -> None:
         """Leave it; a thread that waits on this handle gets ClosedError."""
@@ -266,6 +279,35 @@ class Semaphore:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"value={self.value}"
         return f"<Semaphore {self.name!r} {state}>"
+
+
+def _nothing() -> None:
+    pass
+
+
+class NoSemaphore:
+    """What a closed handle has in place of its semaphore, so that the real one can go."""
+
+    closed = True
+
+    def acquire(self, timeout: float = 0) -> None:  # noqa: ARG002 - as of `posix_ipc`
+        """There is nothing to be had."""
+        raise posix_ipc.BusyError
+
+    def acquire_within(self, seconds: float) -> bool:  # noqa: ARG002 - as of a Semaphore
+        """There is nothing to be had, and nothing to wait for."""
+        return False
+
+    def release(self) -> None:
+        """Nobody waits here."""
+
+    def close(self) -> None:
+        """It is closed."""
+
+    @property
+    def raw(self) -> NoSemaphore:
+        """Itself."""
+        return self
 
 
 def _unlink(posix_name: str) -> None:

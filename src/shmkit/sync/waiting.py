@@ -21,10 +21,10 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from shmkit.sync.ordering import fence_all
-from shmkit.sync.semaphore import SLICE
+from shmkit.sync.semaphore import SLICE, NoSemaphore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from shmkit.deadline import Deadline
     from shmkit.sync.semaphore import Semaphore
@@ -49,26 +49,38 @@ class Doorbell:
         words: the segment as 8-byte words.
         flag: index of the word that says that someone may be asleep here.
         state: index of the word that ends every wait when it is not OPEN.
-        semaphore: what sleepers sleep on.
+        semaphores: those of the segment's membership, by name.
+        name: the one that sleepers sleep on.
         shared: whether several may sleep here. Then who is woken says for the others that someone
             may be asleep, and rings for them if it leaves something behind.
     """
 
-    __slots__ = ("_flag", "_semaphore", "_shared", "_spins", "_state", "_words", "sleeps")
+    __slots__ = (
+        "_flag",
+        "_name",
+        "_semaphores",
+        "_shared",
+        "_spins",
+        "_state",
+        "_words",
+        "sleeps",
+    )
 
     def __init__(
         self,
         words: memoryview[int],
         flag: int,
         state: int,
-        semaphore: Semaphore,
+        semaphores: Mapping[str, Semaphore],
+        name: str,
         *,
         shared: bool = False,
     ) -> None:
         self._words = words
         self._flag = flag
         self._state = state
-        self._semaphore = semaphore
+        self._semaphores = semaphores  # in a forked child there may come to be others
+        self._name = name
         self._shared = shared
         self._spins = MOST_SPINS
         self.sleeps = 0
@@ -86,8 +98,30 @@ class Doorbell:
         Returns:
             False when the deadline passed first.
         """
+        if self._spin(word, seen):
+            return True
         words, state = self._words, self._state
-        spins = self._spins
+        while words[word] == seen and words[state] == OPEN:
+            words[self._flag] = 1  # step: bell.flag
+            fence_all()  # step: bell.fence
+            if words[word] != seen or words[state] != OPEN:
+                break
+            left = deadline.remaining()
+            if left > 0:
+                self.sleeps += 1
+                if self._semaphore().acquire_within(min(left, SLICE)):  # step: bell.sleep
+                    if self._shared:
+                        words[self._flag] = 1  # step: bell.flag_again
+                    continue
+            if words[word] == seen and words[state] == OPEN:
+                look()
+                if left == 0:
+                    return False
+        return True
+
+    def _spin(self, word: int, seen: int) -> bool:
+        """Whether the word changed before it was time to sleep."""
+        words, spins = self._words, self._spins
         for _ in range(spins):
             if words[word] != seen:
                 self._spins = min(2 * spins, MOST_SPINS)
@@ -98,23 +132,10 @@ class Doorbell:
                 self._spins = min(2 * spins, MOST_SPINS)
                 return True
         self._spins = max(spins // 2, FEWEST_SPINS)
-        while words[word] == seen and words[state] == OPEN:
-            words[self._flag] = 1  # step: bell.flag
-            fence_all()  # step: bell.fence
-            if words[word] != seen or words[state] != OPEN:
-                break
-            left = deadline.remaining()
-            if left > 0:
-                self.sleeps += 1
-                if self._semaphore.acquire_within(min(left, SLICE)):  # step: bell.sleep
-                    if self._shared:
-                        words[self._flag] = 1  # step: bell.flag_again
-                    continue
-            if words[word] == seen and words[state] == OPEN:
-                look()
-                if left == 0:
-                    return False
-        return True
+        return False
+
+    def _semaphore(self) -> Semaphore | NoSemaphore:
+        return self._semaphores.get(self._name) or NoSemaphore()
 
     def ring(self) -> None:
         """Wake one sleeper, if there may be one; the caller has published, and fenced after it."""
@@ -122,12 +143,12 @@ class Doorbell:
         if words[self._flag]:
             words[self._flag] = 0  # step: bell.clear
             # Also when this handle was closed meanwhile.
-            self._semaphore.raw.release()  # step: bell.post
+            self._semaphore().raw.release()  # step: bell.post
 
     def close(self) -> None:
-        """Let go of the memory."""
-        self._words = NO_WORDS
+        """Let go of the memory and the semaphore; a thread asleep here looks up within a slice."""
+        self._words, self._semaphores = NO_WORDS, {}
 
     def ring_always(self) -> None:
         """Leave a token whether or not anyone sleeps: for the news that all must hear."""
-        self._semaphore.raw.release()
+        self._semaphore().raw.release()
