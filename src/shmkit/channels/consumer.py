@@ -388,7 +388,7 @@ class Consuming(Half):
 
     def _release(self, head: int) -> None:
         self._head = self._words[HEAD] = head  # step: get.head
-        self._seen = self._known if self._get_quick else SHARED if self._get_mutex else head
+        self._seen = self._bound(self._known, self._get_quick, self._get_mutex)
 
     # -- out of turn -------------------------------------------------------------------------------
 

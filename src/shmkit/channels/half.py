@@ -109,6 +109,12 @@ class Half:
         """
         return mutex is None and not self._checked and ATOMIC_RUNS and join_fence_all()
 
+    def _bound(self, known: int, quick: bool, mutex: Mutex | None) -> int:
+        """What `_limit` or `_seen` is when a careful call has ended well; -1 for no fast path."""
+        if quick:
+            return known
+        return SHARED if mutex is not None and not self._checked else -1
+
     def _await_fast_path(self, end: float) -> None:
         """Let a thread go on that a garbage collection interrupted on the fast path."""
         if time.monotonic() > end:

@@ -384,7 +384,7 @@ class Producing(Half):
         if not STRONG_ORDER:
             fence()
         self._words[TAIL] = self._tail  # step: put.tail
-        self._limit = self._room if self._put_quick else SHARED if self._put_mutex else -1
+        self._limit = self._bound(self._room, self._put_quick, self._put_mutex)
 
     # -- out of turn -------------------------------------------------------------------------------
 

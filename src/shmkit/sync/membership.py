@@ -139,8 +139,8 @@ class Membership:
         while not presence.try_lock(CREATION_BYTE):
             if deadline.expired():
                 raise TimeoutError(
-                    f"somebody has been entering segment {str(self._buffer.url)!r} for {patience} s:"
-                    " is a process stopped there?"
+                    f"somebody has been entering {str(self._buffer.url)!r} for {patience} s: "
+                    "is a process stopped there?"
                 )
             time.sleep(0.0005)  # the blocking form of this lock knows no timeout
         try:
@@ -162,7 +162,7 @@ class Membership:
             FileNotFoundError: others are attached, but a semaphore was removed by hand.
         """
         self._words, self._participants, self._incarnation = words, participants, incarnation
-        first = not self.presence.others(PARTICIPANT_BYTE, participants)
+        first = self.is_alone(participants)
         self._removes_names = self._removes_names or (
             words[OWNERSHIP] == _OWNER and self._buffer.owner
         )
@@ -310,6 +310,10 @@ class Membership:
             follow = follower()
             if follow is not None:
                 follow()
+
+    def is_alone(self, participants: int) -> bool:
+        """Whether no other handle has a line; for who is inside `entering`, and not yet in."""
+        return not self.presence.others(PARTICIPANT_BYTE, participants)
 
     def call_when_last(self, remove: Callable[[], None]) -> None:
         """Have a function called by `close`, alone at the door, if this is the last one out."""

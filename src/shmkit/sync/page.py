@@ -34,7 +34,6 @@ __all__ = ["STATE", "SharedPage"]
 
 STATE: Final = 0x068 // 8
 PARTICIPANTS: Final = 120
-SIZE: Final = PARTICIPANT_LINE * 8 + PARTICIPANTS * 128
 
 _MAGIC: Final = b"SHMKIT\x01\0"
 _VERSION: Final = 1
@@ -49,6 +48,7 @@ class SharedPage:
             pickle; or the buffer of a page that came by pickle.
         kind: what lives in it.
         semaphores: names of its semaphores, and the counts they start with.
+        participants: how many handles there may be at a time.
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
@@ -62,15 +62,22 @@ class SharedPage:
     """
 
     def __init__(
-        self, memory: str | SharedBuffer | None, kind: int, semaphores: Mapping[str, int]
+        self,
+        memory: str | SharedBuffer | None,
+        kind: int,
+        semaphores: Mapping[str, int],
+        *,
+        participants: int = PARTICIPANTS,
     ) -> None:
+        size = PARTICIPANT_LINE * 8 + participants * 128
+        self._participants = participants
         while True:
             if isinstance(memory, SharedBuffer):
                 self.buffer = memory
             elif memory is None:
-                self.buffer = SharedBuffer.create(None, size=SIZE)
+                self.buffer = SharedBuffer.create(None, size=size)
             else:
-                self.buffer = SharedBuffer.ensure(f"shm:{memory}", SIZE, keep=True)
+                self.buffer = SharedBuffer.ensure(f"shm:{memory}", size, keep=True)
             try:
                 self.membership = Membership(self.buffer, semaphores)
                 self._enter(kind)
@@ -102,8 +109,17 @@ class SharedPage:
                     "take another name",
                     where=name,
                 )
-            self.membership.call_when_last(self.buffer.unlink)
-            self.membership.enter(self.words, PARTICIPANTS, bytes(view[0x30:0x40]).hex())
+            if self.membership.is_alone(self._participants):
+                self.tidy()
+            self.membership.call_when_last(self._remove)
+            self.membership.enter(self.words, self._participants, bytes(view[0x30:0x40]).hex())
+
+    def tidy(self) -> None:
+        """Called for the first one in and the last one out, alone at the door: for subclasses."""
+
+    def _remove(self) -> None:
+        self.tidy()
+        self.buffer.unlink()
 
     def close(self) -> None:
         """Leave; the last one out removes the page. Idempotent."""

@@ -1,0 +1,1 @@
+"""Functions that run elsewhere: built once for all, or called in worker processes."""
