@@ -342,6 +342,8 @@ def many_to_many(
         for _ in range(consumers):  # one at a time: a batch could take two of them
             put([_STOP] if contender.puts_many else _STOP)
             taker, share = run.receive(*takers)
+            if not isinstance(share, tuple):
+                raise Failed("the end of a producer's frames came twice")
             takers.remove(taker)
             shares.append(share)
         channels[0].finish()

@@ -6,13 +6,14 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Table", "conditions", "print_conditions", "print_table", "write_json"]
+__all__ = ["Table", "Watch", "conditions", "print_conditions", "print_table", "write_json"]
 
 _PEERS = ("shmkit", "posix_ipc", "pyzmq", "faster-fifo", "iceoryx2")
 
@@ -93,6 +94,34 @@ def print_conditions(found: dict[str, Any], missing: dict[str, str]) -> None:
             f"{found['cores']} cores): trust the ratios more than the figures, and neither much"
         )
     print(flush=True)
+
+
+class Watch:
+    """What share of the processors' time other programs take, from now on."""
+
+    def __init__(self) -> None:
+        self._before = _times()
+
+    def report(self) -> float | None:
+        """Say it; None where the system does not tell."""
+        before, now = self._before, _times()
+        if before is None or now is None:
+            return None
+        elapsed, own, all_together = (late - early for early, late in zip(before, now, strict=True))
+        share = max(0.0, all_together - own) / (elapsed * (os.cpu_count() or 1))
+        print(f"Meanwhile other programs took {share:.0%} of the processors' time.\n", flush=True)
+        return round(share, 3)
+
+
+def _times() -> tuple[float, float, float] | None:
+    """Seconds: on the clock, of processors by this program and its ended children, by anybody."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields)
+    ticks = user + nice + system + irq + softirq + steal
+    return time.monotonic(), sum(os.times()[:4]), ticks / os.sysconf("SC_CLK_TCK")
 
 
 def print_table(table: Table) -> None:

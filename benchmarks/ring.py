@@ -23,7 +23,7 @@ from typing import Any
 
 from contenders import Contender, load
 from harness import Failed, many_to_many, round_trips, stream
-from report import Table, conditions, print_conditions, print_table, write_json
+from report import Table, Watch, conditions, print_conditions, print_table, write_json
 
 SIZES = {64: "64 B", 1 << 10: "1 KiB", 64 << 10: "64 KiB", 1 << 20: "1 MiB"}
 SHAPES = ((1, 1), (2, 2), (4, 1), (1, 4), (4, 4))
@@ -96,8 +96,11 @@ def _progress(text: str) -> None:
 
 
 def room(size: int) -> int:
-    """Bytes a channel should hold: a megabyte, and a few frames if they are large."""
-    return max(1 << 20, 4 * size)
+    """Bytes a channel should hold: a few megabytes, and a few frames if they are large.
+
+    More than a core's second-level cache: what the consumer reads has left the producer's by then.
+    """
+    return max(4 << 20, 8 * size)
 
 
 class _Calibrated:
@@ -167,7 +170,8 @@ def _show_rates(title: str, contenders: list[Contender], cells: list[Cell]) -> N
             [f"{name} / the best peer", *map(_ratio, own, best)],
             [f"{name} / {BASELINE}", *map(_ratio, own, base)],
         ]
-    print_table(Table("Ratios", ["", *columns], ratios))
+    if len(ratios) > 1:
+        print_table(Table("Ratios", ["", *columns], ratios))
     _show_failures(cells)
 
 
@@ -270,12 +274,14 @@ def main(argv: list[str] | None = None) -> int:
     contenders, missing = load()
     if options.only:
         contenders = [c for c in contenders if any(o in c.name.lower() for o in options.only)]
-    found = conditions()
+    found = conditions() | {"others": {}}
     print_conditions(found, missing)
     cells: dict[str, list[Cell]] = {}
     for name, run in TOPOLOGIES.items():
         if given.topology in {name, "all"}:
+            watch = Watch()
             cells[name] = run([c for c in contenders if name in c.topologies], options)
+            found["others"][name] = watch.report()
     if given.json:
         write_json(given.json, found, {name: _plain(row) for name, row in cells.items()})
     failed = [c for row in cells.values() for c in row if c.failure and c.contender.ours]

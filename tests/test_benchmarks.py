@@ -1,4 +1,4 @@
-"""The benchmarks run, tell every row, and measure nothing that did not arrive. No time is judged."""
+"""The benchmarks run and tell every row; what did not arrive is not measured. No time is judged."""
 
 from __future__ import annotations
 
@@ -106,3 +106,20 @@ def test_frames_that_do_not_arrive_are_a_failure(monkeypatch: pytest.MonkeyPatch
     contender = harness.Contender("mute", Mute)
     with pytest.raises(harness.Failed, match="was not done when its time was up"):
         harness.stream(contender, 64, 10, 1 << 20, 0.5)
+
+
+def test_frames_that_arrive_twice_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    harness = pytest.importorskip("harness")
+    pipe = pytest.importorskip("contenders.mp_pipe")
+
+    class Twice(pipe._Pipe):  # type: ignore[misc,name-defined]
+        def consumer(self) -> Any:
+            get = super().consumer()
+            return lambda: [frame := get()] * (2 if len(frame) == 64 else 1)
+
+    contender = harness.Contender("twice", Twice, gets_many=True)
+    with pytest.raises(harness.Failed, match="for the frame b'last '"):
+        harness.stream(contender, 64, 10, 1 << 20, 20)
+    with pytest.raises(harness.Failed, match="got 128 frames, 64 were sent"):
+        harness.many_to_many(contender, 64, 4, 1, 1, 1 << 20, 20)
