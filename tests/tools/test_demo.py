@@ -43,8 +43,8 @@ def long_work(tmp_path: Path) -> Path:
     """Many names of one file: reading them all takes far longer than any test."""
     top = tmp_path / "long"
     top.mkdir()
-    (top / "0").write_bytes(b"many words to be counted again and again\n" * 100_000)
-    for number in range(1, 2000):
+    (top / "0").write_bytes(b"many words to be counted again and again\n" * 25_000)
+    for number in range(1, 4000):
         (top / str(number)).hardlink_to(top / "0")
     return top
 
@@ -258,6 +258,18 @@ def test_killed_child_ends_the_work_with_its_name(
         f"shmkit demo: {victim} (pid {pid}) was killed by SIGKILL before the work was done: "
         "run it again\n"
     )
+
+
+def test_killed_parent_takes_its_children_along(long_work: Path, start_method: str) -> None:
+    options = ("--memory", "shm", "--method", start_method, "--workers", "2")
+    with Terminal(*DEMO, *options, str(long_work)) as terminal:
+        terminal.wait_for("MB/s")
+        terminal.process.kill()
+        ended = terminal.wait()
+        # The resource tracker is the last to go, and removes the names.
+        assert names_of(terminal) == []
+
+    assert ended.status == -signal.SIGKILL
 
 
 def test_failing_child_ends_the_work(long_work: Path) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
@@ -111,6 +113,7 @@ def _child(target: Callable[..., None], *args: AbstractContextManager[object]) -
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with contextlib.ExitStack() as stack:
             for arg in args:
@@ -118,3 +121,11 @@ def _child(target: Callable[..., None], *args: AbstractContextManager[object]) -
             target(*args)
     except PeerDied:
         sys.exit(BEREAVED)
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's death, however it comes, and follow it: nobody wants the result."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a child"
+    connection.wait([parent.sentinel])
+    os._exit(BEREAVED)
