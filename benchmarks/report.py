@@ -124,8 +124,11 @@ def _times() -> tuple[float, float, float] | None:
     return time.monotonic(), sum(os.times()[:4]), ticks / os.sysconf("SC_CLK_TCK")
 
 
-def print_table(table: Table) -> None:
-    """With rich where it is installed, else as plain text."""
+def print_table(table: Table, *, markdown: bool = False) -> None:
+    """With rich where it is installed, else as plain text; or for a document."""
+    if markdown:
+        _print_markdown(table)
+        return
     try:
         from rich.console import Console
         from rich.table import Table as RichTable
@@ -141,6 +144,13 @@ def print_table(table: Table) -> None:
     for row in table.rows:
         drawn.add_row(*row)
     console.print(drawn)
+
+
+def _print_markdown(table: Table) -> None:
+    print(f"{table.title}\n")
+    for line in (table.columns, ["---", *("--:" for _ in table.columns[1:])], *table.rows):
+        print(f"| {' | '.join(line)} |")
+    print(flush=True)
 
 
 def _print_plain(table: Table) -> None:

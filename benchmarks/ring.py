@@ -22,7 +22,8 @@ from statistics import median
 from typing import Any
 
 from contenders import Contender, load
-from harness import Failed, many_to_many, round_trips, stream
+from harness import Failed
+from measures import many_to_many, round_trips, stream
 from report import Table, Watch, conditions, print_conditions, print_table, write_json
 
 SIZES = {64: "64 B", 1 << 10: "1 KiB", 64 << 10: "64 KiB", 1 << 20: "1 MiB"}
@@ -43,6 +44,7 @@ class Options:
         count: frames of each instead, None to go by the seconds.
         trips: round trips back to back, and after silence.
         only: parts of the names of those who take part; empty for all.
+        markdown: tables for a document.
     """
 
     rounds: int
@@ -50,6 +52,7 @@ class Options:
     count: int | None
     trips: tuple[int, int]
     only: list[str]
+    markdown: bool
 
 
 @dataclass
@@ -132,7 +135,7 @@ def spsc(contenders: list[Contender], options: Options) -> list[Cell]:
                 run = partial(stream, contender, size, room=room(size), seconds=DEADLINE)
                 cells.append(Cell(contender, column, _Calibrated(options, run, size)))
     in_turns(cells, options.rounds)
-    _show_rates("One to one: thousand frames a second", contenders, cells)
+    _show_rates("One to one: thousand frames a second", contenders, cells, options)
     return cells
 
 
@@ -146,7 +149,7 @@ def mpmc(contenders: list[Contender], options: Options) -> list[Cell]:
             calibrated = _Calibrated(options, run, 64)
             cells.append(Cell(contender, f"{producers} to {consumers}", calibrated))
     in_turns(cells, options.rounds)
-    _show_rates("Several to several, 64 B: thousand frames a second", contenders, cells)
+    _show_rates("Several to several, 64 B: thousand frames a second", contenders, cells, options)
     return cells
 
 
@@ -155,12 +158,14 @@ def _several(contender: Contender, producers: int, consumers: int, count: int) -
     return many_to_many(contender, 64, each, producers, consumers, room(64), DEADLINE)
 
 
-def _show_rates(title: str, contenders: list[Contender], cells: list[Cell]) -> None:
+def _show_rates(
+    title: str, contenders: list[Contender], cells: list[Cell], options: Options
+) -> None:
     columns = list(dict.fromkeys(cell.column for cell in cells))
     names = list(dict.fromkeys(contender.name for contender in contenders))
     table = {(cell.contender.name, cell.column): cell for cell in cells}
     rows = [[name, *(_rate(table.get((name, column))) for column in columns)] for name in names]
-    print_table(Table(title, ["", *columns], rows))
+    print_table(Table(title, ["", *columns], rows), markdown=options.markdown)
     best = [_best_peer(cells, column) for column in columns]
     base = [table.get((BASELINE, column)) for column in columns]
     ratios = [["the best peer", *(cell.contender.name if cell else "-" for cell in best)]]
@@ -171,7 +176,7 @@ def _show_rates(title: str, contenders: list[Contender], cells: list[Cell]) -> N
             [f"{name} / {BASELINE}", *map(_ratio, own, base)],
         ]
     if len(ratios) > 1:
-        print_table(Table("Ratios", ["", *columns], ratios))
+        print_table(Table("Ratios", ["", *columns], ratios), markdown=options.markdown)
     _show_failures(cells)
 
 
@@ -227,9 +232,9 @@ def rtt(contenders: list[Contender], options: Options) -> list[Cell]:
             cells.append(Cell(contender, column, measure))
     in_turns(cells, options.rounds)
     for column in dict.fromkeys(cell.column for cell in cells):
-        row = [cell for cell in cells if cell.column == column]
+        rows = [_trip_row(cell) for cell in cells if cell.column == column]
         title = f"Round trip of 64 B, {column}: microseconds"
-        print_table(Table(title, ["", *QUANTILES], [_trip_row(cell) for cell in row]))
+        print_table(Table(title, ["", *QUANTILES], rows), markdown=options.markdown)
     _show_failures(cells)
     return cells
 
@@ -262,6 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="frames of each measurement instead")
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these")
+    parser.add_argument("--markdown", action="store_true", help="tables for a document")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     given = parser.parse_args(argv)
     options = Options(
@@ -270,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         count=given.count,
         trips=(200, 20) if given.quick else (5000, 300),
         only=[name.lower() for name in given.only],
+        markdown=given.markdown,
     )
     contenders, missing = load()
     if options.only:

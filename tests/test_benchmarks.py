@@ -88,7 +88,7 @@ def test_a_library_that_is_not_there_is_named_and_no_failure(tmp_path: Path) -> 
 
 def test_frames_that_do_not_arrive_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    harness = pytest.importorskip("harness")
+    measures = pytest.importorskip("measures")
     pipe = pytest.importorskip("contenders.mp_pipe")
 
     class Wrong(pipe._Pipe):  # type: ignore[misc,name-defined]
@@ -100,26 +100,31 @@ def test_frames_that_do_not_arrive_are_a_failure(monkeypatch: pytest.MonkeyPatch
         def producer(self) -> Any:
             return lambda frame: None
 
-    contender = harness.Contender("wrong", Wrong)
-    with pytest.raises(harness.Failed, match="for the frame b'first '"):
-        harness.stream(contender, 64, 10, 1 << 20, 20)
-    contender = harness.Contender("mute", Mute)
-    with pytest.raises(harness.Failed, match="was not done when its time was up"):
-        harness.stream(contender, 64, 10, 1 << 20, 0.5)
+    contender = measures.Contender("wrong", Wrong)
+    with pytest.raises(measures.Failed, match="for the frame b'first '"):
+        measures.stream(contender, 64, 10, 1 << 20, 20)
+    contender = measures.Contender("mute", Mute)
+    with pytest.raises(measures.Failed, match="was not done when its time was up"):
+        measures.stream(contender, 64, 10, 1 << 20, 0.5)
 
 
 def test_frames_that_arrive_twice_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    harness = pytest.importorskip("harness")
+    measures = pytest.importorskip("measures")
     pipe = pytest.importorskip("contenders.mp_pipe")
 
     class Twice(pipe._Pipe):  # type: ignore[misc,name-defined]
         def consumer(self) -> Any:
             get = super().consumer()
-            return lambda: [frame := get()] * (2 if len(frame) == 64 else 1)
 
-    contender = harness.Contender("twice", Twice, gets_many=True)
-    with pytest.raises(harness.Failed, match="for the frame b'last '"):
-        harness.stream(contender, 64, 10, 1 << 20, 20)
-    with pytest.raises(harness.Failed, match="got 128 frames, 64 were sent"):
-        harness.many_to_many(contender, 64, 4, 1, 1, 1 << 20, 20)
+            def get_twice() -> list[bytes]:
+                frame = get()
+                return [frame] * (2 if len(frame) == 64 else 1)
+
+            return get_twice
+
+    contender = measures.Contender("twice", Twice, gets_many=True)
+    with pytest.raises(measures.Failed, match="for the frame b'last '"):
+        measures.stream(contender, 64, 10, 1 << 20, 20)
+    with pytest.raises(measures.Failed, match="got 128 frames, 64 were sent"):
+        measures.many_to_many(contender, 64, 4, 1, 1, 1 << 20, 20)
