@@ -162,10 +162,10 @@ def test_no_room_leaves_nothing(kind: str, make_where: Any, tmp_path: Path) -> N
 
 def create_without_room(where: str | None) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-    for kind, option in ((Broadcast, "capacity"), (Latest, "size")):
+    for create in (Broadcast.create, Latest.create):
         for _ in range(2):
             try:
-                kind.create(where, **{option: 1 << 24})  # type: ignore[attr-defined]
+                create(where, 1 << 24)
             except OSError as error:
                 print(errno.errorcode[error.errno or 0])
 
@@ -497,11 +497,11 @@ def test_hostile_words_are_answered(word: int, value: int) -> None:
         calls = [
             lambda: [subscription.get(0) for _ in range(200)],
             lambda: subscription.get(0.01),
-            lambda: [broadcast.publish(bytes(n)) for n in range(300)],
+            lambda: publish_many(broadcast, broadcast, None),
             lambda: fresh.subscribe("oldest").get(0),
             lambda: fresh.subscribe("now").get(0.01),
             fresh.statistics,
-            lambda: (broadcast.close(), fresh.publish(b"x")),
+            lambda: succeed_and_publish(broadcast, fresh, None),
             lambda: repr(fresh),
         ]
         for call in calls:
@@ -534,8 +534,8 @@ def read_ten(broadcast: Broadcast, other: Broadcast, subscription: Any) -> None:
 
 
 def publish_many(broadcast: Broadcast, other: Broadcast, subscription: Any) -> None:
-    for _ in range(100):
-        broadcast.publish(b"y" * 100)
+    for size in range(100):
+        broadcast.publish(b"y" * 2 * size)
 
 
 def succeed_and_publish(broadcast: Broadcast, other: Broadcast, subscription: Any) -> None:

@@ -374,7 +374,9 @@ def test_hostile_words_are_answered(word: int, said: int) -> None:
             lambda: [latest.set(b"x" * n) for n in range(100)],
             fresh.get,
             fresh.statistics,
-            lambda: (latest.close(), fresh.set(b"x"), fresh.get()),
+            latest.close,
+            lambda: fresh.set(b"x"),
+            fresh.get,
             lambda: repr(fresh),
         ):
             with suppress(ShmkitError):

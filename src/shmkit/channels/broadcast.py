@@ -351,6 +351,8 @@ class Broadcast(OneWriter):
         words = self._open_words()
         while True:
             found = words[position]
+            if found & 15 or found >= LIMIT:
+                raise self._corrupt(f"position {found}")
             if not STRONG_ORDER:
                 fence()
             number = words[self._data_word + ((found & self._mask) >> 3) + 1]
@@ -359,7 +361,7 @@ class Broadcast(OneWriter):
             # The tail first: the oldest can only have come nearer to it then.
             tail, oldest = words[TAIL], words[OLDEST]
             if oldest <= found <= tail:
-                if found & 15 or number >= LIMIT or tail >= LIMIT:
+                if number >= LIMIT:
                     raise self._corrupt(f"frame {number} at {found}")
                 return found, number
             if words[OLDEST] == oldest and words[position] == found:
