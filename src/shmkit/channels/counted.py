@@ -19,18 +19,33 @@ tail stands elsewhere by now. A note is written beside the last one, and then po
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from shmkit.channels.header import CUT, HEAD, STATE, TAIL
+from shmkit.channels.codec import load
+from shmkit.channels.frame import HEADER
+from shmkit.channels.half import SHARED
+from shmkit.channels.header import (
+    CUT,
+    DATA_BELL,
+    HEAD,
+    READY,
+    SKIP,
+    SPACE_BELL,
+    STATE,
+    TAIL,
+)
 from shmkit.channels.objects import ObjectRing
+from shmkit.channels.turn import NOBODY, PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, IncompatibleSegment
-from shmkit.sync.ordering import STRONG_ORDER, fence
+from shmkit.sync.ordering import fence
 from shmkit.sync.waiting import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from shmkit.channels.codec import Encoded
     from shmkit.channels.segment import Segment
     from shmkit.channels.side import Side
     from shmkit.memory.url import Where
@@ -55,7 +70,7 @@ class CountedRing(ObjectRing):
     Deaths are not told: like the standard library's queues it waits for whoever may still come.
     """
 
-    __slots__ = ("_counts", "_maxsize")
+    __slots__ = ("_counts", "_maxsize", "_taken_seen")
 
     _KIND = 9
     _WARNING = ""
@@ -64,7 +79,7 @@ class CountedRing(ObjectRing):
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `make` and `attach` are the ways to it, and `learn`."""
         super().__init__(segment)
-        self._maxsize = 0
+        self._maxsize = self._taken_seen = 0
         self._counts = self._JOINABLE
 
     @classmethod
@@ -113,6 +128,7 @@ class CountedRing(ObjectRing):
 
     @staticmethod
     def _note(words: memoryview[int], notes: int, position: int) -> None:
+        """Note how many passed up to here; the next store of tail or head is one more."""
         holds = words[notes]
         at = notes + 1 + 2 * holds
         count = words[at + 1] + (words[at] != position)
@@ -138,33 +154,138 @@ class CountedRing(ObjectRing):
     def _taken(self, words: memoryview[int]) -> int:
         return self._count(words, _GETS, HEAD)
 
+    def _has_place(self, words: memoryview[int], count: int) -> bool:
+        """Whether fewer than `maxsize` are in, of which `count` were put."""
+        if not self._maxsize or count - self._taken_seen < self._maxsize:
+            return True
+        self._taken_seen = self._taken(words)
+        return count - self._taken_seen < self._maxsize
+
     def _admit(self, size: int, deadline: Deadline) -> bool | None:
         fits = super()._admit(size, deadline)
-        if fits and self._maxsize:
+        if fits and self._counts:
             words = self._words
             head = words[HEAD]  # before the count: what is taken afterwards ends the wait
-            if self._put(words) - self._taken(words) >= self._maxsize:
+            if not self._has_place(words, self._put(words)):
                 self._head_seen = head
                 return False
         return fits
 
     def _publish(self) -> None:
-        if not self._counts:
-            super()._publish()
-            return
-        words = self._words
-        self._note(words, _PUTS, words[TAIL])
-        if not STRONG_ORDER:
-            fence()
-        words[TAIL] = self._tail
+        if self._counts:
+            self._note(self._words, _PUTS, self._words[TAIL])
+        super()._publish()
 
     def _release(self, head: int) -> None:
-        if not self._counts:
-            super()._release(head)
-            return
-        words = self._words
-        self._note(words, _GETS, words[HEAD])
-        self._head = self._seen = words[HEAD] = head
+        if self._counts:
+            self._note(self._words, _GETS, self._words[HEAD])
+        super()._release(head)
+
+    # -- fast paths ------------------------------------------------------------------------------
+
+    def fast_put(self) -> Callable[[bytes, int], bool]:
+        """What puts a plain pickle and its length, if that takes no waiting and nothing unusual.
+
+        It returns whether it did; if not, `put_encoded` is to be called.
+        """
+        return self._put_counted if self._counts else self._put_shared
+
+    def fast_get(self) -> Callable[[], bytes | None]:
+        """What gets a plain pickle, if that takes no waiting and nothing unusual; or None.
+
+        Then `get_frame` is to be called.
+        """
+        return self._get_counted if self._counts else self._get_shared
+
+    def _put_counted(self, data: bytes, size: int) -> bool:
+        """`_put_shared`, with a note."""
+        mutex, turn, words, me = self._put_mutex, self._put_turn, self._words, get_ident()
+        assert mutex is not None
+        if self._limit != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
+            return False
+        turn.owner = me
+        try:
+            tail = words[TAIL]
+            end = tail + ((size + 31) & -16)
+            if (
+                end > self._room
+                or tail < self._tail
+                or tail == words[SKIP]
+                or words[STATE] != READY
+            ):
+                return False
+            holds = words[_PUTS]
+            note = _PUTS + 1 + 2 * holds
+            count = words[note + 1] + (words[note] != tail)
+            if not self._has_place(words, count):
+                return False
+            note = _PUTS + 3 - 2 * holds
+            words[note] = tail
+            words[note + 1] = count
+            words[_PUTS] = 1 - holds
+            at = tail & self._mask
+            words[self._data_word + (at >> 3)] = size
+            at += self._base + 16
+            self._map[at : at + size] = data
+            self._tail = words[TAIL] = end
+        finally:
+            turn.owner = NOBODY
+            mutex.release()
+        if words[DATA_BELL]:
+            self._data.ring()
+        return True
+
+    def _get_counted(self) -> bytes | None:
+        """`_get_shared`, with a note."""
+        mutex, turn, words, me = self._get_mutex, self._get_turn, self._words, get_ident()
+        assert mutex is not None
+        if self._seen != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
+            return None
+        turn.owner = me
+        try:
+            head = words[HEAD]
+            if (
+                not 16 <= self._known - head <= self._size
+                or words[SKIP] == head
+                or words[STATE] >= CUT
+            ):
+                return None
+            at = head & self._mask
+            size = words[self._data_word + (at >> 3)]
+            if size > self._known - head - 16:
+                return None
+            at += self._base + 16
+            frame: bytes = self._map[at : at + size]
+            holds = words[_GETS]
+            note = _GETS + 1 + 2 * holds
+            count = words[note + 1] + (words[note] != head)
+            note = _GETS + 3 - 2 * holds
+            words[note] = head
+            words[note + 1] = count
+            words[_GETS] = 1 - holds
+            self._head = words[HEAD] = head + ((size + 31) & -16)
+        finally:
+            turn.owner = NOBODY
+            mutex.release()
+        if words[SPACE_BELL]:
+            self._space.ring()
+        return frame
+
+    def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
+        """As `ObjectRing.put_encoded`, on the careful path."""
+        if isinstance(content, bytes) and len(content) <= self._size - HEADER:
+            self._put_carefully(content, len(content), timeout)
+        else:
+            super().put_encoded(content, timeout)
+
+    def get_frame(self, timeout: float | None) -> Any:
+        """A plain pickle or something to `load`, on the careful path; see `Queue.get`."""
+        return self._get_carefully(timeout)
+
+    def get_object(self, timeout: float | None = None) -> Any:
+        """As `ObjectRing.get_object`, on the careful path."""
+        frame = self._get_carefully(timeout)
+        return load(frame) if type(frame) is bytes else frame.load()
 
     # -- as the standard library has it ----------------------------------------------------------
 

@@ -58,7 +58,11 @@ class Queue(Generic[T]):
     _ring: CountedRing
 
     def __init__(self, maxsize: int = 0, *, where: Where = None, capacity: int = 8 << 20) -> None:
-        self._ring = self._RING.make(where, maxsize, capacity)
+        self._take(self._RING.make(where, maxsize, capacity))
+
+    def _take(self, ring: CountedRing) -> None:
+        self._ring = ring
+        self._put, self._get = ring.fast_put(), ring.fast_get()
 
     @classmethod
     def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
@@ -74,17 +78,15 @@ class Queue(Generic[T]):
             CorruptSegment: its header is broken.
             PermissionError: it is another user's: what it holds are pickles, and those are code.
         """
-        self = cls.__new__(cls)
-        self._ring = cls._RING.attach(where, timeout=timeout)
-        self._ring.learn()
+        self = cls._over(cls._RING.attach(where, timeout=timeout))
         self._ring.sweep()
         return self
 
     @classmethod
     def _over(cls, ring: CountedRing) -> Self:
-        self = cls.__new__(cls)
-        self._ring = ring
         ring.learn()
+        self = cls.__new__(cls)
+        self._take(ring)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -107,9 +109,9 @@ class Queue(Generic[T]):
             OSError: ENOSPC: it is larger than the queue, and there is no room for it elsewhere.
             Exception: it does not pickle, for whatever reason. The queue is as before.
         """
-        if not block or (timeout is not None and timeout < 0):
-            timeout = 0
-        self._ring.put_encoded(encode(obj), timeout)
+        content = encode(obj)
+        if type(content) is not bytes or not self._put(content, len(content)):
+            self._ring.put_encoded(content, _seconds(block, timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest object out.
@@ -125,15 +127,15 @@ class Queue(Generic[T]):
             Exception: it does not unpickle, for whatever reason. It is out of the queue: the next
                 call gets the next object.
         """
-        if not block or (timeout is not None and timeout < 0):
-            timeout = 0
-        frame: Any = self._ring.get(timeout)
+        frame: Any = self._get()
+        if frame is None:
+            frame = self._ring.get_frame(_seconds(block, timeout))
         obj: T = load(frame) if type(frame) is bytes else frame.load()
         return obj
 
     def put_nowait(self, obj: T) -> None:
         """`put`, or Full at once."""
-        self._ring.put_encoded(encode(obj), 0)
+        self.put(obj, False)
 
     def get_nowait(self) -> T:
         """`get`, or Empty at once."""
@@ -241,3 +243,9 @@ class JoinableQueue(Queue[T]):
             ValueError: this handle was closed.
         """
         self._ring.join()
+
+
+def _seconds(block: bool, timeout: float | None) -> float | None:
+    if not block:
+        return 0
+    return timeout if timeout is None else max(0, timeout)
