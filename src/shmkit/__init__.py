@@ -4,7 +4,7 @@ A map of the floors; each uses those below it, never one above:
 
     tools      for people: the command line, the pytest plugin, leak checks
     work       functions that run elsewhere
-    channels   messages through memory: Ring, Broadcast, Latest
+    channels   messages through memory: Ring, Broadcast, Latest, Queue
     sync       processes that wait for each other: Semaphore
     memory     bytes that processes share: SharedBuffer, SharedArray, PagedFile, open_bytes
     errors     every exception, and deadline: how long a call may wait
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shmkit.channels.broadcast import Broadcast as Broadcast
     from shmkit.channels.latest import Latest as Latest
+    from shmkit.channels.queue import JoinableQueue as JoinableQueue
+    from shmkit.channels.queue import Queue as Queue
     from shmkit.channels.ring import Ring as Ring
     from shmkit.errors import ClosedError as ClosedError
     from shmkit.errors import CorruptSegment as CorruptSegment
@@ -49,8 +51,10 @@ _HOME = {
     "Full": "shmkit.errors",
     "IncompatibleSegment": "shmkit.errors",
     "PagedFile": "shmkit.memory.paged",
+    "JoinableQueue": "shmkit.channels.queue",
     "Latest": "shmkit.channels.latest",
     "PeerDied": "shmkit.errors",
+    "Queue": "shmkit.channels.queue",
     "Ring": "shmkit.channels.ring",
     "RoleTaken": "shmkit.errors",
     "Semaphore": "shmkit.sync.semaphore",
@@ -71,6 +75,7 @@ __all__ = [
     "IncompatibleSegment",
     "PagedFile",
     "PeerDied",
+    "Queue",
     "Ring",
     "RoleTaken",
     "Semaphore",
