@@ -2,10 +2,10 @@
 
 A map of the floors; each uses those below it, never one above:
 
-    tools      for people: the command line, the pytest plugin, leak checks
-    work       functions that run elsewhere
-    channels   messages through memory: Ring, Broadcast, Latest, Queue
-    sync       processes that wait for each other: Semaphore
+    tools      for people: the command line
+    work       functions that run once, or elsewhere: once
+    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue
+    sync       processes that wait for each other: Lock, Semaphore, Event
     memory     bytes that processes share: SharedBuffer, SharedArray, PagedFile, open_bytes
     errors     every exception, and deadline: how long a call may wait
 
@@ -38,21 +38,28 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer as SharedBuffer
     from shmkit.memory.paged import PagedFile as PagedFile
     from shmkit.memory.reading import open_bytes as open_bytes
+    from shmkit.sync.event import Event as Event
+    from shmkit.sync.lock import Acquired as Acquired
+    from shmkit.sync.lock import Lock as Lock
     from shmkit.sync.semaphore import Semaphore as Semaphore
+    from shmkit.work.once import once as once
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Acquired": "shmkit.sync.lock",
     "Broadcast": "shmkit.channels.broadcast",
     "ClosedError": "shmkit.errors",
     "CorruptSegment": "shmkit.errors",
     "Empty": "shmkit.errors",
+    "Event": "shmkit.sync.event",
     "FrameTooLarge": "shmkit.errors",
     "Full": "shmkit.errors",
     "IncompatibleSegment": "shmkit.errors",
-    "PagedFile": "shmkit.memory.paged",
     "JoinableQueue": "shmkit.channels.queue",
     "Latest": "shmkit.channels.latest",
+    "Lock": "shmkit.sync.lock",
+    "PagedFile": "shmkit.memory.paged",
     "PeerDied": "shmkit.errors",
     "Queue": "shmkit.channels.queue",
     "Ring": "shmkit.channels.ring",
@@ -62,17 +69,23 @@ _HOME = {
     "SharedBuffer": "shmkit.memory.buffer",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
+    "once": "shmkit.work.once",
     "open_bytes": "shmkit.memory.reading",
 }
 
 __all__ = [
+    "Acquired",
     "Broadcast",
     "ClosedError",
     "CorruptSegment",
     "Empty",
+    "Event",
     "FrameTooLarge",
     "Full",
     "IncompatibleSegment",
+    "JoinableQueue",
+    "Latest",
+    "Lock",
     "PagedFile",
     "PeerDied",
     "Queue",
@@ -83,6 +96,7 @@ __all__ = [
     "SharedBuffer",
     "ShmkitError",
     "ShutDown",
+    "once",
     "open_bytes",
 ]
 
