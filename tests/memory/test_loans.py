@@ -39,6 +39,58 @@ def test_views_outlive_their_buffer(make_buffer, access: str) -> None:
         assert whole[100] == content[100] ^ 255
 
 
+ARRAYS = """
+import numpy as np
+from shmkit import SharedBuffer
+where, way = args
+with SharedBuffer.create(where, 100_000) as made:
+    buffer = SharedBuffer.attach(made)
+    array = {
+        "ndarray": lambda: buffer.ndarray(90_000, "u1"),
+        "records": lambda: buffer.records("B").to_numpy()["f0"],
+        "numpy.ndarray": lambda: np.ndarray(90_000, "u1", buffer=buffer.buf),
+        "numpy.ndarray of a view": lambda: np.ndarray(90_000, "u1", buffer=buffer.view("H")),
+        "numpy.frombuffer": lambda: np.frombuffer(buffer.buf, "u1"),
+        "numpy.asarray": lambda: np.asarray(buffer.buf),
+        "a part": lambda: np.ndarray(90_000, "u1", buffer=buffer.buf[5:])[100:],
+    }[way]()
+    try:
+        buffer.close(strict=True)
+        raise SystemExit("it was closed under the array")
+    except BufferError:
+        pass
+    buffer.close()
+    made.unlink()
+    made.close()
+array[-1] = 7
+assert array[0] == 0 and array[-1] == 7
+def mapped():
+    with open("/proc/self/maps") as maps:
+        return (where.partition(":")[2] if where else "/memfd:shmkit") in maps.read()
+assert mapped()
+del array
+assert not mapped()
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "ndarray",
+        "records",
+        "numpy.ndarray",
+        "numpy.ndarray of a view",
+        "numpy.frombuffer",
+        "numpy.asarray",
+        "a part",
+    ],
+)
+def test_a_lone_array_outlives_its_buffer(where, way: str) -> None:
+    """However an array was made, it is no crash, and the memory goes with it."""
+    pytest.importorskip("numpy", reason="numpy is not installed")
+    run_python(ARRAYS, where, way)
+
+
 def test_memory_goes_with_its_last_view(make_buffer) -> None:
     buffer = SharedBuffer.attach(make_buffer(b"abc"))
     memory = weakref.ref(buffer.raw[0])

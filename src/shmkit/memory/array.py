@@ -14,6 +14,7 @@ from shmkit.memory.array_header import MAGIC, ArrayHeader, is_empty, pack, unpac
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.memory.reserve import ADDRESS_SPACE
 from shmkit.memory.url import Url, Where
+from shmkit.memory.views import array_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -316,10 +317,9 @@ def deadline_left(deadline: Deadline) -> float | None:
 
 
 def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    items = buffer.buf[header.offset :]
-    array = np.ndarray(header.shape, header.dtype, items, order="F" if header.fortran else "C")
+    items = buffer.buf[header.offset : header.offset + header.size]
+    order: Literal["C", "F"] = "F" if header.fortran else "C"
+    array = array_on(items, header.shape, header.dtype, order=order)
     return buffer._loans.give(array, f"array of {header.shape} {header.dtype}")
 
 

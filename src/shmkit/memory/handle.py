@@ -155,6 +155,7 @@ class Handle:
         region = self._open_region()
         if region.memory is None:
             raise ValueError(f"{self!r} has no map")
+        region.lent = True
         return region.memory, region.start
 
     def descriptor(self, access: Access | None = None) -> int:
@@ -210,8 +211,8 @@ class Handle:
         self._buf = None  # not released: a user may hold it
         self._region = self._whole = None  # first: other threads then know why it is released
         if not region.close() and strict:
-            again = region.reopened()
-            self._region, self._whole = again, again.whole
+            region.reopen()
+            self._region, self._whole = region, region.whole
             raise BufferError(
                 f"{self!r} has views in use: {self._views_in_use()}. Delete them first, or close "
                 "without strict=True: the memory then stays until the last is gone"

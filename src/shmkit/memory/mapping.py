@@ -27,11 +27,12 @@ Access: TypeAlias = Literal["r", "rw", "cow"]
 
 _ACCESS: Final = {"r": mmap.ACCESS_READ, "rw": mmap.ACCESS_WRITE, "cow": mmap.ACCESS_COPY}
 _READ_AT_ONCE: Final = 1 << 20
+_OURS: Final = 2  # references to a map: of its region, and of the call that counts them
 # What mmap says of files that have bytes but no pages.
 _NOT_MAPPABLE: Final = {errno.ENODEV, errno.EINVAL}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Region:
     """Bytes at addresses.
 
@@ -41,12 +42,14 @@ class Region:
         start: index in `memory` of the region's byte 0.
         whole: all bytes of the region, in a view that is not handed out.
         mapped: False if the bytes are a copy that was read.
+        lent: whether the map itself was given out, to users who leave its closing to its owner.
     """
 
     memory: mmap.mmap | None
     start: int
     whole: memoryview
     mapped: bool = True
+    lent: bool = False
 
     def close(self) -> bool:
         """Unmap, unless a view of the memory is in use: then the last view does it.
@@ -57,15 +60,19 @@ class Region:
         try:
             self.whole.release()
             if self.memory is not None:
+                # numpy.ndarray(buffer=view) takes the map out of the view and keeps that, without
+                # a word to it: only its references tell. The map then goes with the last of them.
+                if not self.lent and sys.getrefcount(self.memory) > _OURS:
+                    return False
                 self.memory.close()
         except BufferError:
             return False
         return True
 
-    def reopened(self) -> Region:
-        """The same bytes again, after a `close` that was not to happen."""
+    def reopen(self) -> None:
+        """Have the bytes again, after a `close` that was not to happen."""
         assert self.memory is not None, "what is not mapped always closes"
-        return Region(self.memory, self.start, memoryview(self.memory)[self.start :])
+        self.whole = memoryview(self.memory)[self.start :]
 
 
 def checked_access(access: str) -> Access:

@@ -12,6 +12,7 @@ from shmkit.memory.content import Content
 from shmkit.memory.fields import Field
 from shmkit.memory.layout import Layout, layout_of
 from shmkit.memory.mapping import checked_range
+from shmkit.memory.views import array_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -222,12 +223,8 @@ class Records(Sequence[T], Generic[T]):
         Raises:
             ImportError: numpy is not installed: it comes with shmkit[numpy].
         """
-        import numpy as np
-
-        dtype, count = self._layout.dtype(), self._count
-        if not count:
-            return np.ndarray((0,), dtype)
-        return np.ndarray((count,), dtype, self._view, self._at, (self._step,))
+        view, at = (self._view, self._at) if self._count else (self._view[:0], 0)
+        return array_on(view, (self._count,), self._layout.dtype(), at, (self._step,))
 
     def __repr__(self) -> str:
         return (

@@ -5,14 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from struct import calcsize
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex
 
 from shmkit.memory.mapping import checked_range
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FORMATS", "array_view", "typed_view"]
+__all__ = ["FORMATS", "array_on", "array_view", "typed_view"]
 
 FORMATS: Final = "bBhHiIlLqQnNfdcP?"
 
@@ -84,4 +84,34 @@ def array_view(
     for n in dimensions:
         length *= n
     first, length = checked_range(offset, length, len(whole), what)
-    return np.ndarray(dimensions, kind, buffer=whole[first : first + length])
+    return array_on(whole[first : first + length], dimensions, kind)
+
+
+def array_on(
+    view: memoryview,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    offset: int = 0,
+    strides: tuple[int, ...] | None = None,
+    order: Literal["C", "F"] = "C",
+) -> np.ndarray[Any, Any]:
+    """A numpy array on a view, which it keeps; read-only if the view is.
+
+    `numpy.ndarray` keeps what lies below a memoryview instead, an mmap, which does not know of it
+    and may be closed under the array. `numpy.frombuffer` keeps the view.
+
+    Args:
+        view: the bytes.
+        shape: items in each dimension.
+        dtype: of fixed size.
+        offset: first byte.
+        strides: bytes from one item to the next in each dimension; None for those of `order`.
+        order: "C" or "F".
+    """
+    import numpy as np
+
+    if not len(view):
+        nothing = np.ndarray(shape, dtype, order=order)
+        nothing.flags.writeable = not view.readonly
+        return nothing
+    return np.ndarray(shape, dtype, np.frombuffer(view, "u1"), offset, strides, order)
