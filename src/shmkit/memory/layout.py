@@ -132,6 +132,10 @@ def _of_format(format: str, names: tuple[str, ...] | None) -> Layout:  # noqa: A
     at = 0
     for digits, code in _ITEMS.findall(items):
         number = int(digits) if digits else None
+        if code == "p" and number == 0:
+            raise ValueError(
+                f"{format!r}: a 'p' has a length in its first byte, so at least one byte"
+            )
         if order == "@" and code != "x":
             at += -at % alignment_of(code)
         if code == "x":
