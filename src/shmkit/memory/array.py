@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Sequence
+from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, SupportsIndex
 
@@ -76,9 +77,10 @@ class SharedArray:
         if order not in ("C", "F"):
             raise ValueError(f"'order' must be 'C' or 'F', not {order!r}")
         dimensions, kind = _checked(shape, dtype)
+        length = prod(dimensions) * kind.itemsize
+        if length > ADDRESS_SPACE:
+            raise ValueError(f"{dimensions} of {kind}: {length} bytes, more than addresses reach")
         head, size = pack(dimensions, kind, fortran=order == "F")
-        if size > ADDRESS_SPACE:
-            raise ValueError(f"{dimensions} of {kind} are {size} bytes: more than addresses reach")
         buffer = SharedBuffer.create(where, size, keep=keep, mode=mode)
         try:
             buffer[len(MAGIC) : len(MAGIC) + len(head)] = head

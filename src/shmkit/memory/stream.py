@@ -230,7 +230,7 @@ class Stream(io.BufferedIOBase):
         wanted = self._position if size is None else operator.index(size)
         if self._buffer.closed:
             raise io.UnsupportedOperation(f"{self._buffer!r} was closed: it keeps its size")
-        self._view.release()
+        self._let_go()
         try:
             self._buffer.resize(wanted)
         except ValueError as error:
@@ -246,8 +246,7 @@ class Stream(io.BufferedIOBase):
     def close(self) -> None:
         """Let go of the memory. The buffer stays as it is."""
         super().close()
-        self._view.release()
-        self._memory = b""
+        self._let_go()
 
     def detach(self) -> NoReturn:
         """There is no raw stream below."""
@@ -263,6 +262,10 @@ class Stream(io.BufferedIOBase):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"at {self._position}"
         return f"<Stream {self._buffer.url} {state}>"
+
+    def _let_go(self) -> None:
+        self._view.release()
+        self._memory = b""  # the map counts its references
 
     def _check(self) -> None:
         if self.closed:
