@@ -1,0 +1,433 @@
+"""Semaphore: counting, waiting, names, signals, and threads that close what others wait on."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmkit import ClosedError, Semaphore
+from tests.processes import run_python, wait_until
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture
+def semaphore() -> Iterator[Semaphore]:
+    """One that is 0."""
+    made = Semaphore(0)
+    yield made
+    made.close()
+    made.unlink()
+
+
+def file_of(semaphore: Semaphore) -> Path:
+    return Path(f"/dev/shm/sem.{semaphore.name}")
+
+
+# ------------------------------------------------------------------ counting
+
+
+def test_it_counts(semaphore: Semaphore) -> None:
+    for count in range(1, 5):
+        semaphore.release()
+        assert semaphore.value == count
+    for count in range(3, -1, -1):
+        assert semaphore.acquire() is True
+        assert semaphore.value == count
+    assert semaphore.acquire(False) is False
+    assert semaphore.acquire(block=False, timeout=5) is False
+    assert semaphore.acquire(timeout=0) is False
+    assert semaphore.acquire(True, 0.02) is False
+
+
+def test_it_begins_with_a_value() -> None:
+    made = Semaphore(3)
+    assert made.value == 3
+    assert [made.acquire(False) for _ in range(4)] == [True, True, True, False]
+    made.close()
+    one = Semaphore()
+    assert one.value == 1
+    one.close()
+
+
+def test_with_acquires_and_releases() -> None:
+    made = Semaphore(1)
+    with made as same:
+        assert same is made
+        assert made.value == 0
+    assert made.value == 1
+    with pytest.raises(KeyError), made:
+        raise KeyError
+    assert made.value == 1
+    made.close()
+
+
+@pytest.mark.parametrize("value", [-1, -(1 << 40)])
+def test_a_negative_value_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=str(value)):
+        Semaphore(value)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
+def test_a_timeout_is_not_negative(semaphore: Semaphore, timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        semaphore.acquire(timeout=timeout)
+
+
+def test_one_that_waits_is_woken(semaphore: Semaphore) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        for timeout in (None, 20):
+            waiting = threads.submit(semaphore.acquire, True, timeout)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.05)
+            semaphore.release()
+            assert waiting.result(10) is True
+    assert semaphore.value == 0
+
+
+def test_each_release_wakes_one(semaphore: Semaphore) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(semaphore.acquire) for _ in range(4)]
+        for count in range(1, 5):
+            semaphore.release()
+            wait_until(lambda count=count: sum(task.done() for task in waiting) == count)
+        assert all(task.result() for task in waiting)
+    assert semaphore.value == 0
+
+
+# ------------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "/a", "a\0b", ".", "..", "n" * 251, "é" * 126])
+def test_a_bad_name_is_refused(name: str) -> None:
+    for make in (
+        lambda: Semaphore(1, name),
+        lambda: Semaphore.create(name),
+        lambda: Semaphore.attach(name),
+        lambda: Semaphore.discard(name),
+    ):
+        with pytest.raises(ValueError, match="name"):
+            make()
+
+
+def test_a_name_is_shared(unique_name: str) -> None:
+    first = Semaphore(2, unique_name)
+    second = Semaphore(7, unique_name)  # exists: its value counts
+    assert second.value == 2
+    second.acquire()
+    assert first.value == 1
+    assert first.name == second.name == unique_name
+    second.close()
+    assert file_of(first).exists()
+    first.unlink()
+    first.unlink()
+    assert not file_of(first).exists()
+    assert first.acquire() is True  # who has it goes on
+    first.close()
+
+
+def test_create_and_attach(unique_name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=unique_name):
+        Semaphore.attach(unique_name)
+    first = Semaphore.create(unique_name, 3)
+    with pytest.raises(FileExistsError, match=unique_name):
+        Semaphore.create(unique_name)
+    second = Semaphore.attach(unique_name)
+    assert second.value == 3
+    second.unlink()  # anybody may
+    with pytest.raises(FileNotFoundError):
+        Semaphore.attach(unique_name)
+    first.unlink()
+    first.close()
+    second.close()
+
+
+def test_discard_removes_what_is_there(unique_name: str) -> None:
+    Semaphore.discard(unique_name)
+    made = Semaphore.create(unique_name, tracked=False)
+    Semaphore.discard(unique_name)
+    Semaphore.discard(unique_name)
+    assert not file_of(made).exists()
+    made.close()
+
+
+def test_unrelated_processes_share_a_name(unique_name: str, start_child: Any) -> None:
+    made = Semaphore(0, unique_name)
+    child = start_child(
+        """
+        from shmkit import Semaphore
+        there = Semaphore.attach(args[0])
+        link.send("attached")
+        for _ in range(3):
+            there.acquire()
+        link.send("woken")
+        link.recv()
+        there.release()
+        there.close()
+        """,
+        unique_name,
+    )
+    assert child.receive() == "attached"
+    for _ in range(3):
+        made.release()
+    assert child.receive() == "woken"
+    child.send("go")
+    assert made.acquire(timeout=10)
+    child.finish()
+    assert file_of(made).exists()  # who attached does not unlink
+    made.unlink()
+    made.close()
+
+
+def test_the_creators_end_removes_the_name(unique_name: str) -> None:
+    for end in ("", "made.close()", "raise KeyError", "import os; os.kill(os.getpid(), 9)"):
+        run_python(
+            f"from shmkit import Semaphore; made = Semaphore(1, args[0]); {end}",
+            unique_name,
+            check=False,
+        )
+        wait_until(lambda: not Path(f"/dev/shm/sem.{unique_name}").exists())
+
+
+def test_an_unnamed_one_leaves_nothing() -> None:
+    made = Semaphore()
+    path = file_of(made)
+    assert path.exists()
+    made.close()
+    assert not path.exists()
+    result = run_python(
+        """
+        import os
+        from shmkit import Semaphore
+        made = [Semaphore() for _ in range(20)]
+        print(*(m.name for m in made))
+        """
+    )
+    assert len(result.stdout.split()) == 20
+    assert not any(Path(f"/dev/shm/sem.{name}").exists() for name in result.stdout.split())
+    assert result.stderr == ""
+
+
+def test_the_file_is_for_its_user_alone(semaphore: Semaphore) -> None:
+    assert file_of(semaphore).stat().st_mode & 0o777 == 0o600
+
+
+def test_it_pickles(semaphore: Semaphore) -> None:
+    other = pickle.loads(pickle.dumps(semaphore))
+    other.release()
+    assert semaphore.value == 1
+    other.close()
+    semaphore.acquire()
+    semaphore.unlink()
+    with pytest.raises(FileNotFoundError):
+        pickle.loads(pickle.dumps(semaphore))
+
+
+def test_processes_of_every_method_share_it(semaphore: Semaphore, start_process: Any) -> None:
+    process = start_process(answer, semaphore)
+    assert semaphore.acquire(timeout=20)
+    process.join(20)
+    assert process.exitcode == 0
+    assert file_of(semaphore).exists()
+
+
+def answer(semaphore: Semaphore) -> None:
+    semaphore.release()
+
+
+def test_a_child_of_a_fork_does_not_remove_the_name(semaphore: Semaphore) -> None:
+    pid = os.fork()
+    if pid == 0:
+        semaphore.close()
+        del semaphore
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert file_of(semaphore).exists()
+    semaphore.release()
+    assert semaphore.acquire(False)
+
+
+# ------------------------------------------------------------------ closing
+
+
+def test_a_closed_one_says_so(semaphore: Semaphore) -> None:
+    assert "value=0" in repr(semaphore)
+    semaphore.close()
+    semaphore.close()
+    for call in (semaphore.acquire, semaphore.release, lambda: semaphore.value):
+        with pytest.raises(ClosedError, match=semaphore.name):
+            call()
+    with pytest.raises(ClosedError), semaphore:
+        pass
+    assert "closed" in repr(semaphore)
+
+
+def test_closing_under_threads_that_wait_is_safe() -> None:
+    """No crash: the memory they wait on stays until they have left."""
+    for _ in range(5):
+        made = Semaphore(0)
+        with ThreadPoolExecutor(4) as threads:
+            started = threading.Barrier(5)
+
+            def wait(made: Semaphore = made, started: threading.Barrier = started) -> None:
+                started.wait()
+                made.acquire()
+
+            waiting = [threads.submit(wait) for _ in range(4)]
+            started.wait()
+            made.close()
+            for task in waiting:
+                with pytest.raises(ClosedError):
+                    task.result(5)
+
+
+def test_closed_ones_are_unmapped() -> None:
+    def maps() -> int:
+        return Path("/proc/self/maps").read_text().count("/dev/shm/sem.")
+
+    before = maps()
+    made = [Semaphore() for _ in range(50)]
+    assert maps() == before + 50
+    for each in made:
+        each.close()
+    del made, each
+    gc.collect()
+    assert maps() == before
+
+
+# ------------------------------------------------------------------ signals
+
+
+class Raised(Exception):
+    """What a handler raises in these tests."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[Any]:
+    """Set what a SIGALRM does; afterwards it does what it did."""
+    before, mask = signal.getsignal(signal.SIGALRM), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield lambda handler: signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # what is pending is nothing to raise for
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    signal.signal(signal.SIGALRM, before)
+
+
+main_thread = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(),
+    reason="handlers run in the main thread, and this one is not it",
+)
+
+
+@main_thread
+def test_a_handler_runs_and_the_wait_goes_on(semaphore: Semaphore, alarm: Any) -> None:
+    ran = []
+    alarm(lambda *_: ran.append(time.monotonic()))
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    began = time.monotonic()
+    assert semaphore.acquire(timeout=0.3) is False
+    assert time.monotonic() - began >= 0.3
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(ran) > 2
+
+
+@main_thread
+def test_a_handler_may_release_what_is_waited_for(semaphore: Semaphore, alarm: Any) -> None:
+    alarm(lambda *_: semaphore.release())
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    assert semaphore.acquire(timeout=10) is True
+
+
+@main_thread
+def test_a_handler_that_raises_ends_the_wait(semaphore: Semaphore, alarm: Any) -> None:
+    def handler(*_: Any) -> None:
+        raise Raised
+
+    alarm(handler)
+    for timeout in (None, 20):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Raised):
+            semaphore.acquire(timeout=timeout)
+
+
+@main_thread
+def test_a_handler_that_raises_leaves_nothing_blocked(semaphore: Semaphore, alarm: Any) -> None:
+    """At whatever moment of the wait it comes; and no token is lost."""
+    ran = 0
+
+    def handler(*_: Any) -> None:
+        nonlocal ran
+        ran += 1
+        raise Raised
+
+    alarm(handler)
+    dice = random.Random(1)
+    for _ in range(3000):
+        before = ran
+        try:
+            signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 8e-5))
+            while ran == before and not signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+                semaphore.acquire(timeout=2e-5)
+        except Raised:
+            pass
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert ran >= 3000
+    semaphore.release()
+    assert semaphore.acquire(False)
+
+
+def test_control_c_ends_a_wait(start_child: Any) -> None:
+    child = start_child(
+        """
+        from shmkit import Semaphore
+        made = Semaphore(0)
+        try:
+            link.send(made.name)
+            made.acquire()
+        except KeyboardInterrupt:
+            link.send("interrupted")
+        made.close()
+        """
+    )
+    name = child.receive()
+    child.signal(signal.SIGINT)
+    assert child.receive() == "interrupted"
+    child.finish()
+    assert not Path(f"/dev/shm/sem.{name}").exists()
+
+
+def test_a_stopped_wait_goes_on(start_child: Any, unique_name: str) -> None:
+    made = Semaphore(0, unique_name)
+    child = start_child(
+        """
+        from shmkit import Semaphore
+        there = Semaphore.attach(args[0])
+        link.send("waiting")
+        there.acquire()
+        there.close()
+        """,
+        unique_name,
+    )
+    assert child.receive() == "waiting"
+    for _ in range(5):
+        child.signal(signal.SIGSTOP)
+        wait_until(
+            lambda: Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2][1] == "T"
+        )
+        child.signal(signal.SIGCONT)
+    made.release()
+    child.finish()
+    made.unlink()
+    made.close()
