@@ -1,0 +1,1 @@
+"""CPython's own test suites, run against the classes that take the place of its own."""
