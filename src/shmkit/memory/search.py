@@ -201,10 +201,11 @@ class Searching(Content):
     def _search(self, way: str, needle: bytes, start: Index, end: Index) -> int:
         while True:
             region = self._open_region()
-            size = self._size
-            first, last, _ = slice(start, end).indices(size)
-            if last < first or (start is not None and operator.index(start) > size):
-                return -1  # where even nothing is not found
+            first, last = 0, self._size
+            if start is not None or end is not None:
+                first, last, _ = slice(start, end).indices(last)
+                if last < first or (start is not None and operator.index(start) > self._size):
+                    return -1  # where even nothing is not found
             memory = region.memory if region.memory is not None else region.whole.obj
             base = region.start
             try:

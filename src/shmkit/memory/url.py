@@ -106,4 +106,6 @@ def _checked_path(path: str, given: object) -> str:
         raise ValueError(f"{given!r}: the path is empty")
     if "\0" in path:
         raise ValueError(f"{given!r}: a path has no NUL byte")
+    if path[0] == "/" and "//" not in path and "/." not in path and path[-1] != "/":
+        return path  # as the next line would have it, in a tenth of the time
     return str(Path(path).absolute())
