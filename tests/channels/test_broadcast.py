@@ -36,7 +36,7 @@ from shmkit import (
 )
 from shmkit.deadline import Deadline
 from tests.contracts.broadcast import CASES, LIMIT, Reader, asleep, numbered
-from tests.processes import run_python
+from tests.processes import run_python, wait_until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and /dev/shm")
 TAIL, OLDEST = 0x080 // 8, 0x088 // 8
@@ -259,8 +259,11 @@ def test_threads_share_a_publisher(where: Any) -> None:
             assert [n for w, n in got if w == writer] == list(range(500))
 
 
-def test_readers_asleep_all_hear_of_each_frame(where: Any, fork: Any) -> None:
-    """Also when who was woken first comes back to sleep before the last was woken."""
+def test_readers_asleep_all_hear_of_each_frame(
+    where: Any, fork: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not because they look up now and then: here they do not."""
+    monkeypatch.setattr("shmkit.sync.gong.SLICE", 60)
     with Broadcast.create(where, 1 << 16) as broadcast:
         children = [fork(answer_each, broadcast) for _ in range(3)]
         for child in children:
@@ -281,6 +284,25 @@ def answer_each(link: Any, broadcast: Broadcast) -> None:
         link.send("ready")
         for frame in reader.subscription:
             link.send(reader.check(frame))
+
+
+def test_a_shutdown_wakes_all(where: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmkit.sync.gong.SLICE", 60)
+    with (
+        Broadcast.create(where, 4096) as broadcast,
+        Latest.create(None, 100) as latest,
+        ThreadPoolExecutor(6) as threads,
+    ):
+        readers = [broadcast.subscribe() for _ in range(3)]
+        waiting: list[Any] = [threads.submit(reader.get, 50) for reader in readers]
+        waiting += [threads.submit(latest.wait, timeout=50) for _ in range(3)]
+        wait_until(lambda: all(reader.statistics().sleeps for reader in readers))
+        wait_until(lambda: latest.statistics().sleeps >= 3)
+        broadcast.shutdown()
+        latest.shutdown()
+        for wait in waiting:
+            with pytest.raises(ShutDown):
+                wait.result(20)
 
 
 # ------------------------------------------------------------------ death

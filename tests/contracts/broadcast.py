@@ -371,13 +371,14 @@ def a_closed_handle_says_so(publisher: Broadcast, reader: Broadcast) -> None:
     with subscription:
         pass
     subscription.close()
-    for call in (
+    calls: list[Callable[[], object]] = [
         subscription.get,
         subscription.get_nowait,
         subscription.statistics,
         subscription.__enter__,
         lambda: next(iter(subscription)),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ClosedError, match="closed"):
             call()
     assert other.get() == b"a"
@@ -390,14 +391,15 @@ def a_closed_handle_says_so(publisher: Broadcast, reader: Broadcast) -> None:
             waiting.result(5)
     assert subscription.closed
     assert other.closed
-    for call in (
+    calls = [
         other.get,
         reader.subscribe,
         reader.statistics,
         reader.shutdown,
         reader.__enter__,
         lambda: reader.publish(b"c"),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(ClosedError, match="closed"):
             call()
     reader.close()
