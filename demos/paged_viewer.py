@@ -51,7 +51,7 @@ class Pager:
             text, at = self.row(at) if at < len(self.file) else ("~", at)
             lines.append(text)
         percent = 100 * at // max(1, len(self.file))
-        state = self.message or f"{self.file.name} byte {self.top} {percent}% ({KEYS})"
+        state = self.message or f"byte {self.top} {percent}%   {KEYS}   {self.file.name}"
         self.message = ""
         return [*lines, state[: self.columns]]
 
