@@ -50,14 +50,14 @@ if TYPE_CHECKING:
     from shmkit.channels.side import Side
     from shmkit.memory.url import Where
 
-__all__ = ["CountedRing", "JoinableRing"]
+__all__ = ["NEWS", "CountedRing", "JoinableRing"]
 
 _PUTS: Final = 0x0C0 // 8
 _GETS: Final = 0x1C0 // 8
 _MAXSIZE: Final = 0x200 // 8
 _SET: Final = 0x208 // 8
 _DONE: Final = 0x210 // 8
-_NEWS: Final = 0x218 // 8
+NEWS: Final = 0x218 // 8
 _DONE_BELL: Final = 0x240 // 8
 
 PARTICIPANTS: Final = 256
@@ -116,9 +116,22 @@ class CountedRing(ObjectRing):
 
     def qsize(self) -> int:
         """How many objects are in; as `Ring.qsize`."""
+        words = self._open_words()
+        if words[STATE] == CUT:
+            return 0
         if not self._counts:
             return super().qsize()
-        return max(0, self._put(self._open_words()) - self._taken(self._open_words()))
+        taken = self._taken(words)  # first: it is not to overtake
+        return self._put(words) - taken
+
+    def empty(self) -> bool:
+        """Whether nothing is in that could be got."""
+        return self._open_words()[STATE] == CUT or super().empty()
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether it was shut down."""
+        return self._open_words()[STATE] != READY
 
     def full(self) -> bool:
         """Whether a put would have to wait."""
@@ -351,7 +364,7 @@ class JoinableRing(CountedRing):
             if left <= 0:
                 raise ValueError("task_done() called too many times")
             words = self._words
-            words[_NEWS] += left == 1  # first: a kill before the next store leaves it to be done
+            words[NEWS] += left == 1  # first: a kill before the next store leaves it to be done
             words[_DONE] += 1
         finally:
             self._put_turn.leave()
@@ -366,11 +379,11 @@ class JoinableRing(CountedRing):
             ClosedError: this handle was closed.
         """
         while True:
-            seen = self._open_words()[_NEWS]
+            seen = self._open_words()[NEWS]
             if self.unfinished() <= 0:
                 self._done.ring()  # for the next joiner
                 return
-            self._done.wait(_NEWS, seen, Deadline(1), self._look_for(self._producer, 0, 0))
+            self._done.wait(NEWS, seen, Deadline(1), self._look_for(self._producer, 0, 0))
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more objects in; with `immediate`, what is in is lost, and counts as done."""
@@ -378,7 +391,7 @@ class JoinableRing(CountedRing):
         if immediate:
             self._enter_puts(Deadline(None))
             try:
-                self._words[_NEWS] += 1
+                self._words[NEWS] += 1
             finally:
                 self._put_turn.leave()
             fence()

@@ -161,6 +161,11 @@ class Queue(Generic[T]):
         return self._ring.maxsize
 
     @property
+    def is_shutdown(self) -> bool:
+        """Whether the queue was shut down, by whatever process."""
+        return self._ring.is_shut
+
+    @property
     def url(self) -> Url:
         """Where it is; `str` of it is what `attach` takes."""
         return self._ring.url
@@ -227,6 +232,11 @@ class JoinableQueue(Queue[T]):
 
     _RING = JoinableRing
     _ring: JoinableRing
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """Objects put that `task_done` was not called for."""
+        return self._ring.unfinished()
 
     def task_done(self) -> None:
         """Say of an object that was got that its task is done.

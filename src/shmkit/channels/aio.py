@@ -1,0 +1,293 @@
+"""AsyncRing and AsyncQueue: a ring and a queue, awaited.
+
+    try without waiting -> look again between other tasks for 0.1 ms -> have a thread sleep
+            ^                                                                   |
+            +-------------------------------------------------------------------+
+
+The thread is the loop's own executor's. It sleeps on the doorbell for 50 ms at most, wakes the loop
+and is given back; one sleeps for all tasks of a loop that wait for the same side. It never takes
+anything out: that is done by the task itself, in one go with returning it, so a task that is
+cancelled while it waits has taken nothing, and leaves nothing behind but the rest of a slice. While
+the executor has no thread to spare, the loop looks again every millisecond.
+
+Calls of the wrapped object itself, and those that do not wait, take as long as the copying does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from shmkit.channels.codec import encode
+from shmkit.channels.counted import NEWS
+from shmkit.channels.header import HEAD, READY, STATE, TAIL
+from shmkit.channels.queue import JoinableQueue, Queue
+from shmkit.deadline import Deadline
+from shmkit.errors import Empty, Full, ShutDown
+from shmkit.sync.semaphore import SLICE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from shmkit.channels.queue import Queue
+    from shmkit.channels.ring import Ring
+    from shmkit.channels.side import Side
+    from shmkit.sync.waiting import Doorbell
+
+__all__ = ["AsyncQueue", "AsyncRing"]
+
+T = TypeVar("T")
+
+_GLANCE: Final = 1e-4  # seconds
+_POLL: Final = 1e-3  # seconds: what an event loop can sleep at least
+
+
+class _Waiting:
+    """One side of a ring, for the tasks that wait until it moves.
+
+    Args:
+        ring: an open ring.
+        bell: where it sleeps.
+        word: index of the position that moves.
+        peer: who moves it, where a death is to be told.
+        ends: whether a shutdown ends the wait.
+    """
+
+    def __init__(
+        self, ring: Ring, bell: Doorbell, word: int, peer: Side | None = None, *, ends: bool = True
+    ) -> None:
+        self._ring = ring
+        self._bell = bell
+        self._word = word
+        self._peer = peer
+        self._ends = ends
+        self._slices: WeakKeyDictionary[asyncio.AbstractEventLoop, _Slice] = WeakKeyDictionary()
+
+    def position(self) -> int:
+        """Where the side stands; to be asked before the try that may fail."""
+        return self._ring._open_words()[self._word]
+
+    def _moved(self, seen: int) -> bool:
+        words = self._ring._open_words()
+        return words[self._word] != seen or (self._ends and words[STATE] != READY)
+
+    async def move(self, seen: int) -> None:
+        """Wait until it may stand elsewhere, or the ring is shut down.
+
+        Raises:
+            PeerDied: as the ring tells it.
+            ClosedError: the ring was closed.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _GLANCE
+        while loop.time() < end:
+            await asyncio.sleep(0)
+            if self._moved(seen):
+                return
+        current = self._slices.get(loop)
+        if current is None or current.done():
+            current = self._slices[loop] = _Slice(loop, self, seen)
+        await current.wait()
+        if not self._moved(seen) and self._peer is not None:
+            self._ring._look_for(self._peer, self._word, seen)()
+
+    def sleep(self, seen: int) -> None:
+        """In a thread: sleep on the doorbell, for a slice at most."""
+        try:
+            self._bell.wait(self._word, seen, Deadline(SLICE), _nothing)
+        except IndexError:
+            return  # the ring was closed: its words are gone
+
+
+class _Slice:
+    """One sleep of a thread, and those who wait for its end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, side: _Waiting, seen: int) -> None:
+        self._started = False
+        self._future = loop.run_in_executor(None, self._run, side, seen)
+
+    def _run(self, side: _Waiting, seen: int) -> None:
+        self._started = True
+        side.sleep(seen)
+
+    def done(self) -> bool:
+        """Whether it is over."""
+        return self._future.done()
+
+    async def wait(self) -> None:
+        """Wait for its end; or a millisecond, if it has not begun by then."""
+        # Not the future itself: a task that is cancelled does not take it along.
+        await asyncio.wait([self._future], timeout=_POLL)
+        if self._started:
+            await asyncio.wait([self._future])
+        if self._future.done():
+            self._future.result()
+
+
+def _nothing() -> None:
+    pass
+
+
+class AsyncRing:
+    """A ring, awaited; several tasks, loops and threads may use it.
+
+    Args:
+        ring: it stays the caller's, to look at, to shut down and to close.
+    """
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self._readable = _Waiting(ring, ring._data, TAIL, ring._producer)
+        self._writable = _Waiting(ring, ring._space, HEAD, ring._consumer)
+
+    async def put(self, data: Any) -> None:
+        """`Ring.put`, waiting while the ring is full. A cancelled one has put nothing.
+
+        Raises:
+            Full: only of a ring made with `when_full="raise"`.
+            FrameTooLarge, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError, TypeError: as
+                `Ring.put`.
+        """
+        while True:
+            seen = self._writable.position()
+            try:
+                self.ring.put(data, 0)
+            except Full:
+                if self.ring._policy == "raise":
+                    raise
+            else:
+                return
+            await self._writable.move(seen)
+
+    async def get(self) -> bytes:
+        """`Ring.get`, waiting while there is no frame. A cancelled one has taken nothing.
+
+        Raises:
+            ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `Ring.get`.
+        """
+        while True:
+            seen = self._readable.position()
+            try:
+                return self.ring.get(0)
+            except Empty:
+                pass
+            await self._readable.move(seen)
+
+    async def get_many(self, max_frames: int | None = None) -> list[bytes]:
+        """`Ring.get_many`, waiting while there is no frame. A cancelled one has taken nothing.
+
+        Raises:
+            ValueError: `max_frames` below 1.
+            ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `Ring.get_many`.
+        """
+        while True:
+            seen = self._readable.position()
+            try:
+                return self.ring.get_many(max_frames, 0)
+            except Empty:
+                pass
+            await self._readable.move(seen)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Frame after frame, until the ring is shut down and empty."""
+        while True:
+            try:
+                frame = await self.get()
+            except ShutDown:
+                return
+            yield frame
+
+    def __repr__(self) -> str:
+        return f"<AsyncRing {self.ring!r}>"
+
+
+class AsyncQueue(Generic[T]):
+    """A queue, awaited; several tasks, loops and threads may use it.
+
+    Args:
+        queue: it stays the caller's, to look at, to shut down and to close.
+    """
+
+    def __init__(self, queue: Queue[T]) -> None:
+        self.queue = queue
+        ring = queue._ring
+        self._readable = _Waiting(ring, ring._data, TAIL)
+        self._writable = _Waiting(ring, ring._space, HEAD)
+
+    async def put(self, obj: T) -> None:
+        """`Queue.put`, waiting while the queue is full. A cancelled one has put nothing.
+
+        The object is pickled at the first try: what is large in it must not change before the end.
+
+        Raises:
+            ShutDown, ValueError, OSError, Exception: as `Queue.put`.
+        """
+        content = encode(obj)
+        while True:
+            seen = self._writable.position()
+            try:
+                self.queue._ring.put_encoded(content, 0)
+            except Full:
+                pass
+            else:
+                return
+            await self._writable.move(seen)
+
+    async def get(self) -> T:
+        """`Queue.get`, waiting while the queue is empty. A cancelled one has taken nothing.
+
+        Raises:
+            ShutDown, ValueError, Exception: as `Queue.get`.
+        """
+        while True:
+            seen = self._readable.position()
+            try:
+                return self.queue.get(False)
+            except Empty:
+                pass
+            await self._readable.move(seen)
+
+    def task_done(self) -> None:
+        """`JoinableQueue.task_done`."""
+        self._joinable().task_done()
+
+    async def join(self) -> None:
+        """`JoinableQueue.join`.
+
+        Raises:
+            TypeError: the queue is not a JoinableQueue.
+            ValueError: it was closed.
+        """
+        ring = self._joinable()._ring
+        news = _Waiting(ring, ring._done, NEWS, ends=False)
+        while True:
+            seen = news.position()
+            if ring.unfinished() <= 0:
+                return
+            await news.move(seen)
+
+    def _joinable(self) -> JoinableQueue[T]:
+        if not isinstance(self.queue, JoinableQueue):
+            raise TypeError(f"{self.queue!r} does not count tasks: take a JoinableQueue")
+        return self.queue
+
+    def put_nowait(self, obj: T) -> None:
+        """`Queue.put_nowait`."""
+        self.queue.put(obj, False)
+
+    def get_nowait(self) -> T:
+        """`Queue.get_nowait`."""
+        return self.queue.get(False)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        """Object after object, until the queue is shut down and empty."""
+        while True:
+            try:
+                obj = await self.get()
+            except ShutDown:
+                return
+            yield obj
+
+    def __repr__(self) -> str:
+        return f"<AsyncQueue {self.queue!r}>"
