@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from struct import Struct
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.frame import DISCARD, HEADER, PAD, checksum
 from shmkit.channels.half import BUSY, SHARED, Half
@@ -27,9 +28,11 @@ from shmkit.errors import Empty, ShutDown
 from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Consuming"]
+
+RUN: Final = 64  # frames of one size that get_many takes at a time
 
 
 class Consuming(Half):
@@ -41,6 +44,11 @@ class Consuming(Half):
     _seen: int
     _known: int
     _tail_seen: int
+    _get_at: int  # index in the map of the frame at _head, on the fast path
+    _get_lap: int  # what makes a position of it
+    _get_quick: bool
+    _unpack: Callable[..., tuple[Any, ...]]  # RUN frames of _unpack_size bytes
+    _unpack_size: int
     _is_consumer: bool
 
     def get(self, timeout: float | None = None) -> bytes:
@@ -62,29 +70,46 @@ class Consuming(Half):
         """
         words = self._words
         # No call from here until _seen is stored.
-        head = self._head
+        at = self._get_at
         seen = self._seen
-        if head != seen and words[STATE] < CUT:
-            at = head & self._mask
-            size = words[self._data_word + (at >> 3)]
-            if size <= seen - head - 16:
+        if at != seen:
+            size = words[at >> 3]
+            end = at + ((size + 31) & -16)
+            if end <= seen and words[STATE] < CUT:
                 self._seen = BUSY
-                at += self._base + 16
+                at += 16
                 try:
                     frame: bytes = self._map[at : at + size]  # step: get.copy
                 except MemoryError:
-                    self._seen = head
+                    self._seen = seen
                     raise
-                self._head = words[HEAD] = head + ((size + 31) & -16)  # step: get.head
+                self._get_at = end
+                words[HEAD] = end + self._get_lap  # step: get.head
                 self._seen = seen
                 if words[SPACE_BELL]:  # step: get.bell
                     self._space.ring()
                 return frame
+        elif self._see_frames(timeout):
+            return self.get(timeout)
         if self._get_mutex is not None:
             shared = self._get_shared()
             if shared is not None:
                 return shared
         return self._get_carefully(timeout)
+
+    def _see_frames(self, timeout: float | None) -> bool:
+        """Glance at the tail, for the fast path; whether there is a frame for it now."""
+        if self._seen < 0:
+            return False
+        if timeout is None or timeout > 0:
+            self._data.glance(TAIL, self._get_at + self._get_lap)
+        # No call from here on, as there.
+        at, tail = self._get_at, self._words[TAIL]
+        seen = tail - self._get_lap
+        if self._seen != at or tail & 15 or not at < seen <= self._base + self._size:
+            return False  # none, or in the next lap, or for the careful path to see what it is
+        self._seen = seen
+        return True
 
     def get_nowait(self) -> bytes:
         """`get`, or Empty at once."""
@@ -182,6 +207,8 @@ class Consuming(Half):
             at, size = self._current()  # the one that was found, and checked
             append(data[at : at + size])  # step: get.copy
             head, known = self._head + ((size + 31) & -16), self._known
+            if not self._checked:
+                head = self._take_alike(frames, head, most)
             lap = head & ~self._mask
             byte, word = self._base + HEADER - lap, self._data_word - (lap >> 3)
             for _ in range(0 if self._checked or head == known else most - len(frames)):
@@ -193,11 +220,33 @@ class Consuming(Half):
                 head += (size + 31) & -16
                 if head == known:
                     break
-            self._head = self._seen = head
+            self._head = head
             if len(frames) == most or head >= tail or not self._go_on():
                 break
         self._release(self._head)
         return frames
+
+    def _take_alike(self, frames: list[bytes], head: int, most: int) -> int:
+        """Copy out frames of one size, many with one call; where they end."""
+        if self._known - head < RUN * HEADER or most - len(frames) < RUN:
+            return head
+        at = self._base + (head & self._mask)
+        size = self._words[at >> 3]
+        step = (size + 31) & -16
+        runs = min(most - len(frames), (self._known - head) // step) // RUN
+        if runs and size != self._unpack_size:
+            fill = step - size - HEADER
+            self._unpack = Struct("=" + f"Q8x{size}s{fill}x" * RUN).unpack_from
+            self._unpack_size = size
+        for _ in range(runs):
+            run = self._unpack(self._map, at)
+            # From the first on: a header that says the size proves where the next one stands.
+            if run[::2].count(size) != RUN:
+                break
+            frames += run[1::2]  # step: get.copy
+            at += RUN * step
+            head += RUN * step
+        return head
 
     def get_into(self, buffer: Any, timeout: float | None = None) -> int:
         """Copy the oldest frame into memory of the caller's, waiting while there is none.
@@ -312,10 +361,12 @@ class Consuming(Half):
         return False
 
     def _stand_at_frame(self) -> bool:
-        end = time.monotonic() + 1
-        while self._seen == BUSY:
-            self._await_fast_path(end)
-        head = self._head = self._seen = self._words[HEAD]  # another consumer may have gone on
+        if self._seen == BUSY:
+            end = time.monotonic() + 1
+            while self._seen == BUSY:
+                self._await_fast_path(end)
+        self._seen = self._get_at = -1
+        head = self._head = self._words[HEAD]  # another consumer may have gone on
         if self._words[SKIP] == head:
             self._known = head  # what was known may be of the next lap, and between is nothing
         return self._go_on()
@@ -341,7 +392,7 @@ class Consuming(Half):
                 if self._checked:
                     self._check(index, word, head)
                 return True
-            self._head = self._seen = head + ((size + 31) & -16)
+            self._head = head + ((size + 31) & -16)
 
     def _see_more(self) -> bool:
         words, head = self._words, self._head
@@ -351,7 +402,7 @@ class Consuming(Half):
         if tail == head:
             return False
         head, tail = self._span(head, tail, words[SKIP])
-        self._head = self._seen = head
+        self._head = head
         self._known = min(tail, (head | self._mask) + 1)
         return head != tail
 
@@ -388,7 +439,13 @@ class Consuming(Half):
 
     def _release(self, head: int) -> None:
         self._head = self._words[HEAD] = head  # step: get.head
-        self._seen = self._bound(self._known, self._get_quick, self._get_mutex)
+        if self._get_quick:
+            at = self._base + (head & self._mask)
+            self._get_lap = lap = head - at
+            self._get_at = at
+            self._seen = self._known - lap if self._known > head else at
+        elif self._get_mutex is not None and not self._checked:
+            self._seen = SHARED
 
     # -- out of turn -------------------------------------------------------------------------------
 

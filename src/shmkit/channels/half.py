@@ -45,6 +45,8 @@ class Half:
         "_consumer",
         "_data",
         "_data_word",
+        "_get_at",
+        "_get_lap",
         "_get_mutex",
         "_get_quick",
         "_get_turn",
@@ -58,6 +60,8 @@ class Half:
         "_mask",
         "_policy",
         "_producer",
+        "_put_at",
+        "_put_lap",
         "_put_mutex",
         "_put_quick",
         "_put_turn",
@@ -68,6 +72,8 @@ class Half:
         "_space",
         "_tail",
         "_tail_seen",
+        "_unpack",
+        "_unpack_size",
         "_words",
     )
 
@@ -108,12 +114,6 @@ class Half:
         path.
         """
         return mutex is None and not self._checked and ATOMIC_RUNS and join_fence_all()
-
-    def _bound(self, known: int, quick: bool, mutex: Mutex | None) -> int:
-        """What `_limit` or `_seen` is when a careful call has ended well; -1 for no fast path."""
-        if quick:
-            return known
-        return SHARED if mutex is not None and not self._checked else -1
 
     def _await_fast_path(self, end: float) -> None:
         """Let a thread go on that a garbage collection interrupted on the fast path."""

@@ -109,7 +109,13 @@ class Header:
 
 
 def data_offset(participants: int) -> int:
-    """Where the data begins behind so many lines for participants, in bytes."""
+    """Where the data begins behind so many lines for participants, in bytes.
+
+    Raises:
+        ValueError: too few or too many participants.
+    """
+    if not 0 < participants <= 1 << 16:
+        raise ValueError(f"participants={participants}: a segment has 1 to {1 << 16} of them")
     header = PARTICIPANT_LINE * 8 + participants * 128
     return -(-header // PAGE) * PAGE
 
@@ -186,7 +192,7 @@ def unpack(head: bytes, kind: int, size: int, where: str) -> Header:
 
 def is_half_made(head: bytes, size: int) -> bool:
     """Whether a first page is what a creator leaves that is killed before it stores the magic."""
-    if any(head[:8]):
+    if any(head[:8]) or 0 < len(head) < PAGE:
         return False
     if any(head[8:_END]):
         return bool(_CRC.unpack_from(head, 0x60)[0] == zlib.crc32(head[8:0x60]))
@@ -202,7 +208,11 @@ def is_half_made(head: bytes, size: int) -> bool:
 
 def incarnation(head: bytes) -> str | None:
     """The incarnation in a first page whose fixed fields are complete, or None."""
-    if not any(head[8:_END]) or _CRC.unpack_from(head, 0x60)[0] != zlib.crc32(head[8:0x60]):
+    if (
+        len(head) < PAGE
+        or not any(head[8:_END])
+        or _CRC.unpack_from(head, 0x60)[0] != zlib.crc32(head[8:0x60])
+    ):
         return None
     return head[0x30:0x40].hex()
 

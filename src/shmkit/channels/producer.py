@@ -28,7 +28,7 @@ from shmkit.errors import FrameTooLarge, Full, PeerDied, ShmkitError, ShutDown
 from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["LOW", "Producing"]
 
@@ -45,6 +45,9 @@ class Producing(Half):
     _limit: int
     _room: int
     _head_seen: int
+    _put_at: int  # index in the map of the next frame, on the fast path
+    _put_lap: int  # what makes a position of it
+    _put_quick: bool
     _is_producer: bool
 
     def put(self, data: Any, timeout: float | None = None) -> None:
@@ -70,21 +73,36 @@ class Producing(Half):
         size = len(data)
         words = self._words
         # No call from here until _limit is stored.
-        tail = self._tail
-        end = tail + ((size + 31) & -16)
+        at = self._put_at
+        end = at + ((size + 31) & -16)
         limit = self._limit
         if end <= limit and words[STATE] == READY:
             self._limit = BUSY
-            at = tail & self._mask
-            words[self._data_word + (at >> 3)] = size  # step: put.header
-            at += self._base + 16
+            words[at >> 3] = size  # step: put.header
+            at += 16
             self._map[at : at + size] = data  # step: put.payload
-            self._tail = words[TAIL] = end  # step: put.tail
+            self._put_at = end
+            words[TAIL] = end + self._put_lap  # step: put.tail
             self._limit = limit
             if words[DATA_BELL]:  # step: put.bell
                 self._data.ring()
+        elif end > limit >= 0 and self._see_room(end):
+            self.put(data, timeout)
         elif self._put_mutex is None or not self._put_shared(data, size):
             self._put_carefully(data, size, timeout)
+
+    def _see_room(self, end: int) -> bool:
+        """Look how far the consumer is, for the fast path; whether a frame may reach to `end`."""
+        # No call in here, as there.
+        at, head = self._put_at, self._words[HEAD]
+        room = head - self._put_lap + self._size
+        if self._limit < 0 or head & 15 or not at <= room <= at + self._size:
+            return False  # for the careful path to see what it is
+        data_end = self._base + self._size
+        if room > data_end:
+            room = data_end
+        self._limit = room
+        return end <= room
 
     def put_nowait(self, data: Any) -> None:
         """`put`, or Full at once."""
@@ -155,12 +173,14 @@ class Producing(Half):
         batch = list(frames)
         if set(map(type, batch)) - {bytes}:
             batch = [as_bytes(frame) for frame in batch]
-        self._check_size(max(map(len, batch), default=0))
+        sizes = set(map(len, batch))
+        self._check_size(max(sizes, default=0))
+        write = self._write_alike if len(sizes) == 1 and not self._checked else self._write_run
         deadline = Deadline(timeout)
         done = 0
         try:
             while done < len(batch):
-                done = self._put_run(batch, done, deadline)
+                done = self._put_run(batch, done, deadline, write)
         except Full:
             return done
         except ShmkitError as error:
@@ -170,13 +190,19 @@ class Producing(Half):
                 self._consumer.untell()
         return done
 
-    def _put_run(self, batch: list[bytes | memoryview], done: int, deadline: Deadline) -> int:
+    def _put_run(
+        self,
+        batch: list[bytes | memoryview],
+        done: int,
+        deadline: Deadline,
+        write: Callable[[list[bytes | memoryview], int], int],
+    ) -> int:
         turn = self._put_turn
         self._enter_puts(deadline)
         try:
             fits = self._admit(len(batch[done]), deadline)
             if fits:
-                done = self._write_run(batch, done)
+                done = write(batch, done)
                 self._publish()
             elif fits is None:
                 done += 1
@@ -187,6 +213,19 @@ class Producing(Half):
         else:
             self._announce()
         return done
+
+    def _write_alike(self, batch: list[bytes | memoryview], done: int) -> int:
+        """Write frames of one size: joined by what stands between them, they are one copy."""
+        size, tail = len(batch[done]), self._tail
+        step = (size + 31) & -16
+        count = min(len(batch) - done, (self._room - tail) // step)
+        header = size.to_bytes(HEADER, "little")
+        between = bytes(step - size - HEADER) + header
+        run = header + between.join(batch if count == len(batch) else batch[done : done + count])
+        at = self._base + (tail & self._mask)
+        self._map[at : at + len(run)] = run  # step: put.payload
+        self._tail = tail + count * step
+        return done + count
 
     def _write_run(self, batch: list[bytes | memoryview], done: int) -> int:
         """Write frames from `done` on until the next would reach the limit; the loop of `put`."""
@@ -311,9 +350,10 @@ class Producing(Half):
 
     def _make_room(self, size: int) -> bool:
         """Look again at all that the fast path takes for granted; whether `size` bytes fit."""
-        end = time.monotonic() + 1
-        while self._limit == BUSY:
-            self._await_fast_path(end)
+        if self._limit == BUSY:
+            end = time.monotonic() + 1
+            while self._limit == BUSY:
+                self._await_fast_path(end)
         self._limit = -1
         words = self._open_for_puts()
         self._check_size(size)
@@ -383,8 +423,13 @@ class Producing(Half):
     def _publish(self) -> None:
         if not STRONG_ORDER:
             fence()
-        self._words[TAIL] = self._tail  # step: put.tail
-        self._limit = self._bound(self._room, self._put_quick, self._put_mutex)
+        self._words[TAIL] = tail = self._tail  # step: put.tail
+        if self._put_quick:
+            at = self._base + (tail & self._mask)
+            self._put_at, self._put_lap = at, tail - at
+            self._limit = self._room - self._put_lap
+        elif self._put_mutex is not None and not self._checked:
+            self._limit = SHARED
 
     # -- out of turn -------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import operator
 import time
 from dataclasses import dataclass
+from struct import Struct
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from shmkit.channels.consumer import Consuming
@@ -150,8 +151,11 @@ class Ring(Producing, Consuming):
         self._put_turn, self._get_turn = Turn(self._put_mutex), Turn(self._get_mutex)
         self._is_producer = self._is_consumer = False
         self._put_quick = self._get_quick = False
-        self._tail, self._limit, self._room = 0, -1, -1
-        self._head = self._seen = self._known = 0
+        self._limit = self._seen = self._put_at = self._get_at = -1
+        self._put_lap = self._get_lap = 0
+        self._tail, self._room = 0, -1
+        self._head = self._known = 0
+        self._unpack, self._unpack_size = Struct("").unpack_from, -1
         self._tail_seen = self._head_seen = 0
 
     @classmethod
@@ -312,7 +316,7 @@ class Ring(Producing, Consuming):
         end = time.monotonic() + 1
         while BUSY in (self._limit, self._seen):
             self._await_fast_path(end)
-        self._limit, self._seen = -1, self._head
+        self._limit = self._seen = self._get_at = -1
         if self._is_producer:
             self._producer.release()
         if self._is_consumer:

@@ -8,6 +8,7 @@ same lock.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import closing
@@ -62,7 +63,7 @@ class Segment:
     def __init__(self, buffer: SharedBuffer, kind: int, semaphores: Mapping[str, int]) -> None:
         self.buffer = buffer
         self.kind = kind
-        self.membership = Membership(buffer, semaphores)
+        self.membership = _member(buffer, semaphores)
 
     # -- coming in ---------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ class Segment:
         try:
             try:
                 self = cls(buffer, kind, semaphores)
-            except (FileNotFoundError, IncompatibleSegment) as error:
+            except FileNotFoundError as error:
                 raise _taken_over(buffer) from error
             try:
                 self._make(header.pack(kind, flags, data_size, participants))
@@ -163,14 +164,16 @@ class Segment:
             try:
                 # Not even a size is as half-made as it gets: ensure gives it one, to look at.
                 buffer = SharedBuffer.ensure(where, 1)
+            except (FileNotFoundError, IncompatibleSegment):
+                if deadline.expired():
+                    raise
+                time.sleep(_POLL)  # it was unlinked meanwhile, or somebody is just making it
+                continue
+            try:
                 if not cls._remove_corpse(buffer, semaphores):
                     return cls.attach(where, kind, semaphores, timeout=deadline.remaining())
             except FileNotFoundError:
                 continue  # unlinked meanwhile: it is ours to make after all
-            except IncompatibleSegment:
-                if deadline.expired():
-                    raise
-                time.sleep(_POLL)  # somebody is making it, and has not got far
 
     @classmethod
     def join(
@@ -237,7 +240,7 @@ class Segment:
                 time.sleep(_POLL)  # its creator may be on the way to the lock
             if not is_corpse():
                 return False
-            with closing(Membership(buffer, semaphores)) as membership, membership.entering():
+            with closing(_member(buffer, semaphores)) as membership, membership.entering():
                 # Looked at again, now that no creator can be at it.
                 if not is_corpse():
                     return False
@@ -274,10 +277,11 @@ class Segment:
         """Check the header, and take from it what the hot paths use."""
         where, size = str(self.buffer.url), self.buffer.size
         self.header = header.unpack(bytes(self.buffer.buf[:PAGE]), self.kind, size, where)
-        mapping, start = self.buffer.raw
-        self.map = mapping
-        self.base = start + self.header.data_offset
-        self.words = memoryview(mapping)[start : start + self.header.total].cast("Q")
+        self.map, start = self.buffer.raw
+        if start:
+            raise ValueError(f"segment {where!r} is not attached from its first byte on")
+        self.base = self.header.data_offset
+        self.words = memoryview(self.map)[: self.header.total].cast("Q")
         self.data_word = self.header.data_offset // 8
 
     # -- being there, and going out --------------------------------------------------------------
@@ -306,6 +310,20 @@ class Segment:
         """Remove the name: nobody can attach any more, who is there goes on."""
         self.buffer.unlink()
         self.membership.unlink_semaphores()
+
+
+def _member(buffer: SharedBuffer, semaphores: Mapping[str, int]) -> Membership:
+    """A membership of memory whose name may just have gone.
+
+    Raises:
+        FileNotFoundError: the name is gone, or leads to other memory, if only begun.
+    """
+    try:
+        return Membership(buffer, semaphores)
+    except IncompatibleSegment as error:
+        raise FileNotFoundError(
+            errno.ENOENT, "was unlinked, and is being made anew", str(buffer.url)
+        ) from error
 
 
 def _taken_over(buffer: SharedBuffer) -> FileExistsError:

@@ -48,6 +48,9 @@ class Turn:
                 "a call inside another one on the same handle and side: leave the `with` of the "
                 "frame first; a signal handler or finalizer needs a handle of its own"
             )
+        if self._mutex is None and self._lock.acquire(False):
+            self.owner = me
+            return True
         # Nobody has the turn for longer than microseconds, except in a `with` or when stopped: to
         # wait a little for it is not yet to wait for the other side.
         left = max(deadline.remaining(), PATIENCE)
@@ -68,7 +71,7 @@ class Turn:
         self.owner = NOBODY
         if self._mutex is None:
             self._lock.release()
-        else:
+        elif self._mutex.held:  # not retired meanwhile
             self._mutex.release()
 
     def end(self) -> None:

@@ -62,7 +62,7 @@ class Gong(Doorbell):
 
     def wait(self, word: int, seen: int, deadline: Deadline, look: Callable[[], object]) -> bool:
         """As of a `Doorbell`."""
-        if self._spin(word, seen):
+        if self.glance(word, seen):
             return True
         words, state, rung = self._words, self._state, self._flag + 1
         while words[word] == seen and words[state] == OPEN:

@@ -175,7 +175,7 @@ class Membership:
                     self.semaphores[name].reset(count)
             return
         if first:
-            words[EPOCH] += 1
+            words[EPOCH] = (words[EPOCH] + 1) % (1 << 64)
         self._epoch = words[EPOCH]
         for name, count in self._counts.items():
             full = f"shmkit-{self._semaphore_stem()}-{name}"

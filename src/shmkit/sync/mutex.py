@@ -28,7 +28,7 @@ from __future__ import annotations
 import enum
 import os
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import posix_ipc
 
@@ -73,6 +73,10 @@ class Acquired(enum.IntEnum):
 YES: Final = Acquired.YES
 NO: Final = Acquired.NO
 AFTER_DEATH: Final = Acquired.AFTER_DEATH
+
+
+# Index of a phase word -> phase, entries before it was read, entries after.
+_Lines: TypeAlias = dict[int, tuple[int, int, int]]
 
 
 class Mutex:
@@ -182,13 +186,14 @@ class Mutex:
     def retire(self) -> None:
         """Make it unusable for this handle, which is to leave; threads that wait get ClosedError.
 
-        Whoever of them holds it is waited for.
+        Whoever of them holds it is waited for, a second at most.
         """
-        words = self._words
+        words, deadline = self._words, Deadline(1)
         self._semaphore.close()
         while True:
+            given_up = deadline.expired()  # it is in a `with`, and finds the handle closed after it
             phase = self._phase  # no call until it is _NO_LINE
-            if phase == _NO_LINE or words[phase] == IDLE:
+            if phase == _NO_LINE or words[phase] == IDLE or given_up:
                 self._phase, self._words = _NO_LINE, NO_WORDS
                 self._use(NoSemaphore())
                 return
@@ -315,7 +320,7 @@ class Mutex:
                 with self._membership.entering(SLICE):
                     self._membership.clear_evidence(self._index)
                 return NO
-            if any(phase == INSIDE for phase, _ in dead.values()):
+            if any(phase == INSIDE for phase, *_ in dead.values()):
                 return self._succeed(dead, AFTER_DEATH)
             if dead and patient:
                 return self._look_for_the_token(dead, rest)
@@ -325,20 +330,23 @@ class Mutex:
         finally:
             presence.unlock(byte)  # step: mutex.rescued
 
-    def _survey(self) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
+    def _survey(self) -> tuple[_Lines, _Lines]:
         """Phases and entries of all the others: of those who died at the lock, and of the rest."""
-        dead: dict[int, tuple[int, int]] = {}
-        rest: dict[int, tuple[int, int]] = {}
+        dead: _Lines = {}
+        rest: _Lines = {}
         words = self._words
         with self._membership.entering(SLICE):  # no newcomer takes a line while we look
             for line, lives in self._membership.lines():
                 at = self._phase_of(line)
                 if at != self._phase:
-                    died = words[at] != IDLE and not lives()
-                    (dead if died else rest)[at] = words[at], words[at + 2]
+                    # The entries on both sides of the phase, or what is noted was never so at once;
+                    # the phase after the life, for that of the dead does not change any more.
+                    entries = words[at + 2]
+                    died = words[at] != IDLE and not lives() and words[at] != IDLE
+                    (dead if died else rest)[at] = words[at], entries, words[at + 2]
         return dead, rest
 
-    def _succeed(self, dead: dict[int, tuple[int, int]], how: Acquired) -> Acquired:
+    def _succeed(self, dead: _Lines, how: Acquired) -> Acquired:
         # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
         # after us. None that is INSIDE would be a lost token.
         self._go_inside(how)
@@ -346,16 +354,14 @@ class Mutex:
             self._words[at] = IDLE  # step: mutex.clear
         return how
 
-    def _look_for_the_token(
-        self, dead: dict[int, tuple[int, int]], rest: dict[int, tuple[int, int]]
-    ) -> Acquired:
+    def _look_for_the_token(self, dead: _Lines, rest: _Lines) -> Acquired:
         """Some died ENTERING or LEAVING: is the token in anybody's hands?"""
         words, take = self._words, self._semaphore.acquire_within
-        if any(phase in (INSIDE, LEAVING) for phase, _ in rest.values()):
+        if any(phase in (INSIDE, LEAVING) for phase, *_ in rest.values()):
             return NO
         if take(0):  # step: mutex.try
             return self._succeed(dead, YES)
-        noted = {at: words[at + 1] for at, (phase, _) in rest.items() if phase == ENTERING}
+        noted = {at: words[at + 1] for at, (phase, *_) in rest.items() if phase == ENTERING}
         deadline = Deadline(4 * SLICE)
         while any(words[at] == ENTERING and words[at + 1] == tick for at, tick in noted.items()):
             # The wait is on the token itself: should it turn up, it is ours.

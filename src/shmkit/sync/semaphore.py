@@ -9,6 +9,7 @@ repeated.
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import signal
@@ -16,8 +17,8 @@ import time
 import weakref
 from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
-from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask
-from typing import TYPE_CHECKING, Final, Self
+from signal import SIG_BLOCK, SIG_SETMASK
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import posix_ipc
 
@@ -27,6 +28,9 @@ from shmkit.errors import ClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+# Not of `signal`, which makes enums of the mask that was: 70 us, for what is 1 us underneath.
+pthread_sigmask: Final = importlib.import_module("_signal").pthread_sigmask
 
 __all__ = ["SLICE", "NoSemaphore", "Semaphore", "check_name"]
 
@@ -121,7 +125,7 @@ class Semaphore:
     ) -> None:
         posix_name = f"/{name}"
         try:
-            self._sem = posix_ipc.Semaphore(
+            semaphore = posix_ipc.Semaphore(
                 posix_name, posix_ipc.O_CREX if create else 0, 0o600, value
             )
         except posix_ipc.ExistentialError as error:
@@ -134,7 +138,7 @@ class Semaphore:
             raise PermissionError(f"semaphore {name!r} belongs to another user") from error
         self.name = name
         self.closed = False
-        weakref.finalize(self, self._sem.close).atexit = False
+        self._mapped = _Mapped(semaphore)
         self._finalizer: Finalize | None = None
         self._owner = os.getpid()
         self._unnamed = False
@@ -178,7 +182,8 @@ class Semaphore:
         Returns:
             Whether it was lowered.
         """
-        acquire = self._sem.acquire
+        mapped = self._mapped  # kept, also over a close() in another thread
+        acquire = mapped.semaphore.acquire
         if seconds <= 0:
             try:
                 acquire(0)
@@ -186,8 +191,9 @@ class Semaphore:
                 return False
             return True
         taken = False
-        held_back = pthread_sigmask(SIG_BLOCK, _SIGNALS)
+        held_back = pthread_sigmask(SIG_BLOCK, ())
         try:
+            pthread_sigmask(SIG_BLOCK, _SIGNALS)  # runs, and may raise from, handlers that are due
             if posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
                 acquire(seconds)
             else:
@@ -201,7 +207,7 @@ class Semaphore:
                 pthread_sigmask(SIG_SETMASK, held_back)
             except BaseException:  # of a handler, which runs here
                 if taken:
-                    self._sem.release()
+                    mapped.semaphore.release()
                 raise
         return taken
 
@@ -213,7 +219,7 @@ class Semaphore:
         """
         if self.closed:
             raise ClosedError(f"semaphore {self.name!r} was closed")
-        self._sem.release()
+        self._mapped.semaphore.release()
 
     @property
     def duty(self) -> Callable[[], None]:
@@ -223,7 +229,7 @@ class Semaphore:
     @property
     def raw(self) -> posix_ipc.Semaphore:
         """The semaphore of `posix_ipc` underneath, for hot paths; it may be closed."""
-        return self._sem
+        return self._mapped.semaphore
 
     @property
     def value(self) -> int:
@@ -234,18 +240,19 @@ class Semaphore:
         """
         if self.closed:
             raise ClosedError(f"semaphore {self.name!r} was closed")
-        return int(self._sem.value)
+        return int(self._mapped.semaphore.value)
 
     def reset(self, value: int) -> None:
         """Make the count what it was at first; only for one that is alone with it."""
         while self.acquire_within(0):
             pass
         for _ in range(value):
-            self._sem.release()
+            self._mapped.semaphore.release()
 
     def close(self) -> None:
         """Leave it; a thread that waits on this handle gets ClosedError."""
         self.closed = True
+        self._mapped = _UNMAPPED
         if self._unnamed and self._owner == os.getpid():
             self.unlink()
 
@@ -285,6 +292,16 @@ def _nothing() -> None:
     pass
 
 
+class _Mapped:
+    """A semaphore of `posix_ipc`, closed when nobody refers to this any more."""
+
+    __slots__ = ("__weakref__", "semaphore")
+
+    def __init__(self, semaphore: Any) -> None:
+        self.semaphore = semaphore
+        weakref.finalize(self, semaphore.close).atexit = False
+
+
 class NoSemaphore:
     """What a closed handle has in place of its semaphore, so that the real one can go."""
 
@@ -308,6 +325,9 @@ class NoSemaphore:
     def raw(self) -> NoSemaphore:
         """Itself."""
         return self
+
+
+_UNMAPPED: Final = _Mapped(NoSemaphore())
 
 
 def _unlink(posix_name: str) -> None:

@@ -18,6 +18,7 @@ and `post`) costs the rest of a slice: sleeps last 50 ms at most.
 from __future__ import annotations
 
 import os
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from shmkit.sync.ordering import fence_all
@@ -37,7 +38,9 @@ NO_WORDS: Final = memoryview(bytearray(b"\1" + bytes(4095))).cast("Q")
 OPEN: Final = 1  # the value of the state word while there is something to wait for
 MOST_SPINS: Final = 160
 FEWEST_SPINS: Final = 16
-YIELDS: Final = 50  # about as long as it takes to wake a peer, which may be about to answer
+# Seconds: about as long as it takes to wake a peer, which may be about to answer. By the clock,
+# since a yield to a busy stranger may take milliseconds.
+YIELDING: Final = 30e-6
 
 _yield = getattr(os, "sched_yield", lambda: None)
 
@@ -57,6 +60,7 @@ class Doorbell:
 
     __slots__ = (
         "_flag",
+        "_glances",
         "_name",
         "_semaphores",
         "_shared",
@@ -83,6 +87,7 @@ class Doorbell:
         self._name = name
         self._shared = shared
         self._spins = MOST_SPINS
+        self._glances = 0
         self.sleeps = 0
 
     def wait(self, word: int, seen: int, deadline: Deadline, look: Callable[[], object]) -> bool:
@@ -98,7 +103,7 @@ class Doorbell:
         Returns:
             False when the deadline passed first.
         """
-        if self._spin(word, seen):
+        if self.glance(word, seen):
             return True
         words, state = self._words, self._state
         while words[word] == seen and words[state] == OPEN:
@@ -119,20 +124,27 @@ class Doorbell:
                     return False
         return True
 
-    def _spin(self, word: int, seen: int) -> bool:
-        """Whether the word changed before it was time to sleep."""
+    def glance(self, word: int, seen: int) -> bool:
+        """Look at a word for some microseconds, spinning and then yielding.
+
+        Returns:
+            Whether it differs from what was seen; if not, it is time to sleep.
+        """
         words, spins = self._words, self._spins
         for _ in range(spins):
             if words[word] != seen:
                 self._spins = min(2 * spins, MOST_SPINS)
                 return True
-        for _ in range(YIELDS):
+        # What did not pay is done less, and tried again now and then: two that shared a core may
+        # have one each by now.
+        self._glances += 1
+        self._spins = max(spins // 2, FEWEST_SPINS) if self._glances % 64 else MOST_SPINS
+        end = perf_counter() + YIELDING
+        while words[word] == seen:
+            if perf_counter() > end:
+                return False
             _yield()
-            if words[word] != seen:
-                self._spins = min(2 * spins, MOST_SPINS)
-                return True
-        self._spins = max(spins // 2, FEWEST_SPINS)
-        return False
+        return True
 
     def _semaphore(self) -> Semaphore | NoSemaphore:
         return self._semaphores.get(self._name) or NoSemaphore()

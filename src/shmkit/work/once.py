@@ -146,8 +146,8 @@ class _Array(SharedArray):
         super().close(strict=strict)
         _leave(self)
 
-    def __exit__(self, *failure: Any) -> None:
-        super().__exit__(*failure)
+    def __exit__(self, *failure: object) -> None:
+        super().__exit__(*failure)  # type: ignore[arg-type]
         _leave(self)
 
 
