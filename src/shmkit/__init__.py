@@ -3,7 +3,7 @@
 A map of the floors; each uses those below it, never one above:
 
     tools      for people: the command line
-    work       functions that run once, or elsewhere: once
+    work       functions that run once, or elsewhere: once, ProcessPoolExecutor
     channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue
     sync       processes that wait for each other: Lock, Semaphore, Event
     memory     bytes that processes share: SharedBuffer, SharedArray, PagedFile, open_bytes
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from shmkit.sync.lock import Acquired as Acquired
     from shmkit.sync.lock import Lock as Lock
     from shmkit.sync.semaphore import Semaphore as Semaphore
+    from shmkit.work.died import WorkerDied as WorkerDied
+    from shmkit.work.executor import ProcessPoolExecutor as ProcessPoolExecutor
     from shmkit.work.once import once as once
 
 __version__ = "0.1.0"
@@ -61,6 +63,7 @@ _HOME = {
     "Lock": "shmkit.sync.lock",
     "PagedFile": "shmkit.memory.paged",
     "PeerDied": "shmkit.errors",
+    "ProcessPoolExecutor": "shmkit.work.executor",
     "Queue": "shmkit.channels.queue",
     "Ring": "shmkit.channels.ring",
     "RoleTaken": "shmkit.errors",
@@ -69,6 +72,7 @@ _HOME = {
     "SharedBuffer": "shmkit.memory.buffer",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
+    "WorkerDied": "shmkit.work.died",
     "once": "shmkit.work.once",
     "open_bytes": "shmkit.memory.reading",
 }
@@ -88,6 +92,7 @@ __all__ = [
     "Lock",
     "PagedFile",
     "PeerDied",
+    "ProcessPoolExecutor",
     "Queue",
     "Ring",
     "RoleTaken",
@@ -96,6 +101,7 @@ __all__ = [
     "SharedBuffer",
     "ShmkitError",
     "ShutDown",
+    "WorkerDied",
     "once",
     "open_bytes",
 ]

@@ -10,6 +10,7 @@
      +- FrameTooLarge (ValueError)          it can never fit                .size .limit
      +- IncompatibleSegment (ValueError)    not ours, or another layout     .where
      +- CorruptSegment (ValueError)         ours, an invariant is broken    .where .detail
+     +- WorkerDied (BrokenProcessPool)      the worker that ran a call died .pid .exitcode
 
 A message gives the cause, the value and the remedy; what a program may want to know is an
 attribute. All of them survive pickling, with their attributes: they travel between processes.
@@ -18,6 +19,7 @@ attribute. All of them survive pickling, with their attributes: they travel betw
 from __future__ import annotations
 
 import queue
+from importlib import import_module
 from typing import Any
 
 __all__ = [
@@ -135,3 +137,10 @@ class CorruptSegment(ShmkitError, ValueError):
         super().__init__(message)
         self.where = where
         self.detail = detail
+
+
+def __getattr__(name: str) -> Any:
+    """WorkerDied is imported when it is asked for: what it derives from takes long to import."""
+    if name == "WorkerDied":
+        return import_module("shmkit.work.died").WorkerDied
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

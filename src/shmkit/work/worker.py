@@ -1,0 +1,193 @@
+"""The loop in a worker process: take a call, run it, put its result.
+
+A result is `(id, kind, value)`, pickled as one object; `number_of` reads the id of one that does
+not unpickle. What a call raised travels as a pickle within, beside its traceback as text, so that
+an exception that does not unpickle can still be told of.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import pickletools
+from traceback import format_exception
+from typing import TYPE_CHECKING, Any, Final
+
+from shmkit.channels.codec import encode, load
+from shmkit.errors import ClosedError, PeerDied, ShutDown
+from shmkit.work.calls import LINE, READY, STARTED, TAKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from shmkit.channels.codec import Encoded, Received
+    from shmkit.memory.buffer import SharedBuffer
+    from shmkit.work.calls import CallRing, ResultRing
+
+__all__ = [
+    "BROKEN",
+    "FAILED",
+    "LAST",
+    "RETURNED",
+    "WAKE",
+    "number_of",
+    "revive",
+    "run_chunk",
+    "work",
+]
+
+# Kinds of results.
+RETURNED: Final = 0
+FAILED: Final = 1  # the value is what `_failure` gave
+LAST: Final = 2  # added to one of those: this worker ends now
+BROKEN: Final = 4  # no result: the initializer failed, the value is a text
+WAKE: Final = 5  # no result: the collector is to look around
+
+_END: Final = (ShutDown, PeerDied, ClosedError)
+
+
+def work(
+    calls: CallRing,
+    results: ResultRing,
+    lines: SharedBuffer,
+    index: int,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+    most_calls: int | None,
+) -> None:
+    """Work until there is nothing more to do, or the parent is gone; what a process runs.
+
+    Args:
+        calls: where calls come from.
+        results: where results go.
+        lines: the memory of the workers' notes.
+        index: which of the lines is this worker's.
+        initializer: called first, if not None.
+        initargs: its arguments.
+        most_calls: how many calls to run before leaving; None for any number.
+    """
+    with calls, results, lines:
+        line = lines.view("Q")[index * LINE : (index + 1) * LINE]
+        if initializer is not None:
+            try:
+                initializer(*initargs)
+            except BaseException as error:
+                # Logged where, and as, the standard library's executor does it.
+                logging.getLogger("concurrent.futures").critical(
+                    "Exception in initializer:", exc_info=True
+                )
+                results.put_object((0, BROKEN, _text(error)))
+                return
+        calls.note_in(line)
+        line[READY] = 1
+        try:
+            _loop(calls, results, line, most_calls)
+        except KeyboardInterrupt:
+            return  # between calls; whatever was taken comes again
+        except _END:
+            return
+
+
+def _loop(
+    calls: CallRing, results: ResultRing, line: memoryview[int], most_calls: int | None
+) -> None:
+    left = -1 if most_calls is None else most_calls
+    while left:
+        left -= 1
+        last = 0 if left else LAST
+        before = line[TAKEN]
+        try:
+            frame = calls.take()
+        except _END:
+            raise
+        except Exception as error:
+            if line[TAKEN] == before:
+                raise
+            line[STARTED] = number = line[TAKEN]
+            error.add_note(f"the call is lost: worker {os.getpid()} could not take it whole")
+            content = _encode_failure(number, last, error)
+        else:
+            line[STARTED] = number = line[TAKEN]  # step: call.started
+            content = _run(number, last, frame)
+            del frame
+        try:
+            results.put_encoded(content)  # step: call.result
+        except OSError as error:
+            if isinstance(error, PeerDied):
+                raise
+            results.put_encoded(_encode_failure(number, last, error))
+        del content
+
+
+def _run(number: int, last: int, frame: bytes | Received) -> bytes | Encoded:
+    """Run one call; its result, ready to be put."""
+    is_called = False
+    try:
+        function, args, kwargs = load(frame) if type(frame) is bytes else frame.load()  # type: ignore[union-attr]
+        is_called = True
+        result = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - the future's
+        if not is_called:
+            error.add_note(f"the call did not unpickle in worker process {os.getpid()}")
+        return _encode_failure(number, last, error)
+    try:
+        return encode((number, RETURNED | last, result))
+    except BaseException as error:  # noqa: BLE001 - the future's
+        return _encode_failure(number, last, error)
+
+
+def _encode_failure(number: int, last: int, error: BaseException) -> bytes | Encoded:
+    text = _text(error)
+    error.__traceback__ = None  # its frames hold the arguments
+    try:
+        packed = pickle.dumps(error)
+    except BaseException as reason:  # noqa: BLE001 - the future's
+        reason.add_note(f"what the call raised does not pickle:\n{text}")
+        text = _text(reason)
+        reason.__traceback__ = reason.__context__ = None
+        packed = pickle.dumps(reason)
+    return encode((number, FAILED | last, (packed, text)))
+
+
+def _text(error: BaseException) -> str:
+    return "".join(format_exception(error))
+
+
+def revive(failure: tuple[bytes, str]) -> BaseException:
+    """The exception that a call raised, with the remote traceback as its cause.
+
+    Args:
+        failure: value of a result that FAILED.
+
+    Returns:
+        The exception, or one that explains that it does not unpickle.
+    """
+    from concurrent.futures.process import _RemoteTraceback  # type: ignore[attr-defined]
+
+    packed, text = failure
+    try:
+        error: BaseException = pickle.loads(packed)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"it unpickles to {error!r}")
+    except BaseException as reason:  # noqa: BLE001 - the future's
+        error = pickle.UnpicklingError(
+            f"what the call raised does not unpickle here ({type(reason).__name__}: {reason}); "
+            "its traceback is the cause of this"
+        )
+    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
+    return error
+
+
+def number_of(frame: bytes | Received) -> int:
+    """The id of a result that does not unpickle: the first integer its pickle puts on the stack."""
+    stream = frame if type(frame) is bytes else frame._stream
+    for opcode, argument, _ in pickletools.genops(stream):
+        if isinstance(argument, int) and opcode.name not in ("PROTO", "FRAME"):
+            return argument
+    return 0
+
+
+def run_chunk(function: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Call a function for each tuple of arguments; what `map` sends."""
+    return [function(*args) for args in chunk]
