@@ -11,9 +11,9 @@ once more out of the frame to where they stay:
             the buffers, each at a multiple of 16
 
 Three kinds of things are buffers: `bytes`, `bytearray` and contiguous buffers from 64 KiB on, and
-numpy arrays from 8 KiB on. Arrays come out as arrays that own their memory and are writable, in the
-order (C or Fortran) they had; a strided one comes out contiguous. A memoryview comes out as a
-memoryview on memory of its own.
+numpy arrays from 1000 bytes on. Arrays come out as arrays that own their memory and are writable,
+in the order (C or Fortran) they had; a strided one comes out contiguous. A memoryview comes out as
+a memoryview on memory of its own.
 
 The pickler itself tells where its large buffers are: to a file it writes those of 64 KiB and more
 without copying them, right behind a piece that ends with their opcode and length (`_write_bytes` in
@@ -26,7 +26,7 @@ registered with its `ForkingPickler`).
 
 from __future__ import annotations
 
-import io
+import copyreg
 import pickle
 import struct
 import sys
@@ -39,7 +39,7 @@ from typing import Any, Final, Protocol
 __all__ = ["Encoded", "Memory", "Received", "Source", "decode", "encode", "load"]
 
 PROTOCOL: Final = 5
-LEAST_ARRAY: Final = 8 << 10  # bytes; a smaller array costs less inside the pickle
+LEAST_ARRAY: Final = 1000  # bytes; numpy copies smaller ones out of a pickle as fast
 LEAST_PAYLOAD: Final = 64 << 10  # bytes, from which on the pickler does not copy
 
 _HEAD: Final = struct.Struct("<I4xQ")
@@ -236,7 +236,8 @@ def _numpy() -> Any:
 # -- the pickler ---------------------------------------------------------------------------------
 
 _MARK: Final = PickleBuffer(bytearray())
-_shared: Final = ForkingPickler(io.BytesIO()).dispatch_table  # a view of both registries
+# What `ForkingPickler.register` fills; its instances have a copy.
+_registered: Final[dict[type, Any]] = getattr(ForkingPickler, "_extra_reducers", {})
 
 _Pickler = tuple[Callable[[Any], None], Callable[[], None], list[Any]]
 _picklers: list[_Pickler] = []  # those that are not at work
@@ -250,7 +251,7 @@ class _Reducers(dict[type, Any]):
         self._pieces = pieces
 
     def __missing__(self, kind: type) -> Any:
-        reducer = _shared.get(kind)
+        reducer = _registered.get(kind) or copyreg.dispatch_table.get(kind)
         if reducer is not None:
             return reducer
         if kind.__name__ == "ndarray" and kind is getattr(sys.modules.get("numpy"), "ndarray", 0):

@@ -146,9 +146,9 @@ class CountedRing(ObjectRing):
         at = notes + 1 + 2 * holds
         count = words[at + 1] + (words[at] != position)
         at = notes + 3 - 2 * holds
-        words[at] = position
-        words[at + 1] = count
-        words[notes] = 1 - holds
+        words[at] = position  # step: count.position
+        words[at + 1] = count  # step: count.number
+        words[notes] = 1 - holds  # step: count.turn
 
     @staticmethod
     def _count(words: memoryview[int], notes: int, position: int) -> int:
@@ -233,14 +233,14 @@ class CountedRing(ObjectRing):
             if not self._has_place(words, count):
                 return False
             note = _PUTS + 3 - 2 * holds
-            words[note] = tail
-            words[note + 1] = count
-            words[_PUTS] = 1 - holds
+            words[note] = tail  # step: count.position
+            words[note + 1] = count  # step: count.number
+            words[_PUTS] = 1 - holds  # step: count.turn
             at = tail & self._mask
             words[self._data_word + (at >> 3)] = size
             at += self._base + 16
             self._map[at : at + size] = data
-            self._tail = words[TAIL] = end
+            self._tail = words[TAIL] = end  # step: count.tail
         finally:
             turn.owner = NOBODY
             mutex.release()
@@ -273,10 +273,10 @@ class CountedRing(ObjectRing):
             note = _GETS + 1 + 2 * holds
             count = words[note + 1] + (words[note] != head)
             note = _GETS + 3 - 2 * holds
-            words[note] = head
-            words[note + 1] = count
-            words[_GETS] = 1 - holds
-            self._head = words[HEAD] = head + ((size + 31) & -16)
+            words[note] = head  # step: count.position
+            words[note + 1] = count  # step: count.number
+            words[_GETS] = 1 - holds  # step: count.turn
+            self._head = words[HEAD] = head + ((size + 31) & -16)  # step: count.head
         finally:
             turn.owner = NOBODY
             mutex.release()
@@ -365,7 +365,7 @@ class JoinableRing(CountedRing):
                 raise ValueError("task_done() called too many times")
             words = self._words
             words[NEWS] += left == 1  # first: a kill before the next store leaves it to be done
-            words[_DONE] += 1
+            words[_DONE] += 1  # step: task.done
         finally:
             self._put_turn.leave()
         if left == 1:

@@ -145,8 +145,8 @@ class ObjectRing(Ring):
         index = self._data_word + (at >> 3)
         start = self._base + at + HEADER
         with memoryview(self._map) as whole, whole[start : start + size] as view:
-            write(view)
-            self._words[index] = word
+            write(view)  # step: object.write
+            self._words[index] = word  # step: object.header
             if self._checked:
                 self._words[index + 1] = tail >> 4 & LOW | checksum(word, tail, view) << 32
         self._tail = tail + ((size + 31) & -16)
@@ -221,10 +221,10 @@ class ObjectRing(Ring):
         with memoryview(self._map) as whole, whole[at : at + size] as view:
             try:
                 if kind == ENCODED:
-                    received = decode(Memory(view))
+                    received = decode(Memory(view))  # step: object.copy
                 elif kind == PARCEL:
                     with self._parcels.open(Label.unpack(view)) as parcel:
-                        received = parcel.receive()
+                        received = parcel.receive()  # step: parcel.copy
                 else:
                     raise self._corrupt(f"a frame of kind {kind}, which is none of objects")
             except (MemoryError, KeyboardInterrupt):
@@ -232,9 +232,9 @@ class ObjectRing(Ring):
             except Exception:
                 self._advance(size)
                 raise
-        self._advance(size)
+        self._advance(size)  # step: object.release
         if kind == PARCEL:
-            self._parcels.remove(parcel.url)
+            self._parcels.remove(parcel.url)  # step: parcel.remove
         return received
 
     # -- looking ---------------------------------------------------------------------------------

@@ -133,11 +133,11 @@ class Parcels:
         forget = self._track(url)
         fd = -1
         try:
-            fd = backend_for(url.scheme).create(url.name, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            _write(fd, pieces + [self._trailer], size, str(url))
+            fd = backend_for(url.scheme).create(url.name, 0o600)  # step: parcel.create
+            fcntl.flock(fd, fcntl.LOCK_EX)  # step: parcel.lock
+            _write(fd, pieces + [self._trailer], size, str(url))  # step: parcel.write
             if not self._tracked:
-                forget()
+                forget()  # step: parcel.forget
             yield Label(str(url), identity_of(os.fstat(fd)), size, type(content) is Encoded)
         except BaseException:
             if not is_labelled(str(url)) and (fd < 0 or _remove(url)):
