@@ -95,10 +95,10 @@ class Segment:
             try:
                 self._make(header.pack(kind, flags, data_size, participants))
             except BaseException:
-                self.close()
+                self.membership.close()
                 raise
         except BaseException:
-            buffer.unlink()
+            buffer.unlink()  # while it is mapped: nobody can get an inode of the same number
             buffer.close()
             raise
         return self
@@ -168,6 +168,10 @@ class Segment:
                 if deadline.expired():
                     raise
                 time.sleep(_POLL)  # it was unlinked meanwhile, or somebody is just making it
+                continue
+            if buffer.size == 1 and not buffer.created and not deadline.expired():
+                buffer.close()
+                time.sleep(_POLL)  # somebody else is at this point, and about to remove it
                 continue
             try:
                 if not cls._remove_corpse(buffer, semaphores):
