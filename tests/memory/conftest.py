@@ -7,8 +7,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from shmkit import SharedBuffer
+
+# How long an example takes is the machine's business, not the test's.
+settings.register_profile("memory", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("memory")
 
 
 @pytest.fixture(params=["r", "rw", "cow"])

@@ -388,7 +388,10 @@ def test_a_description_that_was_changed_is_corrupt(tmp_path: Path) -> None:
         SharedArray.attach(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=200,
+)
 @given(st.lists(st.tuples(st.integers(0, 0xA0), st.integers(0, 255)), min_size=1, max_size=4))
 def test_random_headers_are_errors_or_arrays(tmp_path: Path, changes) -> None:
     body = bytearray(described(GOOD))
@@ -403,7 +406,10 @@ def test_random_headers_are_errors_or_arrays(tmp_path: Path, changes) -> None:
         pass
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=200,
+)
 @given(st.binary(max_size=5000))
 def test_random_bytes_are_errors(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "array"

@@ -19,7 +19,10 @@ from tests.contracts.buffer import pattern
 from tests.processes import run_python
 
 SIZE = 1000
-ANY_TMP = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+ANY_TMP = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=200,
+)
 
 
 @pytest.fixture

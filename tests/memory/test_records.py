@@ -401,7 +401,10 @@ def formats(draw: st.DrawFn) -> str:
     return order + "".join(" " if code == " " else count + code for count, code in items)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=300,
+)
 @given(format=formats(), data=st.data())
 def test_formats_mean_what_they_mean_to_struct(format, data) -> None:  # noqa: A002
     size = struct.calcsize(format)

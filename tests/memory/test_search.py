@@ -85,7 +85,10 @@ def test_empty_and_read_buffers_are_searched_too(tmp_path: Path) -> None:
 few = st.binary(max_size=4).map(lambda raw: bytes(b"ab\n\0"[c % 4] for c in raw))
 index = st.none() | st.integers(-60, 60)
 content = st.binary(min_size=1, max_size=40).map(lambda raw: bytes(b"ab\n\0"[c % 4] for c in raw))
-each_kind = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+each_kind = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=150,
+)
 
 
 @each_kind

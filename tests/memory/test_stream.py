@@ -135,7 +135,10 @@ operation = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=150,
+)
 @given(content=st.binary(min_size=1, max_size=25), operations=st.lists(operation, max_size=15))
 def test_stream_is_like_a_file(make_where, backend, content, operations) -> None:
     """Any calls on a stream do what they do on a BytesIO, up to its end."""

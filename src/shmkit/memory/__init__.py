@@ -3,8 +3,8 @@
 A map, from the top:
 
 - `buffer`: SharedBuffer: made, attached to, resized
-- `array`, `array_header`: SharedArray: a numpy array that tells its shape and dtype
-- `paged`, `pages`: PagedFile: a file of any size through a few pages of memory
+- `array`, `array_header`, `array_shape`: SharedArray: a numpy array that tells its shape and dtype
+- `paged`, `pages`, `page_search`: PagedFile: a file of any size through a few pages of memory
 - `reading`: open_bytes: the bytes of a file, read or mapped
 - `search`, `replacing`: find, count, regular expressions, replace, in place and into a file
 - `stream`: a file object on the bytes, lines, chunks

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 import time
-from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.array_header import MAGIC, ArrayHeader, is_empty, pack, unpack
+from shmkit.memory.array_shape import Shape, checked_array, dimensions_of
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.memory.reserve import ADDRESS_SPACE
 from shmkit.memory.url import Url, Where
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from shmkit.memory.mapping import Access
 
 __all__ = ["SharedArray"]
-
-Shape = SupportsIndex | Sequence[SupportsIndex]
 
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
@@ -76,7 +73,7 @@ class SharedArray:
         """
         if order not in ("C", "F"):
             raise ValueError(f"'order' must be 'C' or 'F', not {order!r}")
-        dimensions, kind = _checked(shape, dtype)
+        dimensions, kind = checked_array(shape, dtype)
         length = prod(dimensions) * kind.itemsize
         if length > ADDRESS_SPACE:
             raise ValueError(f"{dimensions} of {kind}: {length} bytes, more than addresses reach")
@@ -120,7 +117,7 @@ class SharedArray:
         deadline = Deadline(timeout)
         pause = _FIRST_PAUSE
         while True:
-            buffer = SharedBuffer.attach(where, access=access, timeout=deadline_left(deadline))
+            buffer = SharedBuffer.attach(where, access=access, timeout=_left(deadline))
             try:
                 if deadline.is_now or deadline.expired() or not is_empty(buffer[: len(MAGIC)]):
                     self = cls._over(buffer)
@@ -305,17 +302,11 @@ class SharedArray:
                 f"{where!r} holds items of dtype {self.dtype}, and {np.dtype(dtype)} is asked for",
                 where=where,
             )
-        if shape is not None and _dimensions(shape) != self.shape:
+        if shape is not None and dimensions_of(shape) != self.shape:
             raise IncompatibleSegment(
-                f"{where!r} has shape {self.shape}, and {_dimensions(shape)} is asked for",
+                f"{where!r} has shape {self.shape}, and {dimensions_of(shape)} is asked for",
                 where=where,
             )
-
-
-def deadline_left(deadline: Deadline) -> float | None:
-    """What is left, as a `timeout`."""
-    left = deadline.remaining()
-    return None if left == float("inf") else left
 
 
 def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
@@ -325,32 +316,6 @@ def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
     return buffer._loans.give(array, f"array of {header.shape} {header.dtype}")
 
 
-def _dimensions(shape: Shape) -> tuple[int, ...]:
-    if isinstance(shape, SupportsIndex):
-        return (operator.index(shape),)
-    return tuple(operator.index(n) for n in shape)
-
-
-def _checked(shape: Shape, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """A shape and a dtype that memory can hold; the dimensions of a subarray go to the shape.
-
-    Raises:
-        TypeError: a dtype that holds Python objects, or has no size.
-        ValueError: a shape that cannot be.
-    """
-    import numpy as np
-
-    kind, dimensions = np.dtype(dtype), _dimensions(shape)
-    if kind.hasobject:
-        raise TypeError(
-            f"dtype {kind} holds Python objects, whose addresses mean nothing to other processes: "
-            "use a fixed-size dtype"
-        )
-    if kind.subdtype is not None:
-        kind, inner = kind.subdtype
-        dimensions += inner
-    if not kind.itemsize:
-        raise TypeError(f"dtype {kind} has no size: say how many bytes, as in 'S16' or 'U16'")
-    if any(n < 0 for n in dimensions):
-        raise ValueError(f"'shape' must not be negative anywhere, and is {dimensions}")
-    return dimensions, kind
+def _left(deadline: Deadline) -> float | None:
+    left = deadline.remaining()
+    return None if left == inf else left

@@ -16,6 +16,7 @@ from shmkit.errors import ClosedError
 from shmkit.memory.content import as_bytes
 from shmkit.memory.mapping import size_to_map
 from shmkit.memory.opening import open_existing
+from shmkit.memory.page_search import PageSearching
 from shmkit.memory.pages import PagedStatistics, Pages
 from shmkit.memory.url import Url
 
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PagedFile"]
 
-Index = SupportsIndex | None
 
-
-class PagedFile(Sequence[int]):
+class PagedFile(PageSearching, Sequence[int]):
     """The bytes of a file, of which never more than `max_pages * page_size` are in memory.
 
     With access "rw" items and slices are written; the file has them after `flush` or `close`, or
@@ -135,63 +134,6 @@ class PagedFile(Sequence[int]):
     def __iter__(self) -> Iterator[int]:
         for start in range(0, self._size, self._page_size):
             yield from self[start : start + self._page_size]
-
-    def __contains__(self, sub: object) -> bool:
-        return self.find(sub) >= 0  # type: ignore[arg-type]
-
-    def find(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
-        """Where `sub` begins for the first time in `[start:end]`; -1 if nowhere.
-
-        Args:
-            sub: bytes, or the value of one.
-            start: first byte that counts, as in a slice.
-            end: where it ends, as in a slice.
-
-        Raises:
-            ClosedError: it was closed.
-            OSError: the file cannot be read; ESTALE: its size has changed.
-        """
-        needle, first, last = self._wanted(sub, start, end)
-        if first < 0 or not needle:
-            return first
-        more = len(needle) - 1
-        window, at = b"", first  # `at` is where the next page's bytes begin
-        while at < last:
-            stop = min(last, at - at % self._page_size + self._page_size)
-            window += self[at:stop]
-            found = window.find(needle)
-            if found >= 0:
-                return stop - len(window) + found
-            window = window[-more:] if more else b""
-            at = stop
-        return -1
-
-    def rfind(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
-        """Where `sub` begins for the last time in `[start:end]`; -1 if nowhere.
-
-        Args:
-            sub: bytes, or the value of one.
-            start: first byte that counts, as in a slice.
-            end: where it ends, as in a slice.
-
-        Raises:
-            ClosedError: it was closed.
-            OSError: the file cannot be read; ESTALE: its size has changed.
-        """
-        needle, first, last = self._wanted(sub, start, end)
-        if first < 0 or not needle:
-            return -1 if first < 0 else last
-        more = len(needle) - 1
-        window, at = b"", last  # `at` is where the last page's bytes began
-        while at > first:
-            begin = max(first, (at - 1) - (at - 1) % self._page_size)
-            window = self[begin:at] + window
-            found = window.rfind(needle)
-            if found >= 0:
-                return begin + found
-            window = window[:more]
-            at = begin
-        return -1
 
     # ------------------------------------------------------------------ writing
 
@@ -303,17 +245,6 @@ class PagedFile(Sequence[int]):
         if not 0 <= at < self._size:
             raise IndexError(f"byte {operator.index(key)} is outside of {self!r}")
         return at
-
-    def _wanted(self, sub: Buffer | int, start: Index, end: Index) -> tuple[bytes, int, int]:
-        """What is looked for, from where and to where; from -1 where nothing can be."""
-        self._check_open()
-        if isinstance(sub, str):
-            raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
-        needle = bytes((sub,)) if isinstance(sub, int) else bytes(sub)
-        first, last, _ = slice(start, end).indices(self._size)
-        if last < first or (start is not None and operator.index(start) > self._size):
-            return needle, -1, -1
-        return needle, first, last
 
     def _check_open(self) -> None:
         if self._pages.fd < 0:

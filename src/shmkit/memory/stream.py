@@ -88,9 +88,9 @@ class Stream(io.BufferedIOBase):
     it to the disk. A stream is for one thread at a time. `fileno()` is not supported.
     """
 
-    _memory: mmap.mmap | bytes | bytearray
-    _base: int
-    _view: memoryview
+    _memory: mmap.mmap | bytes | bytearray = b""
+    _base: int = 0
+    _view: memoryview = memoryview(b"")  # close() is called even if __init__ failed
 
     def __init__(self, buffer: SharedBuffer) -> None:
         super().__init__()
