@@ -252,7 +252,7 @@ class Membership:
         dead = [
             line + at
             for line, lives in self.lines()
-            if words[line + at] in (ENTERING, LEAVING) and not lives()
+            if words[line + at] and not lives() and words[line + at] in (ENTERING, LEAVING)
         ]
         # Looked at after they were seen dead: whoever is inside now did not give it to them.
         if any(words[line + at] == INSIDE for line, _ in self.lines()):

@@ -117,6 +117,7 @@ class Doorbell:
                 if self._semaphore().acquire_within(min(left, SLICE)):  # step: bell.sleep
                     if self._shared:
                         words[self._flag] = 1  # step: bell.flag_again
+                        fence_all()  # step: bell.fence_again
                     continue
             if words[word] == seen and words[state] == OPEN:
                 look()
