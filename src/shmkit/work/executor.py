@@ -10,18 +10,20 @@ import multiprocessing
 import os
 import threading
 import weakref
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from shmkit.channels.codec import encode
+from shmkit.work.future import CallFuture
 from shmkit.work.pool import Call, Pool
 from shmkit.work.worker import run_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
@@ -111,7 +113,7 @@ class ProcessPoolExecutor(Executor):
                 process is a fork of the one that made the executor.
         """
         pool = self._pool or self._start()
-        future: Future[_T] = Future()
+        future: Future[_T] = CallFuture()
         task = (fn, args, kwargs)
         try:
             content = encode(task)
@@ -120,8 +122,7 @@ class ProcessPoolExecutor(Executor):
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        is_copied = type(content) is bytes
-        call = Call(future, content, None) if is_copied else Call(future, None, task)
+        call = Call(future, content if isinstance(content, bytes) else None, task)
         with pool.lock:
             self._check(pool)
             pool.submit(call, content)
@@ -166,6 +167,10 @@ class ProcessPoolExecutor(Executor):
             self._pool = pool
             return pool
 
+    @property
+    def _broken(self) -> str:
+        return self._pool.broken if self._pool is not None else ""
+
     def map(
         self,
         fn: Callable[..., _T],
@@ -193,7 +198,7 @@ class ProcessPoolExecutor(Executor):
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout)
         chunks = _chunks(zip(*iterables, strict=False), chunksize)
-        return chain.from_iterable(super().map(partial(run_chunk, fn), chunks, timeout=timeout))
+        return _flat(super().map(partial(run_chunk, fn), chunks, timeout=timeout))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; those that were submitted still run.
@@ -224,6 +229,14 @@ def _cores() -> int:
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
     while chunk := tuple(islice(items, size)):
         yield chunk
+
+
+def _flat(chunks: Iterator[list[_T]]) -> Iterator[_T]:
+    """The items of lists, of which nothing is kept."""
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
 
 
 # -- the end of the interpreter --------------------------------------------------------------------

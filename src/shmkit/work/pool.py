@@ -1,7 +1,7 @@
 r"""Pool: what is behind a ProcessPoolExecutor: the workers, and the thread that minds them.
 
     submit --> running ------> ring of calls ------> worker 1 .. n
-          \--> parked --^                              |
+          \--> parked --^                             |
                         |                             v
     future <------- collector <------ ring of results
 
@@ -27,12 +27,12 @@ from concurrent.futures import Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from shmkit.channels.codec import Encoded, encode, load
+from shmkit.channels.codec import Encoded, encode
 from shmkit.errors import Empty, Full, PeerDied
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.work.calls import LINE, READY, STARTED, TAKEN, CallRing, ResultRing
 from shmkit.work.died import WorkerDied
-from shmkit.work.worker import BROKEN, FAILED, LAST, WAKE, number_of, revive, work
+from shmkit.work.worker import BROKEN, FAILED, LAST, WAKE, number_of, revive, unpack, work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,10 +65,10 @@ class Call:
 
     __slots__ = ("content", "future", "is_running", "task")
 
-    def __init__(self, future: Future[Any], content: bytes | None, task: _Task | None) -> None:
+    def __init__(self, future: Future[Any], content: bytes | None, task: _Task) -> None:
         self.future = future
         self.content = content
-        self.task = task
+        self.task = task if content is None else None
         self.is_running = False
 
 
@@ -115,6 +115,7 @@ class Pool:
         self._leaving: list[_Worker] = []  # that have run their last call
         self._dead: list[_Worker] = []  # whose calls are still to be seen to
         self._failed_starts = 0
+        self._failed_initializer = ""  # the traceback
         self._lost: BaseException | None = None  # a result was, and it is not known whose
         self._running: dict[int, Call] = {}
         self._parked: deque[Call] = deque()
@@ -268,6 +269,7 @@ class Pool:
                 if count == BATCH or self._results.empty():
                     break
                 frame = self._receive(0)
+            del frame
         except Empty:
             self._looked = 0.0
         if self._parked:
@@ -290,7 +292,7 @@ class Pool:
     def _settle(self, frame: bytes | Received) -> None:
         """Give a future its result."""
         try:
-            number, kind, value = load(frame) if type(frame) is bytes else frame.load()  # type: ignore[union-attr]
+            number, kind, value = unpack(frame)
         except BaseException as error:  # noqa: BLE001 - the future's
             number, kind = number_of(frame), FAILED
             reason = BaseException.with_traceback(error, None)
@@ -315,10 +317,8 @@ class Pool:
             return  # somebody else set it
 
     def _heed(self, kind: int, value: Any) -> None:
-        if kind == BROKEN:
-            self._break(
-                "the initializer of a worker process failed, so none can start:\n" + str(value)
-            )
+        if kind == BROKEN:  # it ends now; as long as it has not, it may have something to log
+            self._failed_initializer = str(value)
 
     def _let_go(self, number: int) -> None:
         """The worker that ran this call runs no other."""
@@ -414,7 +414,12 @@ class Pool:
             else:
                 self._failed_starts += 1
                 code = worker.process.exitcode
-                if (code is not None and code >= 0) or self._failed_starts >= FAILED_STARTS:
+                if self._failed_initializer:
+                    self._break(
+                        f"the initializer failed in worker process {worker.process.pid}:\n"
+                        + self._failed_initializer
+                    )
+                elif (code is not None and code >= 0) or self._failed_starts >= FAILED_STARTS:
                     self._break(
                         f"worker process {worker.process.pid} ended with exit code {code} before "
                         "it was ready: its start, or the initializer, failed"

@@ -34,6 +34,7 @@ __all__ = [
     "number_of",
     "revive",
     "run_chunk",
+    "unpack",
     "work",
 ]
 
@@ -124,7 +125,7 @@ def _run(number: int, last: int, frame: bytes | Received) -> bytes | Encoded:
     """Run one call; its result, ready to be put."""
     is_called = False
     try:
-        function, args, kwargs = load(frame) if type(frame) is bytes else frame.load()  # type: ignore[union-attr]
+        function, args, kwargs = unpack(frame)
         is_called = True
         result = function(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - the future's
@@ -163,7 +164,7 @@ def revive(failure: tuple[bytes, str]) -> BaseException:
     Returns:
         The exception, or one that explains that it does not unpickle.
     """
-    from concurrent.futures.process import _RemoteTraceback  # type: ignore[attr-defined]
+    from concurrent.futures.process import _RemoteTraceback
 
     packed, text = failure
     try:
@@ -179,9 +180,14 @@ def revive(failure: tuple[bytes, str]) -> BaseException:
     return error
 
 
+def unpack(frame: bytes | Received) -> Any:
+    """Make an object of what a ring of objects gave."""
+    return load(frame) if isinstance(frame, bytes) else frame.load()
+
+
 def number_of(frame: bytes | Received) -> int:
     """The id of a result that does not unpickle: the first integer its pickle puts on the stack."""
-    stream = frame if type(frame) is bytes else frame._stream
+    stream = frame if isinstance(frame, bytes) else frame._stream
     for opcode, argument, _ in pickletools.genops(stream):
         if isinstance(argument, int) and opcode.name not in ("PROTO", "FRAME"):
             return argument
