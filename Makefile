@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 EDITABLE ?= --editable
 SOURCES := $(if $(EDITABLE),,$(shell find src -name '*.py'))
 
-.PHONY: demo test lint types arch coverage bench clean
+.PHONY: demo test lint types arch coverage bench model killmatrix soak clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -46,6 +46,18 @@ coverage: $(VENV)/.tests
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ring.py $(ARGS)
+
+# The protocols' models, checked by Spin: tests/model.
+model: $(VENV)/.tests
+	$(BIN)/python -m tests.model.run $(ARGS)
+
+# Everybody killed and stopped at every step: what `make test` has a part of.
+killmatrix: $(VENV)/.tests
+	SHMKIT_KILLMATRIX=whole $(BIN)/python -m pytest tests/kill $(ARGS)
+
+SECONDS ?= 300
+soak: $(VENV)/.tests
+	$(BIN)/python -m tests.kill.soak --seconds $(SECONDS) $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
