@@ -189,7 +189,9 @@ def poke_at_random(where: str, many: str) -> None:
             head = dice.randrange(1 << dice.randrange(5, 64)) & ~dice.choice([15, 15, 0])
             tail = head + (dice.randrange(CAPACITY + 1) & ~15)
             poked[0x180:0x188] = struct.pack("<Q", head & (1 << 64) - 1)
-            poked[0x80:0x90] = struct.pack("<QQ", tail & (1 << 64) - 1, dice.choice([head, 0]) % 2**64)
+            poked[0x80:0x90] = struct.pack(
+                "<QQ", tail & (1 << 64) - 1, dice.choice([head, 0]) % 2**64
+            )
             poked[4096:] = dice.randbytes(CAPACITY)
         else:  # a few words anywhere
             for _ in range(4):

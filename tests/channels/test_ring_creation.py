@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from shmkit import IncompatibleSegment, Ring, Semaphore, SharedBuffer
+from tests import leaks
 from tests.processes import run_python, wait_until
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and /dev/shm")
@@ -68,9 +70,13 @@ def make_and_break(link: Any, where: str, count: int) -> None:
     for number in range(count):
         with Ring.create(where, capacity=4096) as ring:
             ring.put(b"number %d" % number)
-            wait_until(lambda ring=ring: ring.statistics().state != "open")
+            wait_until(partial(was_shut_down, ring))
             ring.unlink()
         link.send(number)
+
+
+def was_shut_down(ring: Ring) -> bool:
+    return ring.statistics().state != "open"
 
 
 def test_create_does_not_touch_what_exists(named: str) -> None:
@@ -96,12 +102,14 @@ def test_create_does_not_touch_what_is_no_ring(named: str) -> None:
 
 
 def test_ensure_creates_or_joins(named: str) -> None:
-    with Ring.ensure(named, capacity=8192) as ring:
-        with Ring.ensure(named, capacity=4096, when_full="raise") as other:
-            assert other.capacity == 8192  # what exists keeps its own
-            assert incarnation(other) == incarnation(ring)
-            ring.put(b"x")
-            assert other.get() == b"x"
+    with (
+        Ring.ensure(named, capacity=8192) as ring,
+        Ring.ensure(named, capacity=4096, when_full="raise") as other,
+    ):
+        assert other.capacity == 8192  # what exists keeps its own
+        assert incarnation(other) == incarnation(ring)
+        ring.put(b"x")
+        assert other.get() == b"x"
     if named.startswith("file"):
         with Ring.attach(named) as ring:
             assert ring.capacity == 8192
@@ -333,18 +341,16 @@ def test_no_room_leaves_nothing(kind: str, make_where: Any, tmp_path: Path) -> N
 
 
 def create_without_room(where: str | None) -> None:
-    names, fds = set(os.listdir("/dev/shm")), set(os.listdir("/proc/self/fd"))
+    resource_tracker.ensure_running()
+    before = leaks.snapshot((where or "no name").removeprefix("shm:"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     for _ in range(3):
         try:
             Ring.create(where, capacity=1 << 24)
         except OSError as error:
             code, message = error.errno, str(error)
-    left = [n for n in set(os.listdir("/dev/shm")) - names if where and n in where]
-    left += set(os.listdir("/proc/self/fd")) - fds
-    tracker = [n for n in left if n.isdigit() and "pipe" in os.readlink(f"/proc/self/fd/{n}")]
-    left = [name for name in left if name not in tracker]
-    print(errno.errorcode[code], str((1 << 24) + 4096) in message, left)
+    left = leaks.since(before, (where or "no name").removeprefix("shm:"))
+    print(errno.errorcode[code or 0], str((1 << 24) + 4096) in message, left)
 
 
 def test_no_directory_is_told(tmp_path: Path) -> None:

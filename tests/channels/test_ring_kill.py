@@ -1,13 +1,13 @@
 """Processes killed with SIGKILL at random moments, 200 of each side: nothing is lost, nothing torn.
 
 A fresh interpreter supervises: it forks the side that dies, is the other side itself, and kills
-after a random number of frames and a random moment more. What the dead had done stands in a ledger:
-memory outside of the ring that both map, words written with one store each.
+after a random number of frames and a random moment more. What the dead had done stands in a
+ledger: memory outside of the ring that both map, words written with one store each.
 
-    producer    `begun` before it puts a frame, `done` after: when it is dead, the consumer must have
-                got every frame up to `done`, and none beyond `begun`
-    consumer    `shown` when it has compared a frame, `released` when it has let go of it: the next
-                one must begin behind `released`, and get no frame later than behind `shown`
+    producer    `begun` before it puts a frame, `done` after: when it is dead, the consumer must
+                have got every frame up to `done`, and none beyond `begun`
+    consumer    `shown` when it has compared a frame, `released` when it has let go of it: the
+                next one must begin behind `released`, with no frame later than behind `shown`
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Supervisor:
             if self.where is not None and self.dice.random() < 0.5:
                 ring = Ring.attach(self.where)
             run(ring, self.ledger, self.capacity)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - told, and the ledger says so
             self.ledger.words[TROUBLE] = 1
             sys.excepthook(*sys.exc_info())
         os._exit(1)
@@ -251,8 +251,7 @@ def check_follows(words: memoryview[int], number: int, *, first: bool) -> None:
         # Released and not yet written down, or shown and not yet released.
         if not words[RELEASED] <= number <= words[SHOWN]:
             raise AssertionError(
-                f"frame {number} came first, {words[RELEASED]} were released, "
-                f"{words[SHOWN]} shown"
+                f"frame {number} came first, {words[RELEASED]} were released, {words[SHOWN]} shown"
             )
     elif number != words[SHOWN]:
         raise AssertionError(f"frame {number} came, {words[SHOWN]} was to come")

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import tempfile
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,15 +240,15 @@ class RingMachine(RuleBasedStateMachine):
             assert ring.full() == (told.used + 16 > CAPACITY)
 
     def teardown(self) -> None:
-        if hasattr(self, "producer"):
-            if self.state == "open":
-                self.producer.shutdown()
-                assert list(self.consumer) == list(self.model)
-            self.producer.close()
-            self.consumer.close()
-        if self.folder is not None:
-            assert [path.name for path in Path(self.folder).iterdir()] == ["ring"]
-            shutil.rmtree(self.folder)
+        try:
+            if hasattr(self, "producer"):
+                with self.producer, self.consumer:
+                    if self.state == "open":
+                        self.producer.shutdown()
+                        assert list(self.consumer) == list(self.model)
+        finally:
+            if self.folder is not None:
+                shutil.rmtree(self.folder)
 
 
 class FileRingMachine(RingMachine):

@@ -34,8 +34,8 @@ CAPACITY = 4096
 LIMIT = CAPACITY - 16
 WAIT = 5.0  # seconds: long enough for anything that is to happen
 NOISE = random.Random(7).randbytes(1 << 17)
-# Indices of the doorbells' flags, as DESIGN draws the header: "someone may be asleep".
-BELLS = {"data": 0x280 // 8, "space": 0x300 // 8}
+# Where the doorbells' flags are, as DESIGN draws the header: "someone may be asleep".
+BELLS = {"data": 0x280, "space": 0x300}
 
 
 class Case(NamedTuple):
@@ -209,8 +209,8 @@ def drained(ring: Ring) -> list[bytes]:
 
 def asleep(pair: Pair, bell: str) -> None:
     """Wait until an end sleeps at a doorbell."""
-    words = pair.near.ring.buffer.view("Q")
-    wait_until(lambda: words[BELLS[bell]])
+    buffer = pair.near.ring.buffer
+    wait_until(lambda: buffer[BELLS[bell]])
 
 
 def fill_up(pair: Pair, size: int = 100) -> list[bytes]:

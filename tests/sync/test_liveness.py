@@ -177,9 +177,7 @@ def test_the_stopped_keep_what_they_have(
 ) -> None:
     process, _ = locker(buffer, BYTE)
     os.kill(process.pid, signal.SIGSTOP)
-    wait_until(
-        lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2][1] == "T"
-    )
+    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2][1] == "T")
     assert presence.is_held(BYTE)
     assert not presence.try_lock(BYTE)
 

@@ -96,12 +96,16 @@ def test_one_that_waits_is_woken(semaphore: Semaphore) -> None:
     assert semaphore.value == 0
 
 
+def done(tasks: list[Any]) -> int:
+    return sum(task.done() for task in tasks)
+
+
 def test_each_release_wakes_one(semaphore: Semaphore) -> None:
     with ThreadPoolExecutor(4) as threads:
         waiting = [threads.submit(semaphore.acquire) for _ in range(4)]
         for count in range(1, 5):
             semaphore.release()
-            wait_until(lambda count=count: sum(task.done() for task in waiting) == count)
+            wait_until(lambda count=count: done(waiting) == count)  # type: ignore[misc]
         assert all(task.result() for task in waiting)
     assert semaphore.value == 0
 
@@ -423,9 +427,7 @@ def test_a_stopped_wait_goes_on(start_child: Any, unique_name: str) -> None:
     assert child.receive() == "waiting"
     for _ in range(5):
         child.signal(signal.SIGSTOP)
-        wait_until(
-            lambda: Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2][1] == "T"
-        )
+        wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2][1] == "T")
         child.signal(signal.SIGCONT)
     made.release()
     child.finish()

@@ -171,9 +171,7 @@ def test_two_processes_wake_each_other(where: Any) -> None:
     semaphores = [Semaphore(0), Semaphore(0)]
     with SharedBuffer.create(where, 4096) as buffer:
         buffer.view("Q")[STATE] = OPEN
-        process = get_context("fork").Process(
-            target=ping_pong, args=(buffer, semaphores, 1, 1000)
-        )
+        process = get_context("fork").Process(target=ping_pong, args=(buffer, semaphores, 1, 1000))
         process.start()
         try:
             ping_pong(buffer, semaphores, 0, 1000)
