@@ -39,6 +39,7 @@ class Half:
     # Slots: twice as fast to reach as the attributes of an instance that has more than thirty.
     __slots__ = (
         "__weakref__",
+        "_ahead",
         "_base",
         "_checked",
         "_closed",

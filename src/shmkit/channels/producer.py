@@ -49,6 +49,7 @@ class Producing(Half):
     _put_lap: int  # what makes a position of it
     _put_quick: bool
     _is_producer: bool
+    _ahead: bool  # _tail is past a lap's end that is not published
 
     def put(self, data: Any, timeout: float | None = None) -> None:
         """Copy `data` in as one frame, waiting while the ring is full.
@@ -362,7 +363,7 @@ class Producing(Half):
             self._is_producer = True
             self._put_quick = self._joins_fast_path(self._put_mutex)
         tail = words[TAIL]
-        if tail != self._tail or words[SKIP] == tail:
+        if tail != self._tail or self._ahead or words[SKIP] == tail:
             self._rewind(tail)
         step = (size + 31) & -16
         if tail + step <= self._room:
@@ -382,6 +383,7 @@ class Producing(Half):
                 return False
             # Not published: the frame that follows takes it along.
             self._tail = tail = lap_end
+            self._ahead = True
             lap_end += self._size
         self._room = min(head + self._size, lap_end)
         return tail + step <= self._room
@@ -394,9 +396,9 @@ class Producing(Half):
         """
         if self._words[SKIP] == tail:
             self._words[SKIP] = NO_SKIP  # step: put.unskip
-        if tail < self._tail:
-            self._room = -1
-        self._tail = tail
+        if self._ahead:
+            self._room = -1  # it was reckoned with the lap's end passed
+        self._tail, self._ahead = tail, False
 
     def _open_for_puts(self) -> memoryview[int]:
         words = self._words
@@ -424,6 +426,7 @@ class Producing(Half):
         if not STRONG_ORDER:
             fence()
         self._words[TAIL] = tail = self._tail  # step: put.tail
+        self._ahead = False
         if self._put_quick:
             at = self._base + (tail & self._mask)
             self._put_at, self._put_lap = at, tail - at

@@ -153,7 +153,7 @@ class Ring(Producing, Consuming):
         self._put_quick = self._get_quick = False
         self._limit = self._seen = self._put_at = self._get_at = -1
         self._put_lap = self._get_lap = 0
-        self._tail, self._room = 0, -1
+        self._tail, self._room, self._ahead = 0, -1, False
         self._head = self._known = 0
         self._unpack, self._unpack_size = Struct("").unpack_from, -1
         self._tail_seen = self._head_seen = 0
