@@ -181,6 +181,7 @@ class CountedRing(ObjectRing):
             head = words[HEAD]  # before the count: what is taken afterwards ends the wait
             if not self._has_place(words, self._put(words)):
                 self._head_seen = head
+                self._room = -1  # nothing is published: the next put is to look anew
                 return False
         return fits
 

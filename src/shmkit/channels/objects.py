@@ -169,6 +169,7 @@ class ObjectRing(Ring):
             self._enter_puts(deadline)
             try:
                 fits = self._admit(size, deadline)
+                self._room = -1  # nothing is published: the next put is to look anew
             finally:
                 self._put_turn.leave()
             if fits is not False:
