@@ -457,6 +457,10 @@ class Pool:
     def close(self) -> None:
         """Give the memory back, with no worker left to use it."""
         with self.lock:
+            # Their descriptors go with them; whoever has the processes of the executor keeps them.
+            for workers in self._workers, self._leaving, self._dead:
+                workers.clear()
+            self.processes = {}
             self._words = _NOTHING
             self._calls.close()
             self._results.close()
