@@ -143,7 +143,7 @@ proctype Consumer(byte me)
 #ifndef NO_FLAG_AGAIN
 						flag = true; /* step: bell.flag_again */
 #ifndef NO_FENCE_AGAIN
-						drain() /* as after the first flag */
+						drain() /* step: bell.fence_again */
 #endif
 #endif
 #ifdef SLICES
