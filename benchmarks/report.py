@@ -43,6 +43,7 @@ def conditions() -> dict[str, Any]:
         "commit": _commit(),
         "load": [round(value, 2) for value in os.getloadavg()],
         "nice": os.nice(0),
+        "autogroup": _autogroup(),
         "versions": {name: version for name in _PEERS if (version := _version(name))},
     }
 
@@ -54,6 +55,14 @@ def _machine() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
     return f"{names[0] if names else 'processor'} ({platform.machine()})"
+
+
+def _autogroup() -> str:
+    """Where Linux groups by session, niceness counts inside the session only; this is between."""
+    try:
+        return Path("/proc/self/autogroup").read_text().strip().rpartition("nice ")[2]
+    except OSError:
+        return "none"
 
 
 def _commit() -> str:
@@ -85,7 +94,7 @@ def print_conditions(found: dict[str, Any], missing: dict[str, str]) -> None:
     print(f"machine  {found['machine']}, {found['cores']} cores, {found['kernel']}")
     print(f"python   {found['python']}; {versions}")
     print(f"commit   {found['commit']}; {found['date']}")
-    print(f"load     {load}; niceness {found['nice']}")
+    print(f"load     {load}; niceness {found['nice']}, of the session {found['autogroup']}")
     for library, reason in missing.items():
         print(f"missing  {library}: {reason}")
     if found["load"][0] > found["cores"] / 2:
