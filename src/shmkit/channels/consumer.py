@@ -99,14 +99,16 @@ class Consuming(Half):
 
     def _see_frames(self, timeout: float | None) -> bool:
         """Glance at the tail, for the fast path; whether there is a frame for it now."""
-        if self._seen < 0:
+        if self._get_at < 0:
             return False
         if timeout is None or timeout > 0:
             self._data.glance(TAIL, self._get_at + self._get_lap)
         # No call from here on, as there.
         at, tail = self._get_at, self._words[TAIL]
         seen = tail - self._get_lap
-        if self._seen != at or tail & 15 or not at < seen <= self._base + self._size:
+        if at < 0 or self._seen != at or tail & 15:
+            return False  # another thread is on the careful path
+        if not at < seen <= self._base + self._size:
             return False  # none, or in the next lap, or for the careful path to see what it is
         self._seen = seen
         return True
