@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from mmap import mmap
 from pathlib import Path
@@ -105,15 +106,23 @@ def test_a_get_killed_while_counting_is_counted_right(
     assert queue.qsize() == 5
 
 
-def test_a_task_done_that_was_killed_is_not_done(make_queue: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("step", ["task.done", "task.news"])
+def test_a_task_done_that_was_killed_is_done_or_not(
+    make_queue: Callable[..., Any], step: str
+) -> None:
     queue = make_queue(JoinableQueue)
     queue.put(1)
     queue.get()
-    with run_until("task.done", lambda: queue.task_done(), method="fork") as victim:
+    joiner = threading.Thread(target=queue.join)
+    joiner.start()
+    with run_until(step, queue.task_done, method="fork") as victim:
         assert victim.reached
-    assert queue.unfinished_tasks == 1
-    queue.task_done()
-    queue.join()
+    if step == "task.done":
+        assert queue.unfinished_tasks == 1
+        queue.task_done()
+    assert queue.unfinished_tasks == 0
+    joiner.join(TIMEOUT)
+    assert not joiner.is_alive()
 
 
 # ------------------------------------------------------------------ parcels

@@ -11,8 +11,8 @@ tail stands elsewhere by now. A note is written beside the last one, and then po
     0x1c0   get side: the same with head, and objects taken         consumer
     0x200   the most objects there may be; 0: no limit but room     creator
     0x208   1, once the line above holds                            creator
-    0x210   tasks done                                              under the put side's lock
-    0x218   how often joiners had reason to look again              under the put side's lock
+    0x210   tasks done                                              under the get side's lock
+    0x218   how often joiners had reason to look again              under the get side's lock
     0x240   "done" doorbell: a joiner may be asleep                 both
 """
 
@@ -323,7 +323,7 @@ class CountedRing(ObjectRing):
 class JoinableRing(CountedRing):
     """What a JoinableQueue is made of: it counts tasks done, too."""
 
-    __slots__ = ("_done",)
+    __slots__ = ("_done", "_put_seen")
 
     _KIND = 10
     _SEMAPHORES: ClassVar[Mapping[str, int]] = {**CountedRing._SEMAPHORES, "done": 0}
@@ -333,12 +333,8 @@ class JoinableRing(CountedRing):
         """Take over a segment; `make` and `attach` are the ways to it, and `learn`."""
         super().__init__(segment)
         bells = segment.membership.semaphores
+        self._put_seen = 0
         self._done = Doorbell(segment.words, _DONE_BELL, _SET, bells, "done", shared=True)
-
-    def _unfinished(self) -> int:
-        words = self._open_words()
-        expected = self._taken(words) if words[STATE] == CUT else self._put(words)
-        return expected - words[_DONE]
 
     def unfinished(self) -> int:
         """Objects put that no `task_done` was called for.
@@ -346,11 +342,9 @@ class JoinableRing(CountedRing):
         Raises:
             ClosedError: this handle was closed.
         """
-        self._enter_puts(Deadline(None))
-        try:
-            return self._unfinished()
-        finally:
-            self._put_turn.leave()
+        words = self._open_words()
+        done = words[_DONE]  # first: whoever sees nothing left is right, though others go on
+        return (self._taken(words) if words[STATE] == CUT else self._put(words)) - done
 
     def task_done(self) -> None:
         """Say of an object that was taken that its task is done.
@@ -359,16 +353,26 @@ class JoinableRing(CountedRing):
             ValueError: called more often than objects were put.
             ClosedError: this handle was closed.
         """
-        self._enter_puts(Deadline(None))
+        # The lock of those who take: they are the ones to call this.
+        mutex, turn, words, me = self._get_mutex, self._get_turn, self._open_words(), get_ident()
+        assert mutex is not None
+        if turn.owner != me and mutex.acquire(True, PATIENCE):
+            turn.owner = me
+        else:
+            self._enter_gets(Deadline(None))
         try:
-            left = self._unfinished()
-            if left <= 0:
-                raise ValueError("task_done() called too many times")
-            words = self._words
-            words[NEWS] += left == 1  # first: a kill before the next store leaves it to be done
-            words[_DONE] += 1  # step: task.done
+            done = words[_DONE]
+            left = self._put_seen - done
+            if left <= 1 or words[STATE] == CUT:
+                left = self.unfinished()
+                self._put_seen = done + left
+                if left <= 0:
+                    raise ValueError("task_done() called too many times")
+            words[_DONE] = done + 1  # step: task.done
+            if left == 1:
+                words[NEWS] += 1  # step: task.news
         finally:
-            self._put_turn.leave()
+            turn.leave()
         if left == 1:
             fence()
             self._done.ring()
@@ -384,17 +388,18 @@ class JoinableRing(CountedRing):
             if self.unfinished() <= 0:
                 self._done.ring()  # for the next joiner
                 return
-            self._done.wait(NEWS, seen, Deadline(1), self._look_for(self._producer, 0, 0))
+            # Not for ever: whoever did the last task may have been killed before it told.
+            self._done.wait(NEWS, seen, Deadline(0.5), self._look_for(self._producer, 0, 0))
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more objects in; with `immediate`, what is in is lost, and counts as done."""
         super().shutdown(immediate)
         if immediate:
-            self._enter_puts(Deadline(None))
+            self._enter_gets(Deadline(None))
             try:
                 self._words[NEWS] += 1
             finally:
-                self._put_turn.leave()
+                self._get_turn.leave()
             fence()
             self._done.ring()
 

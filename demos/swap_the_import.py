@@ -1,0 +1,92 @@
+"""The same program over the standard library's queues and over shmkit's, timed.
+
+    main  --tasks-->  worker, worker  --results-->  main
+
+`run` is given a module and takes `Queue` and `JoinableQueue` from it, as a program would from
+`multiprocessing` or, with the import swapped, from `shmkit`. Tasks are small records, then images
+of eight megabytes, which the workers darken and send back.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import shmkit
+
+RECORDS = 4000
+IMAGES = 12
+SHAPE = (1024, 8192)  # a byte each
+
+
+def work(tasks: Any, results: Any) -> None:
+    """Take tasks and answer them until there is a None."""
+    while (task := tasks.get()) is not None:
+        if isinstance(task, dict):
+            results.put(task["id"] * task["factor"])
+        else:
+            results.put(task // 2)
+        tasks.task_done()
+    tasks.task_done()
+
+
+def run(module: ModuleType) -> dict[str, float]:
+    """Do everything with one module's queues.
+
+    Returns:
+        Seconds for the records, and for the images.
+    """
+    tasks, results = module.JoinableQueue(), module.Queue()
+    workers = [multiprocessing.Process(target=work, args=(tasks, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    seconds = {}
+
+    begin = time.perf_counter()
+    for number in range(RECORDS):
+        tasks.put({"id": number, "factor": 3, "name": "a record"})
+    total = sum(results.get() for _ in range(RECORDS))
+    tasks.join()
+    seconds["records"] = time.perf_counter() - begin
+    assert total == 3 * sum(range(RECORDS))
+
+    image = np.full(SHAPE, 200, "u1")
+    begin = time.perf_counter()
+    for _ in range(IMAGES):
+        tasks.put(image)
+        darker = results.get()
+    tasks.join()
+    seconds["images"] = time.perf_counter() - begin
+    assert darker.shape == SHAPE
+    assert (darker == 100).all()
+    darker[0] = 0  # it is this process's own
+
+    for _ in workers:
+        tasks.put(None)
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0, f"{worker.name} ended with {worker.exitcode}"
+        worker.close()
+    for queue in tasks, results:
+        queue.close()
+        queue.join_thread()
+    return seconds
+
+
+def main() -> None:
+    """Run it over both, and compare."""
+    theirs, ours = run(multiprocessing), run(shmkit)
+    for what, number in (("records", RECORDS), ("images", IMAGES)):
+        print(
+            f"{number} {what} there and back: multiprocessing {theirs[what]:.2f} s, "
+            f"shmkit {ours[what]:.2f} s, {theirs[what] / ours[what]:.1f} times as fast"
+        )
+
+
+if __name__ == "__main__":
+    main()
+    print("ok")
