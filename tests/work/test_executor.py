@@ -50,7 +50,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Executor]]:
     def new(workers: int = 2, **options: Any) -> Executor:
         executor = EXECUTORS[kind](workers, multiprocessing.get_context(method), **options)
         made.append(executor)
-        return executor
+        return executor  # type: ignore[no-any-return]
 
     yield new
     for executor in made:
@@ -355,11 +355,15 @@ def test_a_killed_worker_fails_its_call_alone(ours, gate) -> None:
 
 
 def test_a_dead_worker_tells_how_it_died() -> None:
-    error = pickle.loads(pickle.dumps(WorkerDied(12, -11)))
-    assert isinstance(error, BrokenProcessPool)
-    assert isinstance(error, shmkit.ShmkitError)
-    assert (type(error), error.pid, error.exitcode) == (WorkerDied, 12, -11)
-    assert "was killed by SIGSEGV" in str(error)
+    copy: Any = pickle.loads(pickle.dumps(WorkerDied(12, -11)))
+    assert isinstance(copy, BrokenProcessPool)
+    assert isinstance(copy, shmkit.ShmkitError)
+    assert (type(copy), copy.args, vars(copy)) == (
+        WorkerDied,
+        copy.args,
+        {"pid": 12, "exitcode": -11},
+    )
+    assert "was killed by SIGSEGV" in str(copy)
     assert "exited with status 3" in str(WorkerDied(1, 3))
     assert "killed by signal 99" in str(WorkerDied(1, -99))
     assert shmkit.errors.WorkerDied is shmkit.WorkerDied is WorkerDied
@@ -434,7 +438,7 @@ def test_any_number_of_threads_submit(quick) -> None:
 
 
 def test_a_pool_that_is_dropped_ends_by_itself(context) -> None:
-    pool = ProcessPoolExecutor(2, context)
+    pool: Any = ProcessPoolExecutor(2, context)
     future = pool.submit(double, 2)
     processes, thread = list(pool._processes.values()), pool._executor_manager_thread
     del pool

@@ -55,8 +55,8 @@ def once(
 
     Raises:
         TimeoutError: another process was still building.
-        ValueError: a bad name, or an array of objects.
-        TypeError: `build` made neither bytes nor an array.
+        ValueError: a bad name.
+        TypeError: `build` made neither bytes nor an array, or an array of Python objects.
         OSError: ENOSPC, no room for it.
         BaseException: what `build` raises; the next one who waits builds then.
     """
