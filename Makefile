@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 EDITABLE ?= --editable
 SOURCES := $(if $(EDITABLE),,$(shell find src -name '*.py'))
 
-.PHONY: demo test lint types arch coverage bench model killmatrix soak clean
+.PHONY: demo test lint types arch coverage bench conformance model killmatrix soak clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -46,6 +46,10 @@ coverage: $(VENV)/.tests
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ring.py $(ARGS)
+
+# CPython's own suites against our classes, with the `test` package of the interpreter in use.
+conformance: $(VENV)/.tests
+	$(BIN)/python conformance/run.py $(ARGS)
 
 # The protocols' models, checked by Spin: tests/model.
 model: $(VENV)/.tests

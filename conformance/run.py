@@ -3,8 +3,7 @@ r"""Run CPython's own suites against shmkit's classes: `python conformance/run.p
 Nothing of the suites is copied: they are imported from the `test` package of this interpreter, and
 subclassed with another class to test. Each class of tests runs under each start method in an
 interpreter of its own, under a deadline. A case that does not apply is skipped by name, with the
-private of the standard library or the deliberate difference it rests on; the run fails if a case
-fails, and also if a skip names a case that there is not, or that passes.
+private of the standard library or the deliberate difference it rests on.
 
 `--write docs/conformance.md` puts the table between the marks for it there:
 
