@@ -47,11 +47,11 @@ def calls(ring: Ring) -> Iterator[tuple[str, Callable[[], Any]]]:
     room = bytearray(CAPACITY)
 
     def peek() -> bytes:
-        with ring.peek(timeout=0.002) as view:
+        with ring.peek(timeout=0) as view:
             return bytes(view)
 
     def reserve() -> None:
-        with ring.reserve(700, timeout=0.002) as frame:
+        with ring.reserve(700, timeout=0) as frame:
             frame[:] = bytes(700)
 
     yield "repr", lambda: repr(ring)
@@ -60,14 +60,14 @@ def calls(ring: Ring) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "empty", ring.empty
     yield "statistics", ring.statistics
     yield "peek", peek
-    yield "get", lambda: ring.get(timeout=0.002)
-    yield "put", lambda: ring.put(b"z" * 40, timeout=0.002)
+    yield "get", lambda: ring.get(timeout=0.0005)
+    yield "put", lambda: ring.put(b"z" * 40, timeout=0.0005)
     yield "reserve", reserve
-    yield "put_many", lambda: ring.put_many([b"y" * 500] * 9, timeout=0.002)
-    yield "get_into", lambda: ring.get_into(room, timeout=0.002)
-    yield "get_many", lambda: ring.get_many(timeout=0.002)
-    yield "put", lambda: ring.put(b"z" * 40, timeout=0.002)
-    yield "get", lambda: ring.get(timeout=0.002)
+    yield "put_many", lambda: ring.put_many([b"y" * 500] * 9, timeout=0)
+    yield "get_into", lambda: ring.get_into(room, timeout=0)
+    yield "get_many", lambda: ring.get_many(timeout=0)
+    yield "put", lambda: ring.put(b"z" * 40, timeout=0)
+    yield "get", lambda: ring.get(timeout=0)
     yield "shutdown", ring.shutdown
 
 
@@ -130,13 +130,12 @@ def poke_header(where: str, many: str) -> None:
         pass
     content = read(where)
     for offset in words_to_poke():
-        for value in VALUES:
+        for value in VALUES if 0x68 <= offset < 0x480 else VALUES[::3]:
             if offset < 8 and value == 0:
                 continue  # half-made: takes a while to be told, and is told elsewhere
             write(where, 0, content)
             write(where, offset, struct.pack("<Q", value))
             attempt(f"{offset:#x} = {value:#x}", where)
-            # The header as it was, for whoever leaves to know what it leaves.
     write(where, 0, content)
     remove(where)
 
@@ -179,7 +178,7 @@ def poke_at_random(where: str, many: str) -> None:
     with with_frames(where, producers=many, consumers=many):
         pass
     content = read(where)
-    for seed in range(300):
+    for seed in range(240):
         dice = random.Random(seed)
         poked = bytearray(content)
         if seed % 3 == 0:  # everything that is not fixed
@@ -210,7 +209,10 @@ def poke_live(where: str, many: str) -> None:
     """Both ends attached, roles taken, fast paths warm; then a word changes."""
     content = b""
     for offset in [*range(0x68, 0x480, 8), *range(4096, 8192, 512)]:
-        for value in VALUES if offset in (0x80, 0x88, 0x180) else VALUES[::2]:
+        values = VALUES if offset in (0x80, 0x88, 0x180) else VALUES[::2]
+        if 0x420 <= offset < 0x450:
+            values = [1]  # the own phases at the locks: a wait for oneself takes its time
+        for value in values:
             if 0x70 <= offset < 0x78:
                 continue  # who removes the names: wrong, it only leaves them there
             what = f"live {offset:#x} = {value:#x}"
