@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from exchange import exchange
+
 __all__ = ["Table", "Watch", "conditions", "print_conditions", "print_table", "write_json"]
 
 _PEERS = ("shmkit", "posix_ipc", "pyzmq", "faster-fifo", "iceoryx2")
@@ -106,20 +108,28 @@ def print_conditions(found: dict[str, Any], missing: dict[str, str]) -> None:
 
 
 class Watch:
-    """What share of the processors' time other programs take, from now on."""
+    """What else happens to the machine, from now on."""
 
     def __init__(self) -> None:
+        self._exchange = [exchange()]
         self._before = _times()
 
-    def report(self) -> float | None:
-        """Say it; None where the system does not tell."""
+    def report(self) -> dict[str, Any]:
+        """Say it: what share of the processors' time others took, how fast cores exchange."""
         before, now = self._before, _times()
-        if before is None or now is None:
-            return None
-        elapsed, own, all_together = (late - early for early, late in zip(before, now, strict=True))
-        share = max(0.0, all_together - own) / (elapsed * (os.cpu_count() or 1))
-        print(f"Meanwhile other programs took {share:.0%} of the processors' time.\n", flush=True)
-        return round(share, 3)
+        found: dict[str, Any] = {}
+        if before and now:
+            elapsed, own, anybody = (late - early for early, late in zip(before, now, strict=True))
+            found["others"] = max(0.0, anybody - own) / (elapsed * (os.cpu_count() or 1))
+            print(f"Meanwhile other programs took {found['others']:.0%} of the processors' time.")
+        self._exchange.append(exchange())
+        speeds = [speed for speed in self._exchange if speed]
+        if speeds:
+            found["exchange"] = speeds
+            told = ", then ".join(f"{speed:.0f}" for speed in speeds)
+            print(f"What a core has written, another reads at {told} GB/s.")
+        print(flush=True)
+        return found
 
 
 def _times() -> tuple[float, float, float] | None:

@@ -281,14 +281,14 @@ def main(argv: list[str] | None = None) -> int:
     contenders, missing = load()
     if options.only:
         contenders = [c for c in contenders if any(o in c.name.lower() for o in options.only)]
-    found = conditions() | {"others": {}}
+    found = conditions() | {"meanwhile": {}}
     print_conditions(found, missing)
     cells: dict[str, list[Cell]] = {}
     for name, run in TOPOLOGIES.items():
         if given.topology in {name, "all"}:
             watch = Watch()
             cells[name] = run([c for c in contenders if name in c.topologies], options)
-            found["others"][name] = watch.report()
+            found["meanwhile"][name] = watch.report()
     if given.json:
         write_json(given.json, found, {name: _plain(row) for name, row in cells.items()})
     failed = [c for row in cells.values() for c in row if c.failure and c.contender.ours]
