@@ -14,19 +14,19 @@ The children are forked: that is the one start method that hands every contender
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext
 from typing import Any, NamedTuple, Self
 
 from contenders import Channel, Contender
 
 __all__ = ["Child", "Failed", "Line", "Run", "channels", "clock"]
 
-_fork = multiprocessing.get_context("fork")
+_fork = ForkContext()
 clock = time.perf_counter
 
 
