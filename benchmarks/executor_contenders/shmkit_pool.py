@@ -1,0 +1,21 @@
+"""shmkit's executor."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+from shmkit import ProcessPoolExecutor
+
+__all__ = ["CONTENDERS"]
+
+
+class Pool(ProcessPoolExecutor):
+    def close(self) -> None:
+        self.shutdown()
+
+
+def make(workers: int) -> Pool:
+    return Pool(workers, multiprocessing.get_context("fork"))
+
+
+CONTENDERS = {"shmkit.ProcessPoolExecutor": make}
