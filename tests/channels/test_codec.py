@@ -269,7 +269,7 @@ def test_any_nest_of_plain_objects_comes_back(obj: Any) -> None:
 def test_any_array_comes_back(code: str, shape: list[int], order: Any, reverse: bool) -> None:
     if np.prod(shape, dtype="i8") > 300_000:
         shape = shape[:2]
-    array = np.arange(int(np.prod(shape, dtype="i8"))).reshape(shape).astype(code, order)
+    array = (np.arange(np.prod(shape, dtype="i8")) % 100).reshape(shape).astype(code, order)
     array = array[..., ::-1] if reverse and shape else array
     back = there_and_back((1, array))[1]
 

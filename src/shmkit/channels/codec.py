@@ -10,7 +10,7 @@ once more out of the frame to where they stay:
             pickle, with NEXT_BUFFER where a buffer belongs
             the buffers, each at a multiple of 16
 
-Three kinds of things are buffers: `bytes`, `bytearray` and contiguous buffers from 64 KiB on, and
+Three kinds of things are buffers: `bytes`, `bytearray` and contiguous buffers from 128 KiB on, and
 numpy arrays from 1000 bytes on. Arrays come out as arrays that own their memory and are writable,
 in the order (C or Fortran) they had; a strided one comes out contiguous. A memoryview comes out as
 a memoryview on memory of its own.
@@ -40,7 +40,7 @@ __all__ = ["Encoded", "Memory", "Received", "Source", "decode", "encode", "load"
 
 PROTOCOL: Final = 5
 LEAST_ARRAY: Final = 1000  # bytes; numpy copies smaller ones out of a pickle as fast
-LEAST_PAYLOAD: Final = 64 << 10  # bytes, from which on the pickler does not copy
+LEAST_PAYLOAD: Final = 128 << 10  # bytes; of smaller ones two more copies cost less than a table
 
 _HEAD: Final = struct.Struct("<I4xQ")
 _ALIGN: Final = 16
