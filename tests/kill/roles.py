@@ -117,10 +117,10 @@ def _get_some(ring: Ring, ledger: Ledger, me: int, dice: random.Random, only: st
             ledger.note(me, frame)
             linger(dice)
     elif way == "get_many":
-        for frame in ring.get_many(dice.choice((None, 1, 3))):
-            ledger.note(me, frame)
+        for taken in ring.get_many(dice.choice((None, 1, 3))):
+            ledger.note(me, taken)
     elif way == "get_into":
         room = bytearray(CAPACITY)
-        ledger.note(me, room[: ring.get_into(room)])
+        ledger.note(me, memoryview(room)[: ring.get_into(room)])
     else:
         ledger.note(me, ring.get(timeout=0.02))

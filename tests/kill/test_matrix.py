@@ -124,11 +124,16 @@ def test_every_step_is_in_the_matrix():
     "case", CASES, ids=lambda case: "-".join((*case[:4], case.number.name)) if case else ""
 )
 def test_killed_or_stopped_at_a_step(case: Case, make_where, start_process_fork):
-    options = {f"{case.side}s": case.sharing}
+    sharing = {"producers": "one", "consumers": "one", f"{case.side}s": case.sharing}
     ledger = Ledger()
     with (
         deadline(TIMEOUT),
-        Ring.create(make_where(case.backend), capacity=CAPACITY, **options) as ring,
+        Ring.create(
+            make_where(case.backend),
+            capacity=CAPACITY,
+            producers=sharing["producers"],
+            consumers=sharing["consumers"],
+        ) as ring,
     ):
         names = semaphores_of(ring)
         if case.side == "producer":
