@@ -16,6 +16,7 @@ Calls of the wrapped object itself, and those that do not wait, take as long as 
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -40,6 +41,7 @@ __all__ = ["AsyncQueue", "AsyncRing"]
 T = TypeVar("T")
 
 _GLANCE: Final = 1e-4  # seconds
+_yield: Final = getattr(os, "sched_yield", lambda: None)
 _POLL: Final = 1e-3  # seconds: what an event loop can sleep at least
 
 
@@ -83,6 +85,7 @@ class _Waiting:
         end = loop.time() + _GLANCE
         while loop.time() < end:
             await asyncio.sleep(0)
+            _yield()  # to a peer that was just woken, perhaps on this core (waiting.py)
             if self._moved(seen):
                 return
         current = self._slices.get(loop)
