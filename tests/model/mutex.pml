@@ -174,7 +174,7 @@ wait:
 		fi;
 		ticked = (ticked || noted == me); /* step: mutex.tick */
 		if
-		:: atomic { rescuer == NOBODY -> rescuer = me; forget_notes() }
+		:: atomic { rescuer == NOBODY -> rescuer = me; forget_notes() } /* step: mutex.rescue */
 		:: rescuer != NOBODY -> goto in_vain
 		fi;
 

@@ -455,7 +455,7 @@ class Consuming(Half):
         fence()  # step: get.bell
         self._space.ring()
         if self._consumer.shared and self._words[TAIL] != self._words[HEAD]:
-            self._data.ring()  # something is left for others that sleep
+            self._data.ring()  # something is left for others that sleep  # step: get.ring_on
 
     def _await_frame(self, deadline: Deadline) -> None:
         if deadline.is_now:

@@ -419,7 +419,7 @@ class Producing(Half):
             self._map[at : at + size] = data  # step: put.payload
         self._words[index] = size  # step: put.header
         if self._checked:
-            self._words[index + 1] = tail >> 4 & LOW | checksum(size, tail, data) << 32
+            self._words[index + 1] = tail >> 4 & LOW | checksum(size, tail, data) << 32  # step: put.checksum
         self._tail = tail + ((size + 31) & -16)
 
     def _publish(self) -> None:
@@ -440,7 +440,7 @@ class Producing(Half):
         fence()  # step: put.bell
         self._data.ring()
         if self._producer.shared:
-            self._space.ring()  # there may be room for others that sleep, too
+            self._space.ring()  # there may be room for others that sleep, too  # step: put.ring_on
 
     def _await_room(self, deadline: Deadline) -> None:
         if self._policy == "raise" or deadline.is_now:

@@ -290,9 +290,9 @@ class Ring(Producing, Consuming):
         state = self._words[STATE]
         self._check_state(state)
         if state == READY or (immediate and state == SHUT):
-            self._words[STATE] = CUT if immediate else SHUT
-        self._data.ring_always()
-        self._space.ring_always()
+            self._words[STATE] = CUT if immediate else SHUT  # step: shut.state
+        self._data.ring_always()  # step: shut.data
+        self._space.ring_always()  # step: shut.space
 
     def flush(self) -> None:
         """Make what was put survive a loss of power, where the ring is on a file.

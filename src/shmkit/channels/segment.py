@@ -220,12 +220,12 @@ class Segment:
                 except (FileNotFoundError, IncompatibleSegment) as error:
                     raise _taken_over(self.buffer) from error
             view = self.buffer.buf
-            view[8 : 8 + len(fixed)] = fixed
-            self.buffer.buf[STATE * 8] = READY
+            view[8 : 8 + len(fixed)] = fixed  # step: make.fields
+            self.buffer.buf[STATE * 8] = READY  # step: make.state
             self._bind()
-            self.words[OWNERSHIP] = self.membership.ownership()
+            self.words[OWNERSHIP] = self.membership.ownership()  # step: make.ownership
             self.membership.enter(self.words, self.header.participants, self.header.incarnation)
-            view[:8] = MAGIC
+            view[:8] = MAGIC  # step: make.magic
 
     def _enter(self) -> None:
         with self.membership.entering():

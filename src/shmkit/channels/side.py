@@ -76,12 +76,12 @@ class Side:
                 pid=pid,
                 role=self.role,
             )
-        self._segment.words[self._membership.line() + LINE_ROLES] |= 1 << self._bit
+        self._segment.words[self._membership.line() + LINE_ROLES] |= 1 << self._bit  # step: claim
 
     def release(self) -> None:
         """Give the role back: a departure, not a death."""
         self._segment.words[self._membership.line() + LINE_ROLES] &= ~(1 << self._bit)
-        if self._byte is not None:
+        if self._byte is not None:  # step: unclaim
             self._membership.presence.unlock(self._byte)
 
     def holders(self) -> list[int]:

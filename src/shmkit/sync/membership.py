@@ -175,14 +175,14 @@ class Membership:
                     self.semaphores[name].reset(count)
             return
         if first:
-            words[EPOCH] = (words[EPOCH] + 1) % (1 << 64)
+            words[EPOCH] = (words[EPOCH] + 1) % (1 << 64)  # step: member.epoch
         self._epoch = words[EPOCH]
         for name, count in self._counts.items():
             full = f"shmkit-{self._semaphore_stem()}-{name}"
             if not first:
                 self.semaphores[name] = Semaphore.attach(full)
                 continue
-            Semaphore.discard(full)
+            Semaphore.discard(full)  # step: member.discard
             self.semaphores[name] = Semaphore.create(full, count, tracked=self._removes_names)
             if self._is_tracked_here():
                 resource_tracker.register(f"/{full}", "semaphore")
@@ -209,9 +209,9 @@ class Membership:
         line = self.line(slot)
         self._bury(line)
         self._slot, self._pid = slot, os.getpid()
-        self._words[line + LINE_PID] = self._pid
+        self._words[line + LINE_PID] = self._pid  # step: member.pid
         self._words[line + LINE_START] = start_time(self._pid)
-        self._words[line + LINE_ATTACHED] = time.time_ns()
+        self._words[line + LINE_ATTACHED] = time.time_ns()  # step: member.attached
         if self._watch is not None:
             self._watch()
 
@@ -257,7 +257,7 @@ class Membership:
         # Looked at after they were seen dead: whoever is inside now did not give it to them.
         if any(words[line + at] == INSIDE for line, _ in self.lines()):
             for phase in dead:
-                words[phase] = IDLE
+                words[phase] = IDLE  # step: member.forget
 
     def _find_slot(self) -> int | None:
         # What the dead leave in their lines is news for some time: the oldest goes first.
@@ -365,10 +365,10 @@ class Membership:
         try:
             if self._slot >= 0 and self._pid == os.getpid():
                 with self.entering():
-                    self._words[self.line() + LINE_ROLES] = 0
-                    presence.unlock(PARTICIPANT_BYTE + self._slot)
+                    self._words[self.line() + LINE_ROLES] = 0  # step: member.roles
+                    presence.unlock(PARTICIPANT_BYTE + self._slot)  # step: member.leave
                     if not presence.others(PARTICIPANT_BYTE, self._participants):
-                        self._last_one_out()
+                        self._last_one_out()  # step: member.last
         finally:
             self._presence = None
             self._words = NO_WORDS

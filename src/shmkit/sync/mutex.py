@@ -312,7 +312,7 @@ class Mutex:
     def _look_for_the_dead(self, *, patient: bool) -> Acquired:
         """Become the holder if the token went with a dead one."""
         presence, byte = self._membership.presence, RESCUE_BYTE + self._index
-        if not presence.try_lock(byte):
+        if not presence.try_lock(byte):  # step: mutex.rescue
             return NO  # another is at it
         try:
             dead, rest = self._survey()
