@@ -418,8 +418,8 @@ class Producing(Half):
             at += self._base + HEADER
             self._map[at : at + size] = data  # step: put.payload
         self._words[index] = size  # step: put.header
-        if self._checked:
-            self._words[index + 1] = tail >> 4 & LOW | checksum(size, tail, data) << 32  # step: put.checksum
+        if self._checked:  # step: put.checksum
+            self._words[index + 1] = tail >> 4 & LOW | checksum(size, tail, data) << 32
         self._tail = tail + ((size + 31) & -16)
 
     def _publish(self) -> None:
