@@ -245,7 +245,7 @@ def _take_some(line: Line, contender: Contender, channel: Channel, size: int) ->
     get = channel.consumer()
     line.ready()
     taken, begin, first = take(line, get, size)
-    if taken and (type(first) is not bytes or len(first) != size):
+    if type(first) is not bytes or (len(first) != size and first not in (_END, _STOP)):
         raise Failed(f"got {first!r:.80} for a frame")
     line.tell((taken, begin))
     line.wait_to_leave()
