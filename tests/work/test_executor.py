@@ -354,6 +354,29 @@ def test_a_killed_worker_fails_its_call_alone(ours, gate) -> None:
     assert ours.submit(double, 3).result(SECONDS) == 6
 
 
+def test_a_callback_may_submit_the_call_again(quick) -> None:
+    done = threading.Event()
+    again: list[Any] = []
+
+    def submit_again(future: Future[Any]) -> None:
+        again.append((type(future.exception()), quick.submit(double, 21)))
+        done.set()
+
+    quick.submit(kill_self, signal.SIGKILL).add_done_callback(submit_again)
+    assert done.wait(SECONDS)
+    assert again[0][0] is WorkerDied
+    assert again[0][1].result(SECONDS) == 42
+
+
+def nest() -> int:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as inner:
+        return inner.submit(double, 4).result(SECONDS)
+
+
+def test_a_worker_may_have_a_pool_of_its_own(quick) -> None:
+    assert [quick.submit(nest).result(SECONDS) for _ in range(3)] == [8] * 3
+
+
 def test_a_dead_worker_tells_how_it_died() -> None:
     copy: Any = pickle.loads(pickle.dumps(WorkerDied(12, -11)))
     assert isinstance(copy, BrokenProcessPool)

@@ -126,6 +126,8 @@ class ProcessPoolExecutor(Executor):
         with pool.lock:
             self._check(pool)
             pool.submit(call, content)
+        if pool.failed:
+            pool.tell_failed()
         return future
 
     def _check(self, pool: Pool) -> None:

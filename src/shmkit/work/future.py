@@ -9,16 +9,17 @@ share.
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["CallFuture"]
 
 _T = TypeVar("_T")
 
-_guard: Final = threading.Lock()
+_guard = threading.Lock()
 
 
 class CallFuture(Future[_T]):
@@ -72,3 +73,12 @@ class CallFuture(Future[_T]):
     def done(self) -> bool:
         """As of a Future."""
         return self._state == FINISHED or super().done()
+
+
+def _renew_guard() -> None:
+    """In a forked child: whoever held it is not there."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_guard)

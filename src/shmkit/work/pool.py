@@ -32,7 +32,17 @@ from shmkit.errors import Empty, Full, PeerDied
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.work.calls import LINE, READY, STARTED, TAKEN, CallRing, ResultRing
 from shmkit.work.died import WorkerDied
-from shmkit.work.worker import BROKEN, FAILED, LAST, WAKE, number_of, revive, unpack, work
+from shmkit.work.worker import (
+    BROKEN,
+    FAILED,
+    LAST,
+    WAKE,
+    number_of,
+    revive,
+    unpack,
+    unreadable,
+    work,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +99,7 @@ class Pool:
 
     Notes:
         `lock` guards all that submitting threads and the collector share. Results are taken by the
-        collector alone.
+        collector alone. No future is set with the lock held: its callbacks may submit.
     """
 
     def __init__(
@@ -117,6 +127,7 @@ class Pool:
         self._failed_starts = 0
         self._failed_initializer = ""  # the traceback
         self._lost: BaseException | None = None  # a result was, and it is not known whose
+        self.failed: list[tuple[Call, BaseException]] = []  # not yet told
         self._running: dict[int, Call] = {}
         self._parked: deque[Call] = deque()
         self._window = self._least = 2 * most_workers + 1
@@ -161,7 +172,7 @@ class Pool:
             try:
                 content = encode(call.task)
             except BaseException as error:  # noqa: BLE001 - the future's
-                _fail(call, error)
+                self.failed.append((call, error))
                 return True
         try:
             self._calls.put_encoded(content, 0)
@@ -169,12 +180,21 @@ class Pool:
             return False
         except Exception as error:  # noqa: BLE001 - the future's
             call.is_running = call.is_running or call.future.set_running_or_notify_cancel()
-            _fail(call, error)
+            self.failed.append((call, error))
             return True
         if not call.is_running:
             call.is_running = call.future.set_running_or_notify_cancel()
         self._running[self._calls.position] = call
         return True
+
+    def tell_failed(self) -> None:
+        """Set the futures of calls that could not be sent, or were lost with their worker."""
+        while self.failed:
+            try:
+                call, error = self.failed.pop()
+            except IndexError:
+                return  # another thread told it
+            _fail(call, error)
 
     def start(self) -> None:
         """Start the workers that must be there before there are threads."""
@@ -239,17 +259,17 @@ class Pool:
             if not is_abandoned():
                 return False
             self.closing = True
+        cancelled: list[Call] = []
         with self.lock:
             if self.cancelling:
                 self.cancelling = False
-                while self._parked:
-                    call = self._parked.popleft()
-                    if call.is_running:
-                        _fail(call, _cancelled())
-                    else:
-                        call.future.cancel()
-                        call.future.set_running_or_notify_cancel()
-            return not self._running and not self._parked
+                cancelled = [call for call in self._parked if not call.is_running]
+                self._parked = deque(call for call in self._parked if call.is_running)
+            done = not self._running and not self._parked
+        for call in cancelled:
+            call.future.cancel()
+            call.future.set_running_or_notify_cancel()
+        return done
 
     def _step(self) -> None:
         """Wait for results a little, then see to what they allow."""
@@ -275,6 +295,7 @@ class Pool:
         if self._parked:
             with self.lock:
                 self._refill()
+            self.tell_failed()
         self._done += count
 
     def _receive(self, timeout: float) -> bytes | Received | None:
@@ -294,9 +315,7 @@ class Pool:
         try:
             number, kind, value = unpack(frame)
         except BaseException as error:  # noqa: BLE001 - the future's
-            number, kind = number_of(frame), FAILED
-            reason = BaseException.with_traceback(error, None)
-            value = _Unreadable(reason)
+            number, kind, value = number_of(frame), FAILED, unreadable(error)
         call = self._running.pop(number, None)
         if call is None:
             if number == 0:
@@ -309,7 +328,7 @@ class Pool:
         if call is None:
             return
         if kind & FAILED:
-            _fail(call, value.explained() if type(value) is _Unreadable else revive(value))
+            _fail(call, value if isinstance(value, BaseException) else revive(value))
             return
         try:
             call.future.set_result(value)
@@ -395,15 +414,16 @@ class Pool:
                 call = self._running.pop(number)
                 if number in started:
                     process = started[number].process
-                    _fail(call, WorkerDied(process.pid or 0, process.exitcode))
+                    self.failed.append((call, WorkerDied(process.pid or 0, process.exitcode)))
                 elif number in owners:
                     self._parked.appendleft(call)
                 elif self._lost is not None:
-                    _fail(call, self._lost)
+                    self.failed.append((call, self._lost))
                 else:
                     self._running[number] = call
             self._lost = None
             self._refill()
+        self.tell_failed()
         self._bury(dead)
 
     def _bury(self, dead: list[_Worker]) -> None:
@@ -438,6 +458,7 @@ class Pool:
             self._parked.clear()
             for worker in self._workers + self._leaving:
                 worker.process.terminate()
+        self.tell_failed()
         for call in calls:
             if call.is_running or call.future.set_running_or_notify_cancel():
                 _fail(call, BrokenProcessPool(text))
@@ -471,31 +492,8 @@ _NO_NOTE: Final = memoryview(bytes(LINE * 8)).cast("Q")
 _NOTHING: Final = memoryview(bytearray(8)).cast("Q")
 
 
-class _Unreadable:
-    """In place of a value that does not unpickle."""
-
-    def __init__(self, reason: BaseException) -> None:
-        self.reason = reason
-
-    def explained(self) -> BaseException:
-        import pickle
-
-        error = pickle.UnpicklingError(
-            "what the call returned does not unpickle here "
-            f"({type(self.reason).__name__}: {self.reason})"
-        )
-        error.__cause__ = self.reason
-        return error
-
-
 def _fail(call: Call, error: BaseException) -> None:
     try:
         call.future.set_exception(error)
     except InvalidStateError:
         return  # somebody else set it
-
-
-def _cancelled() -> BaseException:
-    from concurrent.futures import CancelledError
-
-    return CancelledError("the pool was shut down with cancel_futures=True")

@@ -35,6 +35,7 @@ __all__ = [
     "revive",
     "run_chunk",
     "unpack",
+    "unreadable",
     "work",
 ]
 
@@ -183,6 +184,19 @@ def revive(failure: tuple[bytes, str]) -> BaseException:
 def unpack(frame: bytes | Received) -> Any:
     """Make an object of what a ring of objects gave."""
     return load(frame) if isinstance(frame, bytes) else frame.load()
+
+
+def unreadable(reason: BaseException) -> BaseException:
+    """The exception that explains that what a call returned does not unpickle.
+
+    Args:
+        reason: what unpickling raised.
+    """
+    error = pickle.UnpicklingError(
+        f"what the call returned does not unpickle here ({type(reason).__name__}: {reason})"
+    )
+    error.__cause__ = reason
+    return error
 
 
 def number_of(frame: bytes | Received) -> int:
