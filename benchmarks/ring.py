@@ -30,7 +30,10 @@ SIZES = {64: "64 B", 1 << 10: "1 KiB", 64 << 10: "64 KiB", 1 << 20: "1 MiB"}
 SHAPES = ((1, 1), (2, 2), (4, 1), (1, 4), (4, 4))
 SILENCE = 0.002  # seconds
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
-BASELINE = "multiprocessing.Queue"
+BASELINES = {
+    "spsc": ("multiprocessing.Queue", "pyzmq ipc"),
+    "mpmc": ("multiprocessing.Queue", "faster-fifo"),
+}
 DEADLINE = 30.0  # seconds for one run
 
 
@@ -135,7 +138,8 @@ def spsc(contenders: list[Contender], options: Options) -> list[Cell]:
                 run = partial(stream, contender, size, room=room(size), seconds=DEADLINE)
                 cells.append(Cell(contender, column, _Calibrated(options, run, size)))
     in_turns(cells, options.rounds)
-    _show_rates("One to one: thousand frames a second", contenders, cells, options)
+    title = "One to one: thousand frames a second"
+    _show_rates(title, contenders, cells, options, BASELINES["spsc"])
     return cells
 
 
@@ -149,7 +153,8 @@ def mpmc(contenders: list[Contender], options: Options) -> list[Cell]:
             calibrated = _Calibrated(options, run, 64)
             cells.append(Cell(contender, f"{producers} to {consumers}", calibrated))
     in_turns(cells, options.rounds)
-    _show_rates("Several to several, 64 B: thousand frames a second", contenders, cells, options)
+    title = "Several to several, 64 B: thousand frames a second"
+    _show_rates(title, contenders, cells, options, BASELINES["mpmc"])
     return cells
 
 
@@ -159,7 +164,11 @@ def _several(contender: Contender, producers: int, consumers: int, count: int) -
 
 
 def _show_rates(
-    title: str, contenders: list[Contender], cells: list[Cell], options: Options
+    title: str,
+    contenders: list[Contender],
+    cells: list[Cell],
+    options: Options,
+    baselines: tuple[str, ...],
 ) -> None:
     columns = list(dict.fromkeys(cell.column for cell in cells))
     names = list(dict.fromkeys(contender.name for contender in contenders))
@@ -167,14 +176,13 @@ def _show_rates(
     rows = [[name, *(_rate(table.get((name, column))) for column in columns)] for name in names]
     print_table(Table(title, ["", *columns], rows), markdown=options.markdown)
     best = [_best_peer(cells, column) for column in columns]
-    base = [table.get((BASELINE, column)) for column in columns]
     ratios = [["the best peer", *(cell.contender.name if cell else "-" for cell in best)]]
     for name in dict.fromkeys(contender.name for contender in contenders if contender.ours):
         own = [table.get((name, column)) for column in columns]
-        ratios += [
-            [f"{name} / the best peer", *map(_ratio, own, best)],
-            [f"{name} / {BASELINE}", *map(_ratio, own, base)],
-        ]
+        ratios.append([f"{name} / the best peer", *map(_ratio, own, best)])
+        for peer in baselines:
+            others = [table.get((peer, column)) for column in columns]
+            ratios.append([f"{name} / {peer}", *map(_ratio, own, others)])
     if len(ratios) > 1:
         print_table(Table("Ratios", ["", *columns], ratios), markdown=options.markdown)
     _show_failures(cells)
