@@ -508,7 +508,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("how", ["fall off", "no wait", "raise"])
 def test_the_interpreter_ends_with_calls_pending(start_method, how) -> None:
-    result = run_python(EXIT, start_method, how, check=False)
+    result = run_python(EXIT, start_method, how, check=False, timeout=50)
     assert sorted(map(int, result.stdout.split())) == list(range(20))
     assert result.exitcode == (how == "raise")
     assert result.stderr == ("the end\n" if how == "raise" else "")
