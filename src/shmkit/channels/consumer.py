@@ -206,11 +206,14 @@ class Consuming(Half):
         # A tail read once bounds the run: a producer that keeps up does not keep us here.
         tail = words[TAIL]
         while True:
-            at, size = self._current()  # the one that was found, and checked
-            append(data[at : at + size])  # step: get.copy
-            head, known = self._head + ((size + 31) & -16), self._known
+            # At _head stands one that was found, and checked.
+            head, known = self._head, self._known
             if not self._checked:
                 head = self._take_alike(frames, head, most)
+            if head == self._head:
+                at, size = self._current()
+                append(data[at : at + size])  # step: get.copy
+                head += (size + 31) & -16
             lap = head & ~self._mask
             byte, word = self._base + HEADER - lap, self._data_word - (lap >> 3)
             for _ in range(0 if self._checked or head == known else most - len(frames)):
