@@ -34,7 +34,7 @@ STEPS = {point.partition("@")[0] for point in POINTS}
 
 # Where the victim has the token, or may have it: a stopped one is waited for.
 HOLDS = {"mutex.inside", "mutex.count", "mutex.leaving", "mutex.post"}
-RESCUE = {"mutex.clear", "mutex.try", "mutex.rescued"}
+RESCUE = {"mutex.rescue", "mutex.clear", "mutex.try", "mutex.rescued"}
 # What a first victim leaves: the lock held, the token lost on the way in or out, or nothing lost.
 LEFT = ("mutex.leaving", "mutex.inside", "mutex.post", "mutex.take", "mutex.idle")
 

@@ -10,6 +10,8 @@
  *            -DNO_TICK_WAIT    the rescuer does not wait for the ticks of those that are ENTERING
  *            -DENTRIES_LAST    the survey reads entries only after the phase
  *            -DCLEAR_UNASKED   evidence is cleared without a second look for one INSIDE (-DNP)
+ *            -DCLEAR_THEN_POST the token that proves it goes back after the evidence (-DNP)
+ *            -DTAKE_FOR_NOTHING it is taken though nobody died (-DNP)
  *            -DCLEAR_AT_THE_DOOR  a newcomer that finds no line clears evidence beside a rescuer
  *
  * The counters of the code are never compared with anything but an earlier reading of the one
@@ -54,6 +56,7 @@ byte noted = NOBODY; /* with three lines, one of them dead, it is one at most */
 
 byte crashes;
 byte newcomers;
+byte tries; /* of newcomers to find a line */
 
 inline go_inside()
 {
@@ -124,13 +127,32 @@ inline forget_notes()
 	}
 }
 
+#define COLLECT(i) evidence[i] = !alive[i] && (phase[i] == ENTERING || phase[i] == LEAVING)
+
+inline collect_evidence()
+{
+	d_step { COLLECT(0); COLLECT(1); COLLECT(2) }
+}
+
+inline keep_evidence()
+{
+	d_step { evidence[0] = false; evidence[1] = false; evidence[2] = false }
+}
+
+inline drop_evidence()
+{
+	do
+	:: d_step { evidence[0] -> phase[0] = IDLE; evidence[0] = false }
+	:: d_step { !evidence[0] && evidence[1] -> phase[1] = IDLE; evidence[1] = false }
+	:: d_step { !evidence[0] && !evidence[1] && evidence[2] -> phase[2] = IDLE; evidence[2] = false }
+	:: !evidence[0] && !evidence[1] && !evidence[2] -> break
+	od
+}
+
 /* Forget those who died without the token: first they are seen dead, then somebody INSIDE. */
 inline clear_evidence()
 {
-	d_step {
-#define COLLECT(i) evidence[i] = !alive[i] && (phase[i] == ENTERING || phase[i] == LEAVING)
-		COLLECT(0); COLLECT(1); COLLECT(2)
-	};
+	collect_evidence();
 #ifndef CLEAR_UNASKED
 	if
 	:: phase[0] == INSIDE
@@ -139,12 +161,38 @@ inline clear_evidence()
 	:: d_step { else -> evidence[0] = false; evidence[1] = false; evidence[2] = false }
 	fi;
 #endif
-	do
-	:: d_step { evidence[0] -> phase[0] = IDLE; evidence[0] = false }
-	:: d_step { !evidence[0] && evidence[1] -> phase[1] = IDLE; evidence[1] = false }
-	:: d_step { !evidence[0] && !evidence[1] && evidence[2] -> phase[2] = IDLE; evidence[2] = false }
-	:: !evidence[0] && !evidence[1] && !evidence[2] -> break
-	od
+	drop_evidence()
+}
+
+#ifdef TAKE_FOR_NOTHING
+#define SOME_EVIDENCE true
+#else
+#define SOME_EVIDENCE (evidence[0] || evidence[1] || evidence[2])
+#endif
+
+/* The same for one that has no line, so that its own death with the token leaves no trace but that
+ * of others: the token is proof, too; it is taken only where there is evidence, and goes back before
+ * the evidence goes. */
+inline clear_with_token()
+{
+	collect_evidence();
+	if
+	:: atomic { tokens > 0 && SOME_EVIDENCE -> tokens--; held = true }
+	:: tokens == 0 || !SOME_EVIDENCE
+	fi;
+#ifdef CLEAR_THEN_POST
+	if
+	:: held -> drop_evidence()
+	:: !held
+	fi;
+#endif
+	if
+	:: atomic { held -> assert(tokens == 0); tokens++; held = false };
+		drop_evidence()
+	:: atomic { held && crashes < CRASHES -> crashes++; held = false }; /* killed between them */
+		keep_evidence()
+	:: atomic { !held -> keep_evidence() }
+	fi
 }
 
 #define SOME(what) (what(0) || what(1) || what(2))
@@ -313,11 +361,13 @@ inline come_in(i)
 
 #define MAY_DIE(i) (crashes < CRASHES && alive[i] && phase[i] != IDLE)
 #define NEWCOMER (LINES + 1)
-#define FULL_HOUSE (newcomers < NEWCOMERS && (down[0] || down[1] || down[2]))
+#define FULL_HOUSE (tries < NEWCOMERS && newcomers < NEWCOMERS && (down[0] || down[1] || down[2]))
 #define MAY_COME(i) (newcomers < NEWCOMERS && down[i] && phase[i] == IDLE && door == NOBODY)
 
 proctype Fate()
 {
+	bool held;
+
 end_fate:
 	do
 	:: atomic { MAY_DIE(0) -> kill(0) }
@@ -326,14 +376,17 @@ end_fate:
 #ifndef NO_FULL_HOUSE
 	/* A newcomer that finds no line clears evidence itself, as a rescuer. */
 #ifdef CLEAR_AT_THE_DOOR
-	:: atomic { FULL_HOUSE && door == NOBODY -> door = NEWCOMER };
+	:: atomic { FULL_HOUSE && door == NOBODY -> door = NEWCOMER; tries++ };
 		clear_evidence();
 		door = NOBODY
 #else
 	:: atomic { FULL_HOUSE && door == NOBODY && rescuer == NOBODY ->
-		door = NEWCOMER; rescuer = NEWCOMER
+		door = NEWCOMER; rescuer = NEWCOMER; tries++
 	   };
-		clear_evidence();
+		if
+		:: clear_evidence()
+		:: clear_with_token()
+		fi;
 		atomic { rescuer = NOBODY; door = NOBODY }
 #endif
 #endif

@@ -1,0 +1,164 @@
+"""Killed while making a ring, joining it, leaving it or shutting it down: the others do it all."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from shmkit import Ring, ShutDown
+from shmkit.sync.membership import Membership
+from shmkit.tools.testing import deadline, kill_points, run_until
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="names of semaphores are looked for in /dev/shm"
+)
+
+NAMED = ["shm", "file"]
+TIMEOUT = 30.0
+MAKE = kill_points("shmkit.channels.segment")
+ENTER = ("member.discard", "member.epoch", "member.pid", "member.attached")
+LEAVE = ("unclaim", "member.roles", "member.leave")
+SHUT = ("shut.state", "shut.data", "shut.space")
+
+
+def make(where):
+    Ring.create(where).close()
+
+
+def join(where):
+    Ring.attach(where).close()
+
+
+def put_and_leave(where):
+    ring = Ring.attach(where)
+    ring.put(b"of the victim")
+    ring.close()
+
+
+def shut_down(ring):
+    ring.shutdown()
+    ring.close()
+
+
+def read_to_the_end(ring):
+    assert list(ring) == [b"frame"]
+    ring.close()
+
+
+@pytest.fixture
+def semaphores(monkeypatch):
+    """Names of all semaphores that handles of this process had; none is left."""
+    names = set()
+    enter = Membership.enter
+
+    def noting(self, *args):
+        enter(self, *args)
+        names.update(semaphore.name for semaphore in self.semaphores.values())
+
+    monkeypatch.setattr(Membership, "enter", noting)
+    yield names
+    assert not [name for name in names if Path("/dev/shm", f"sem.{name}").exists()]
+
+
+def works(ring):
+    ring.put(b"frame")
+    assert ring.get(timeout=TIMEOUT) == b"frame"
+
+
+def test_every_step_is_here():
+    assert set(MAKE) == {"make.fields", "make.state", "make.ownership", "make.magic"}
+    assert set(kill_points("shmkit.sync.membership")) == {
+        *ENTER,
+        *LEAVE[1:],
+        "member.last",
+        "member.forget",  # tests/kill/test_lock_matrix.py
+    }
+    assert set(kill_points("shmkit.channels.side")) == {"claim", "unclaim"}
+    assert set(kill_points("shmkit.channels.ring")) == set(SHUT)
+
+
+@pytest.mark.parametrize("backend", NAMED)
+@pytest.mark.parametrize("point", [*MAKE, *ENTER])
+def test_killed_while_making_one(point, backend, make_where, semaphores):
+    where = make_where(backend)
+    with deadline(TIMEOUT), run_until(point, make, where) as victim:
+        assert victim.reached
+        with Ring.ensure(where) as ring:
+            works(ring)
+
+
+@pytest.mark.parametrize("backend", NAMED)
+@pytest.mark.parametrize("point", ENTER[2:])
+def test_killed_while_joining(point, backend, make_where, semaphores):
+    where = make_where(backend)
+    with deadline(TIMEOUT), Ring.create(where) as ring:
+        with run_until(point, join, where) as victim:
+            assert victim.reached
+        with Ring.attach(where) as other:
+            other.put(b"frame")
+            assert ring.get(timeout=TIMEOUT) == b"frame"
+            assert len(ring.statistics().participants) == 2
+
+
+@pytest.mark.parametrize("backend", NAMED)
+@pytest.mark.parametrize("point", ["claim", *LEAVE])
+def test_killed_while_claiming_a_role_or_leaving(point, backend, make_where, semaphores):
+    where = make_where(backend)
+    with deadline(TIMEOUT), Ring.create(where) as ring:
+        with run_until(point, put_and_leave, where) as victim:
+            assert victim.reached
+        with Ring.attach(where) as successor:
+            successor.put(b"of the successor")
+        ring.shutdown()
+        came = list(ring)
+        assert came == [b"of the victim"] * (point != "claim") + [b"of the successor"]
+
+
+@pytest.mark.parametrize("point", [*LEAVE[1:], "member.last"])
+def test_killed_as_the_last_one_out(point, make_where, semaphores):
+    where = make_where("file")
+    with deadline(TIMEOUT):
+        Ring.create(where).close()
+        with run_until(point, put_and_leave, where) as victim:
+            assert victim.reached
+        with Ring.attach(where) as ring:
+            assert ring.get(timeout=TIMEOUT) == b"of the victim"
+            works(ring)
+
+
+@pytest.mark.parametrize("point", SHUT)
+def test_killed_while_shutting_down(point, where, semaphores, start_process_fork):
+    with deadline(TIMEOUT), Ring.create(where) as ring:
+        ring.put(b"frame")
+        reader = start_process_fork(read_to_the_end, ring)
+        with run_until(point, shut_down, ring) as victim:
+            assert victim.reached
+        if point == "shut.state":
+            ring.shutdown()
+        with pytest.raises(ShutDown):
+            ring.put(b"one more")
+        reader.join(TIMEOUT)
+        assert reader.exitcode == 0
+
+
+@pytest.mark.parametrize("point", ENTER[2:])
+def test_stopped_while_joining(point, make_where, semaphores, start_process_fork):
+    """Who is stopped at the door is waited for, and then all are in."""
+    where = make_where("shm")
+    with (
+        deadline(TIMEOUT),
+        Ring.create(where) as ring,
+        run_until(point, join, where, signal=signal.SIGSTOP) as victim,
+    ):
+        assert victim.reached
+        works(ring)  # who is in is not held up
+        other = start_process_fork(join, where)
+        other.join(0.1)
+        assert other.exitcode is None
+        victim.resume()
+        assert victim.wait(TIMEOUT) == 0
+        other.join(TIMEOUT)
+        assert other.exitcode == 0
