@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +33,13 @@ import pytest
 
 from tests import leaks
 from tests.processes import Child, reap
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
+    # A shell's background job is born deaf to Ctrl-C, and its children after it: not these.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KINDS = ("anon", "shm", "file")
 TICK = 0.02  # seconds by which the time of a file may lag behind the clock
