@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shmkit import Empty, Full, JoinableQueue, Queue
+from shmkit import CorruptSegment, Empty, Full, JoinableQueue, Queue
 from shmkit.channels.parcel import leftovers
 from shmkit.tools.testing import run_until
 from tests.processes import TIMEOUT
@@ -242,3 +242,59 @@ def test_what_nobody_can_receive_any_more_is_found(unique_name: Any) -> None:
     assert names <= set(leftovers())
     for name in names:
         (SHM / name).unlink()
+
+
+# ------------------------------------------------------------------ parcels that were tampered with
+
+
+def path_of(queue: Queue[Any]) -> Path:
+    (name,) = parcels(queue)
+    return SHM / name  # an absolute path, beside a file, stays what it is
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 1000)
+
+
+def replace(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.touch()  # takes the inode that came free, perhaps
+    path.with_name(path.name + "-other").write_bytes(content)
+    path.with_name(path.name + "-other").rename(path)
+
+
+def give_away(path: Path) -> None:
+    os.chown(path, 1234, -1)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "error"),
+    [
+        (remove, FileNotFoundError),
+        (cut_off, CorruptSegment),
+        (replace, CorruptSegment),
+        pytest.param(
+            give_away,
+            PermissionError,
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away"),
+        ),
+    ],
+)
+def test_a_parcel_that_is_not_what_it_was_is_an_error_once(
+    make_queue: Callable[..., Any], tamper: Callable[[Path], None], error: type[Exception]
+) -> None:
+    queue = make_queue(capacity=4096)
+    queue.put(LARGE)
+    queue.put("next")
+    tamper(path_of(queue))
+    with pytest.raises(error):
+        queue.get(timeout=TIMEOUT)
+    assert queue.get(timeout=TIMEOUT) == "next"
+    assert queue.qsize() == 0
+    queue._ring.sweep()
+    assert parcels(queue) == []

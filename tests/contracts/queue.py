@@ -223,6 +223,8 @@ def a_queue_shut_at_once_is_empty(make: Make) -> None:
 def a_shutdown_wakes_who_waits(make: Make) -> None:
     full, empty = make(1), make(1)
     full.put(0)
+    full.get()  # so that whoever waits has to know where it stood
+    full.put(0)
     heard: list[str] = []
 
     def hear(name: str, wait: Callable[[], object]) -> None:
