@@ -329,12 +329,15 @@ def alarm() -> Iterator[Any]:
     signal.signal(signal.SIGALRM, before)
 
 
+# These take SIGALRM for themselves, which pytest-timeout has else.
+own_alarm = pytest.mark.timeout(60, method="thread")
 main_thread = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(),
     reason="handlers run in the main thread, and this one is not it",
 )
 
 
+@own_alarm
 @main_thread
 def test_a_handler_runs_and_the_wait_goes_on(semaphore: Semaphore, alarm: Any) -> None:
     ran = []
@@ -347,6 +350,7 @@ def test_a_handler_runs_and_the_wait_goes_on(semaphore: Semaphore, alarm: Any) -
     assert len(ran) > 2
 
 
+@own_alarm
 @main_thread
 def test_a_handler_may_release_what_is_waited_for(semaphore: Semaphore, alarm: Any) -> None:
     alarm(lambda *_: semaphore.release())
@@ -354,6 +358,7 @@ def test_a_handler_may_release_what_is_waited_for(semaphore: Semaphore, alarm: A
     assert semaphore.acquire(timeout=10) is True
 
 
+@own_alarm
 @main_thread
 def test_a_handler_that_raises_ends_the_wait(semaphore: Semaphore, alarm: Any) -> None:
     def handler(*_: Any) -> None:
@@ -366,6 +371,7 @@ def test_a_handler_that_raises_ends_the_wait(semaphore: Semaphore, alarm: Any) -
             semaphore.acquire(timeout=timeout)
 
 
+@own_alarm
 @main_thread
 def test_a_handler_that_raises_leaves_nothing_blocked(semaphore: Semaphore, alarm: Any) -> None:
     """At whatever moment of the wait it comes; and no token is lost."""
