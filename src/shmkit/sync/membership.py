@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
-from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, Presence
+from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, RESCUE_BYTE, Presence
 from shmkit.sync.semaphore import Semaphore
 from shmkit.sync.waiting import NO_WORDS
 
@@ -235,7 +235,10 @@ class Membership:
             if slot is not None:
                 return slot
             for lock in range(_LOCKS):
-                self.clear_evidence(lock)
+                # With the rescuers' byte: one of them would clear the line of whoever takes it.
+                if self.presence.try_lock(RESCUE_BYTE + lock):
+                    self.clear_evidence(lock)
+                    self.presence.unlock(RESCUE_BYTE + lock)
         raise OSError(
             errno.EUSERS,
             f"all {self._participants} lines for participants are in use: close a handle, or "
