@@ -34,12 +34,16 @@ def in_child(act: Callable[[], object], *, seconds: int = 10) -> object:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(seconds)  # a child that hangs is killed by it
         try:
-            answer: object = act()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
-            answer = error
-        with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(answer, pipe)
-        os._exit(0)
+            try:
+                answer: object = act()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+                answer = error
+            except BaseException as error:  # noqa: BLE001 - of pytest's, which do not pickle
+                answer = AssertionError(repr(error))
+            with os.fdopen(writer, "wb") as pipe:
+                pickle.dump(answer, pipe)
+        finally:
+            os._exit(0)  # nothing gets from here into the parent's pytest
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         content = pipe.read()
@@ -234,6 +238,8 @@ def test_a_fork_while_other_threads_are_inside(ring: Ring) -> None:
 
     with ThreadPoolExecutor(1) as threads:
         turning = threads.submit(turn)
+        while not (ring.statistics().producers and ring.statistics().consumers):
+            os.sched_yield()  # before it has the roles, the child could take them
         try:
             for _ in range(30):
                 assert in_child(act, seconds=20) == "never hung"
