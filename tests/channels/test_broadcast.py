@@ -617,10 +617,8 @@ def test_unknown_flags_are_refused(make_where: Any) -> None:
 def test_a_call_inside_a_call_is_an_error() -> None:
     with Broadcast.create(capacity=4096) as broadcast:
         subscription = broadcast.subscribe()
-        broadcast._turn.enter(Deadline(0))
         with pytest.raises(RuntimeError, match="inside another"):
-            broadcast.publish(b"x")
-        broadcast._turn.leave()
+            broadcast._turn.run(Deadline(0), lambda: broadcast.publish(b"never"))
         broadcast.publish(b"x")
         assert subscription.get(0) == b"x"
 

@@ -207,8 +207,7 @@ class Broadcast(OneWriter):
             self._publish_carefully(data, size)
 
     def _publish_carefully(self, data: bytes | memoryview, size: int) -> None:
-        words = self._enter_writing()
-        try:
+        def write(words: memoryview[int]) -> None:
             self._check_size(size)
             if self._claim() or words[TAIL] != self._tail:
                 self._resume()
@@ -216,8 +215,8 @@ class Broadcast(OneWriter):
             if self._tail + step > self._room:
                 self._make_room(step)
             self._write(data, size)
-        finally:
-            self._turn.leave()
+
+        self._write_in_turn(write)
         fence()  # step: publish.bell
         self._bell.ring()
 

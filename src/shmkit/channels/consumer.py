@@ -16,21 +16,23 @@ import time
 from contextlib import contextmanager
 from struct import Struct
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shmkit.channels.frame import DISCARD, HEADER, PAD, checksum
 from shmkit.channels.half import BUSY, SHARED, Half
 from shmkit.channels.header import CUT, DROPPED, HEAD, READY, SKIP, SPACE_BELL, STATE, TAIL
 from shmkit.channels.producer import LOW
-from shmkit.channels.turn import NOBODY, PATIENCE
+from shmkit.channels.turn import PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, ShutDown
 from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 __all__ = ["Consuming"]
+
+_T = TypeVar("_T")
 
 RUN: Final = 64  # frames of one size that get_many takes at a time
 
@@ -95,7 +97,8 @@ class Consuming(Half):
             shared = self._get_shared()
             if shared is not None:
                 return shared
-        return self._get_carefully(timeout)
+        found: bytes = self._get_carefully(timeout)
+        return found
 
     def _see_frames(self, timeout: float | None) -> bool:
         """Glance at the tail, for the fast path; whether there is a frame for it now."""
@@ -119,11 +122,10 @@ class Consuming(Half):
 
     def _get_shared(self) -> bytes | None:
         """The fast path of a side that many share: lock, look, get; None: take the careful one."""
-        mutex, turn, words, me = self._get_mutex, self._get_turn, self._words, get_ident()
+        mutex, words, me = self._get_mutex, self._words, get_ident()
         assert mutex is not None
-        if self._seen != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
+        if self._seen != SHARED or mutex.owner == me or not mutex.acquire(True, PATIENCE, me):
             return None
-        turn.owner = me
         try:
             head = words[HEAD]
             if (
@@ -131,38 +133,32 @@ class Consuming(Half):
                 or words[SKIP] == head
                 or words[STATE] >= CUT
             ):
+                mutex.release()
                 return None
             at = head & self._mask
             size = words[self._data_word + (at >> 3)]
             if size > self._known - head - 16:
+                mutex.release()
                 return None
             at += self._base + 16
             frame: bytes = self._map[at : at + size]  # step: get.copy
             self._head = words[HEAD] = head + ((size + 31) & -16)  # step: get.head
-        finally:
-            turn.owner = NOBODY
             mutex.release()
+        except BaseException:
+            mutex.leave(me)  # a handler that raises may have come before the release
+            raise
         if words[SPACE_BELL]:  # step: get.bell
             self._space.ring()
         return frame
 
-    def _get_carefully(self, timeout: float | None) -> bytes:
-        deadline = Deadline(timeout)
-        turn = self._get_turn
-        while True:
-            self._enter_gets(deadline)
-            try:
-                found = self._find()
-                if found:
-                    at, size = self._current()
-                    frame: bytes = self._map[at : at + size]  # step: get.copy
-                    self._advance(size)
-            finally:
-                turn.leave()
-            if found:
-                break
-            self._await_frame(deadline)
-        self._give_room()
+    def _get_carefully(self, timeout: float | None) -> Any:
+        return self._get_in_turn(self._take, Deadline(timeout))
+
+    def _take(self) -> Any:
+        """Copy the frame at the head out, and release it, in this order: a kill loses nothing."""
+        at, size = self._current()
+        frame: bytes = self._map[at : at + size]  # step: get.copy
+        self._advance(size)
         return frame
 
     def get_many(self, max_frames: int | None = None, timeout: float | None = None) -> list[bytes]:
@@ -181,21 +177,7 @@ class Consuming(Half):
         """
         if max_frames is not None and max_frames < 1:
             raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
-        deadline = Deadline(timeout)
-        turn = self._get_turn
-        while True:
-            self._enter_gets(deadline)
-            try:
-                found = self._find()
-                if found:
-                    frames = self._take_run(max_frames)
-            finally:
-                turn.leave()
-            if found:
-                break
-            self._await_frame(deadline)
-        self._give_room()
-        return frames
+        return self._get_in_turn(lambda: self._take_run(max_frames), Deadline(timeout))
 
     def _take_run(self, most: int | None) -> list[bytes]:
         """Copy out frame after frame and release them with one store; the loop of `get`."""
@@ -300,27 +282,23 @@ class Consuming(Half):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         deadline = Deadline(timeout)
+        self._check_open()
         turn = self._get_turn
-        while True:
-            self._enter_gets(deadline)
-            try:
-                found = self._find()
-                if found:
-                    yield from self._show()
-            finally:
-                if turn is self._get_turn:  # not in a forked child, whose parent has the turn
-                    turn.leave()
-            if found:
-                break
+        while not (yield from turn.around(deadline, self._lend_found())):
             self._await_frame(deadline)
         self._give_room()
+
+    def _lend_found(self) -> Generator[memoryview, None, bool]:
+        found = self._find()
+        if found:
+            yield from self._show()
+        return found
 
     def _show(self) -> Iterator[memoryview]:
         turn = self._get_turn
         at, size = self._current()
         yield memoryview(self._map)[at : at + size].toreadonly()
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         if self._get_turn is not turn:
             raise RuntimeError("the parent process is peeking at this frame: only that releases it")
         self._advance(size)
@@ -338,19 +316,25 @@ class Consuming(Half):
                 return
             yield frame
 
-    # -- in turn -----------------------------------------------------------------------------------
+    def _get_in_turn(self, take: Callable[[], _T], deadline: Deadline) -> _T:
+        """Have what there is taken, once there is something."""
+        self._check_open()
+        turn = self._get_turn
 
-    def _enter_gets(self, deadline: Deadline) -> None:
-        if self._closed:
-            raise self._closed_error()
-        if not self._get_turn.enter(deadline):
-            raise Empty(f"another get on ring {self._name} did not end in time")
+        def attempt() -> _T | None:
+            return take() if self._find() else None
+
+        while (taken := turn.run(deadline, attempt)) is None:
+            self._await_frame(deadline)
+        self._give_room()
+        return taken
+
+    # -- in turn -----------------------------------------------------------------------------------
 
     def _find(self) -> bool:
         """Stand at the next frame to deliver, checked; whether there is one."""
         words = self._words
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         state = words[STATE]  # before the tail: whoever shut the ring down had put before
         self._check_state(state)
         if state == CUT:
@@ -413,17 +397,18 @@ class Consuming(Half):
 
     def _drop_oldest(self, deadline: Deadline) -> bool:
         """Throw one frame out, for a producer in its turn; False if there is none to throw."""
-        turn = self._get_turn
-        if not turn.enter(deadline):
-            return False
-        try:
+
+        def drop() -> bool:
             if not self._stand_at_frame():
                 return False
             self._words[DROPPED] += 1  # step: get.drop
             self._advance(self._current()[1])
-        finally:
-            turn.leave()
-        return True
+            return True
+
+        try:
+            return self._get_turn.run(deadline, drop)
+        except Empty:
+            return False  # whoever has the turn to get takes too long
 
     def _check(self, index: int, word: int, head: int) -> None:
         at, size = self._current()

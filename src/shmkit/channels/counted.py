@@ -36,7 +36,7 @@ from shmkit.channels.header import (
     TAIL,
 )
 from shmkit.channels.objects import ObjectRing
-from shmkit.channels.turn import NOBODY, PATIENCE
+from shmkit.channels.turn import PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.sync.ordering import fence
@@ -213,11 +213,10 @@ class CountedRing(ObjectRing):
 
     def _put_counted(self, data: bytes, size: int) -> bool:
         """`_put_shared`, with a note."""
-        mutex, turn, words, me = self._put_mutex, self._put_turn, self._words, get_ident()
+        mutex, words, me = self._put_mutex, self._words, get_ident()
         assert mutex is not None
-        if self._limit != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
+        if self._limit != SHARED or mutex.owner == me or not mutex.acquire(True, PATIENCE, me):
             return False
-        turn.owner = me
         try:
             tail = words[TAIL]
             end = tail + ((size + 31) & -16)
@@ -227,11 +226,13 @@ class CountedRing(ObjectRing):
                 or tail == words[SKIP]
                 or words[STATE] != READY
             ):
+                mutex.release()
                 return False
             holds = words[_PUTS]
             note = _PUTS + 1 + 2 * holds
             count = words[note + 1] + (words[note] != tail)
             if not self._has_place(words, count):
+                mutex.release()
                 return False
             note = _PUTS + 3 - 2 * holds
             words[note] = tail  # step: count.position
@@ -242,20 +243,20 @@ class CountedRing(ObjectRing):
             at += self._base + 16
             self._map[at : at + size] = data
             self._tail = words[TAIL] = end  # step: count.tail
-        finally:
-            turn.owner = NOBODY
             mutex.release()
+        except BaseException:
+            mutex.leave(me)
+            raise
         if words[DATA_BELL]:
             self._data.ring()
         return True
 
     def _get_counted(self) -> bytes | None:
         """`_get_shared`, with a note."""
-        mutex, turn, words, me = self._get_mutex, self._get_turn, self._words, get_ident()
+        mutex, words, me = self._get_mutex, self._words, get_ident()
         assert mutex is not None
-        if self._seen != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
+        if self._seen != SHARED or mutex.owner == me or not mutex.acquire(True, PATIENCE, me):
             return None
-        turn.owner = me
         try:
             head = words[HEAD]
             if (
@@ -263,10 +264,12 @@ class CountedRing(ObjectRing):
                 or words[SKIP] == head
                 or words[STATE] >= CUT
             ):
+                mutex.release()
                 return None
             at = head & self._mask
             size = words[self._data_word + (at >> 3)]
             if size > self._known - head - 16:
+                mutex.release()
                 return None
             at += self._base + 16
             frame: bytes = self._map[at : at + size]
@@ -278,9 +281,10 @@ class CountedRing(ObjectRing):
             words[note + 1] = count  # step: count.number
             words[_GETS] = 1 - holds  # step: count.turn
             self._head = words[HEAD] = head + ((size + 31) & -16)  # step: count.head
-        finally:
-            turn.owner = NOBODY
             mutex.release()
+        except BaseException:
+            mutex.leave(me)
+            raise
         if words[SPACE_BELL]:
             self._space.ring()
         return frame
@@ -353,29 +357,24 @@ class JoinableRing(CountedRing):
             ValueError: called more often than objects were put.
             ClosedError: this handle was closed.
         """
-        # The lock of those who take: they are the ones to call this.
-        mutex, turn, words, me = self._get_mutex, self._get_turn, self._open_words(), get_ident()
-        assert mutex is not None
-        if turn.owner != me and mutex.acquire(True, PATIENCE):
-            turn.owner = me
-        else:
-            self._enter_gets(Deadline(None))
-        try:
-            done = words[_DONE]
-            left = self._put_seen - done
-            if left <= 1 or words[STATE] == CUT:
-                left = self.unfinished()
-                self._put_seen = done + left
-                if left <= 0:
-                    raise ValueError("task_done() called too many times")
-            words[_DONE] = done + 1  # step: task.done
-            if left == 1:
-                words[NEWS] += 1  # step: task.news
-        finally:
-            turn.leave()
-        if left == 1:
+        # In the turn of those who take: they are the ones to call this.
+        if self._get_turn.run(Deadline(None), self._note_done) == 0:
             fence()
             self._done.ring()
+
+    def _note_done(self) -> int:
+        words = self._open_words()
+        done = words[_DONE]
+        left = self._put_seen - done
+        if left <= 1 or words[STATE] == CUT:
+            left = self.unfinished()
+            self._put_seen = done + left
+            if left <= 0:
+                raise ValueError("task_done() called too many times")
+        words[_DONE] = done + 1  # step: task.done
+        if left == 1:
+            words[NEWS] += 1  # step: task.news
+        return left - 1
 
     def join(self) -> None:
         """Wait until as many tasks are done as objects were put.
@@ -395,13 +394,12 @@ class JoinableRing(CountedRing):
         """Let no more objects in; with `immediate`, what is in is lost, and counts as done."""
         super().shutdown(immediate)
         if immediate:
-            self._enter_gets(Deadline(None))
-            try:
-                self._words[NEWS] += 1
-            finally:
-                self._get_turn.leave()
+            self._get_turn.run(Deadline(None), self._note_news)
             fence()
             self._done.ring()
+
+    def _note_news(self) -> None:
+        self._words[NEWS] += 1
 
     def close(self) -> None:
         """Leave, as `Ring.close`."""

@@ -104,6 +104,10 @@ class Half:
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"this handle on ring {self._name} was closed")
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._segment.poison(detail)
 

@@ -191,8 +191,7 @@ class Latest(OneWriter):
         return self._set_carefully(data, size)
 
     def _set_carefully(self, data: bytes | memoryview, size: int) -> int:
-        words = self._enter_writing()
-        try:
+        def write(words: memoryview[int]) -> int:
             most = self.size
             if size > most:
                 raise FrameTooLarge(
@@ -212,8 +211,9 @@ class Latest(OneWriter):
             fence()
             self._version = words[VERSION] = version  # step: set.version
             self._limit = min(most, _QUICK_SIZE) if self._quick else -1
-        finally:
-            self._turn.leave()
+            return version
+
+        version = self._write_in_turn(write)
         fence()  # step: set.bell
         self._bell.ring()
         return version

@@ -124,19 +124,14 @@ class ObjectRing(Ring):
     def _put_marked(
         self, kind: int, size: int, write: Callable[[memoryview], None], deadline: Deadline
     ) -> None:
-        turn = self._put_turn
-        while True:
-            self._enter_puts(deadline)
-            try:
-                fits = self._admit(size, deadline)
-                if fits:
-                    self._write_marked(kind, size, write)
-                    self._publish()
-            finally:
-                turn.leave()
-            if fits is not False:
-                break
-            self._await_room(deadline)
+        def attempt() -> bool | None:
+            fits = self._admit(size, deadline)
+            if fits:
+                self._write_marked(kind, size, write)
+                self._publish()
+            return fits
+
+        self._put_in_turn(attempt, deadline)
         self._announce()
 
     def _write_marked(self, kind: int, size: int, write: Callable[[memoryview], None]) -> None:
@@ -165,16 +160,13 @@ class ObjectRing(Ring):
 
     def _await_space(self, size: int, deadline: Deadline) -> None:
         """Wait until a frame would fit; another may be quicker to fill the place."""
-        while True:
-            self._enter_puts(deadline)
-            try:
-                fits = self._admit(size, deadline)
-                self._room = -1  # nothing is published: the next put is to look anew
-            finally:
-                self._put_turn.leave()
-            if fits is not False:
-                return
-            self._await_room(deadline)
+
+        def attempt() -> bool | None:
+            fits = self._admit(size, deadline)
+            self._room = -1  # nothing is published: the next put is to look anew
+            return fits
+
+        self._put_in_turn(attempt, deadline)
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -194,25 +186,8 @@ class ObjectRing(Ring):
         frame: Any = self.get(timeout)
         return load(frame) if type(frame) is bytes else frame.load()
 
-    def _get_carefully(self, timeout: float | None) -> Any:
-        deadline = Deadline(timeout)
-        turn = self._get_turn
-        while True:
-            self._enter_gets(deadline)
-            try:
-                found = self._find()
-                if found:
-                    frame = self._take()
-            finally:
-                turn.leave()
-            if found:
-                break
-            self._await_frame(deadline)
-        self._give_room()
-        return frame
-
     def _take(self) -> bytes | Received:
-        """Copy the frame at the head out, and release it, in this order: a kill loses nothing."""
+        """`Ring._take` of a pickle, or of what is to be loaded."""
         at, size = self._current()
         kind = (self._words[self._data_word + ((self._head & self._mask) >> 3)] & _KIND) >> 32
         if not kind:

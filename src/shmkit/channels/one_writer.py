@@ -9,7 +9,7 @@ that the kernel takes back, so a successor goes on where a dead one stopped. Rea
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from shmkit.channels.frame import as_bytes
 from shmkit.channels.header import CUT, DATA_BELL, POISONED, READY, SHUT, STATE
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from shmkit.memory.url import Url, Where
 
 __all__ = ["BUSY", "LIMIT", "READERS", "SEMAPHORES", "STATES", "OneWriter", "contiguous"]
+
+_T = TypeVar("_T")
 
 BUSY: Final = -2
 """In `_limit`: a thread is on the fast path. Another sees it only where a garbage collection came
@@ -93,7 +95,7 @@ class OneWriter:
 
     def _begin(self) -> None:
         """Without a role: at first, and anew in a forked child."""
-        self._turn = Turn(None)
+        self._turn = Turn(TimeoutError)  # nobody waits with a deadline here
         self._is_writer = self._quick = self._may_sleep = False
         self._limit = -1
 
@@ -242,12 +244,12 @@ class OneWriter:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _enter_writing(self) -> memoryview[int]:
-        """Take the turn of this handle's writing threads, off the fast path; not when it fails."""
+    def _write_in_turn(self, write: Callable[[memoryview[int]], _T]) -> _T:
+        """Call a function in the turn of this handle's writing threads, off the fast path."""
         if self._closed:
             raise self._closed_error()
-        self._turn.enter(Deadline(None))
-        try:
+
+        def act() -> _T:
             end = time.monotonic() + 1
             while self._limit == BUSY:
                 self._await_fast_path(end)
@@ -255,10 +257,9 @@ class OneWriter:
             words = self._open_words()
             if self._checked_state(words) != READY:
                 raise ShutDown(f"{self._NOUN} {self._name} was shut down: nothing more goes in")
-        except BaseException:
-            self._turn.leave()
-            raise
-        return words
+            return write(words)
+
+        return self._turn.run(Deadline(None), act)
 
     def _claim(self) -> bool:
         """Take the role for this handle; whether it is new to it.

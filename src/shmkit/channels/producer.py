@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.channels.frame import HEADER, PAD, Frame, as_bytes, checksum
 from shmkit.channels.half import BUSY, SHARED, Half
 from shmkit.channels.header import DATA_BELL, DROPPED, HEAD, READY, SKIP, STATE, TAIL
-from shmkit.channels.turn import NOBODY, PATIENCE
+from shmkit.channels.turn import PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.errors import FrameTooLarge, Full, PeerDied, ShmkitError, ShutDown
 from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 __all__ = ["LOW", "Producing"]
 
@@ -111,11 +111,10 @@ class Producing(Half):
 
     def _put_shared(self, data: bytes | memoryview, size: int) -> bool:
         """The fast path of a side that many share; False: take the careful one."""
-        mutex, turn, words, me = self._put_mutex, self._put_turn, self._words, get_ident()
+        mutex, words, me = self._put_mutex, self._words, get_ident()
         assert mutex is not None
-        if self._limit != SHARED or turn.owner == me or not mutex.acquire(True, PATIENCE):
+        if self._limit != SHARED or mutex.owner == me or not mutex.acquire(True, PATIENCE, me):
             return False
-        turn.owner = me
         try:
             tail = words[TAIL]
             end = tail + ((size + 31) & -16)
@@ -125,34 +124,32 @@ class Producing(Half):
                 or tail == words[SKIP]
                 or words[STATE] != READY
             ):
+                mutex.release()
                 return False
             at = tail & self._mask
             words[self._data_word + (at >> 3)] = size  # step: put.header
             at += self._base + 16
             self._map[at : at + size] = data  # step: put.payload
             self._tail = words[TAIL] = end  # step: put.tail
-        finally:
-            turn.owner = NOBODY
             mutex.release()
+        except BaseException:
+            mutex.leave(me)  # a handler that raises may have come before the release
+            raise
         if words[DATA_BELL]:  # step: put.bell
             self._data.ring()
         return True
 
     def _put_carefully(self, data: bytes | memoryview, size: int, timeout: float | None) -> None:
         deadline = Deadline(timeout)
-        turn = self._put_turn
-        while True:
-            self._enter_puts(deadline)
-            try:
-                fits = self._admit(size, deadline)
-                if fits:
-                    self._write(data, size)
-                    self._publish()
-            finally:
-                turn.leave()
-            if fits is not False:
-                break
-            self._await_room(deadline)
+
+        def attempt() -> bool | None:
+            fits = self._admit(size, deadline)
+            if fits:
+                self._write(data, size)
+                self._publish()
+            return fits
+
+        self._put_in_turn(attempt, deadline)
         self._announce()
 
     def put_many(self, frames: Iterable[Any], timeout: float | None = None) -> int:
@@ -198,21 +195,19 @@ class Producing(Half):
         deadline: Deadline,
         write: Callable[[list[bytes | memoryview], int], int],
     ) -> int:
-        turn = self._put_turn
-        self._enter_puts(deadline)
-        try:
+        def attempt() -> bool | None:
+            nonlocal done
             fits = self._admit(len(batch[done]), deadline)
             if fits:
-                done = write(batch, done)
+                after = write(batch, done)
                 self._publish()
+                done = after
             elif fits is None:
                 done += 1
-        finally:
-            turn.leave()
-        if fits is False:
-            self._await_room(deadline)
-        else:
-            self._announce()
+            return fits
+
+        self._put_in_turn(attempt, deadline)
+        self._announce()
         return done
 
     def _write_alike(self, batch: list[bytes | memoryview], done: int) -> int:
@@ -279,22 +274,19 @@ class Producing(Half):
         if size < 0:
             raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
         deadline = Deadline(timeout)
+        self._check_open()
         turn = self._put_turn
-        while True:
-            self._enter_puts(deadline)
-            try:
-                fits = self._admit(size, deadline)
-                if fits:
-                    yield from self._fill(size)
-                elif fits is None:
-                    yield Frame(memoryview(bytearray(size)), _ignore)
-            finally:
-                if turn is self._put_turn:  # not in a forked child, whose parent has the turn
-                    turn.leave()
-            if fits is not False:
-                break
+        while (yield from turn.around(deadline, self._lend(size, deadline))) is False:
             self._await_room(deadline)
         self._announce()
+
+    def _lend(self, size: int, deadline: Deadline) -> Generator[Frame, None, bool | None]:
+        fits = self._admit(size, deadline)
+        if fits:
+            yield from self._fill(size)
+        elif fits is None:
+            yield Frame(memoryview(bytearray(size)), _ignore)
+        return fits
 
     def _fill(self, size: int) -> Iterator[Frame]:
         turn = self._put_turn
@@ -307,12 +299,18 @@ class Producing(Half):
 
         view = memoryview(self._map)[start : start + size]
         yield Frame(view, truncate)
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         if self._put_turn is not turn:
             raise RuntimeError("this frame is reserved by the parent process: only that commits it")
         self._write(view[:committed], committed, in_place=True)
         self._publish()
+
+    def _put_in_turn(self, attempt: Callable[[], bool | None], deadline: Deadline) -> None:
+        """Attempt something in turn until there is room for it, or the policy drops it."""
+        self._check_open()
+        turn = self._put_turn
+        while turn.run(deadline, attempt) is False:
+            self._await_room(deadline)
 
     # -- in turn -----------------------------------------------------------------------------------
 
@@ -325,12 +323,6 @@ class Producing(Half):
                 size=size,
                 limit=limit,
             )
-
-    def _enter_puts(self, deadline: Deadline) -> None:
-        if self._closed:
-            raise self._closed_error()
-        if not self._put_turn.enter(deadline):
-            raise Full(f"another put on ring {self._name} did not end in time")
 
     def _admit(self, size: int, deadline: Deadline) -> bool | None:
         """Whether a frame goes in now; None if it is dropped, as the policy has it."""
@@ -402,8 +394,7 @@ class Producing(Half):
 
     def _open_for_puts(self) -> memoryview[int]:
         words = self._words
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         state = words[STATE]
         self._check_state(state)
         if state != READY:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import operator
 import time
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
@@ -40,9 +41,9 @@ from shmkit.channels.header import (
 from shmkit.channels.producer import LOW, Producing
 from shmkit.channels.segment import PARTICIPANTS, Segment
 from shmkit.channels.side import Side
-from shmkit.channels.turn import Turn
+from shmkit.channels.turn import SharedTurn, Turn
 from shmkit.deadline import Deadline
-from shmkit.errors import IncompatibleSegment
+from shmkit.errors import Empty, Full, IncompatibleSegment
 from shmkit.memory.url import Url
 from shmkit.sync.liveness import CONSUMER_BYTE, PRODUCER_BYTE
 from shmkit.sync.mutex import Mutex
@@ -148,7 +149,8 @@ class Ring(Producing, Consuming):
         for mutex in self._put_mutex, self._get_mutex:
             if mutex is not None:
                 mutex.start_anew()
-        self._put_turn, self._get_turn = Turn(self._put_mutex), Turn(self._get_mutex)
+        self._put_turn = self._turn_with(self._put_mutex, Full, "put")
+        self._get_turn = self._turn_with(self._get_mutex, Empty, "get")
         self._is_producer = self._is_consumer = False
         self._put_quick = self._get_quick = False
         self._limit = self._seen = self._put_at = self._get_at = -1
@@ -157,6 +159,11 @@ class Ring(Producing, Consuming):
         self._head = self._known = 0
         self._unpack, self._unpack_size = Struct("").unpack_from, -1
         self._tail_seen = self._head_seen = 0
+
+    def _turn_with(self, mutex: Mutex | None, error: type[Exception], what: str) -> Turn:
+        message = f"another {what} on ring {self._name} did not end in time"
+        late = partial(error, message)
+        return Turn(late) if mutex is None else SharedTurn(late, mutex)
 
     @classmethod
     def _over(cls, segment: Segment) -> Self:

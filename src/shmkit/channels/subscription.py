@@ -101,7 +101,7 @@ class Subscription:
 
     def _begin(self) -> None:
         """At first, and in a forked child."""
-        self._turn = Turn(None)
+        self._turn = Turn(lambda: Empty("another get on this subscription did not end in time"))
 
     def get(self, timeout: float | None = None) -> bytes:
         """The next frame, waiting while there is none.
@@ -156,14 +156,9 @@ class Subscription:
     def _get_carefully(self, timeout: float | None) -> bytes:
         deadline = Deadline(timeout)
         broadcast, turn = self._broadcast, self._turn
+        self._check_open()
         while True:
-            self._check_open()
-            if not turn.enter(deadline):
-                raise Empty(f"another get on {self!r} did not end in time")
-            try:
-                frame = self._take()
-            finally:
-                turn.leave()
+            frame = turn.run(deadline, self._take)
             if frame is not None:
                 return frame
             if not broadcast._wait(

@@ -1,86 +1,160 @@
-"""Turn: one at a time on a side of a ring."""
+"""Turn: one at a time on a side of a channel.
+
+A handler that raises (Ctrl-C) comes when a call returns or a function of Python begins, so also
+between "the lock was taken" and the next line. Hence the shape of `run` and `around`: the lock is
+taken and given back inside the `try`, and when that is left by an exception, `leave` goes by what
+the lock itself knows of its owner, not by what was noted after the lock came. And it is called
+twice, for a handler that comes before its first line.
+"""
 
 from __future__ import annotations
 
 import threading
 from threading import get_ident
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
     from shmkit.deadline import Deadline
     from shmkit.sync.mutex import Mutex
 
-__all__ = ["NOBODY", "PATIENCE", "Turn"]
+__all__ = ["PATIENCE", "SharedTurn", "Turn"]
 
-PATIENCE: Final = 0.2  # seconds
-NOBODY: Final = 0
+PATIENCE: Final = 0.2
+"""Seconds to wait for a turn in any case. Nobody has it for longer than microseconds, except in a
+`with` or when stopped: to wait a little for it is not yet to wait for the other side."""
+
+_T = TypeVar("_T")
 
 
 class Turn:
-    """Exclusion for the careful path of one side: of a handle's threads; with "many", of processes.
+    """Exclusion for the careful path of one side, among the threads of a handle.
 
-    It knows the thread that has it: a call from inside another one (a reserved frame, a signal
-    handler, a finalizer) is an error, not a deadlock.
+    A call from inside another one of the same thread (a reserved frame, a signal handler, a
+    finalizer) is an error, not a deadlock.
 
     Args:
-        mutex: the side's lock between processes; None where one handle has the side to itself.
+        late: makes the error for who does not get the turn in time.
     """
 
-    __slots__ = ("_lock", "_mutex", "owner")
+    __slots__ = ("_give", "_late", "_lock", "is_mine")
 
-    def __init__(self, mutex: Mutex | None) -> None:
-        self._mutex = mutex
-        self._lock = threading.Lock()
-        self.owner = NOBODY
+    is_mine: Callable[[], bool]
+    """Whether this thread has it, on whichever path."""
 
-    def enter(self, deadline: Deadline) -> bool:
-        """Wait for the turn.
+    def __init__(self, late: Callable[[], Exception]) -> None:
+        self._late = late
+        # Of all locks this one knows its owner from the moment it is taken; threading.Condition
+        # asks it the same way.
+        lock: Any = threading.RLock()
+        self._lock = lock
+        self.is_mine = lock._is_owned
+        self._give: Callable[[], None] = lock.release
 
-        Returns:
-            False when the deadline passed first.
+    def run(self, deadline: Deadline, act: Callable[[], _T]) -> _T:
+        """Call a function in turn.
+
+        Args:
+            deadline: when to give up waiting for the turn.
+            act: what to call.
 
         Raises:
-            RuntimeError: this thread has it already.
+            RuntimeError: this thread has the turn already.
+            Exception: the turn did not come in time: what `late` makes.
         """
-        me = get_ident()
-        if self.owner == me:
-            raise RuntimeError(
-                "a call inside another one on the same handle and side: leave the `with` of the "
-                "frame first; a signal handler or finalizer needs a handle of its own"
-            )
-        if self._mutex is None and self._lock.acquire(False):
-            self.owner = me
-            return True
-        # Nobody has the turn for longer than microseconds, except in a `with` or when stopped: to
-        # wait a little for it is not yet to wait for the other side.
-        left = max(deadline.remaining(), PATIENCE)
-        if left > threading.TIMEOUT_MAX:
-            left = -1
-        if self._mutex is None:
-            if not self._lock.acquire(timeout=left):
-                return False
-        elif not self._mutex.acquire(True, None if left < 0 else left):
-            return False
-        self.owner = me
-        return True
+        if self.is_mine():
+            raise self._nested()
+        try:
+            self._enter(deadline)
+            result = act()
+            self._give()
+        except BaseException:
+            try:
+                self.leave()
+            finally:
+                self.leave()
+            raise
+        return result
+
+    def around(
+        self, deadline: Deadline, steps: Generator[_T, None, bool | None]
+    ) -> Generator[_T, None, bool | None]:
+        """`run` for the body of a context manager; returns what it returns."""
+        if self.is_mine():
+            raise self._nested()
+        try:
+            self._enter(deadline)
+            result = yield from steps
+            self.leave()  # unless `end` came meanwhile
+        except BaseException:
+            try:
+                self.leave()
+            finally:
+                self.leave()
+            raise
+        return result
+
+    def _nested(self) -> RuntimeError:
+        return RuntimeError(
+            "a call inside another one on the same handle and side: leave the `with` of the "
+            "frame first; a signal handler or finalizer needs a handle of its own"
+        )
+
+    def _enter(self, deadline: Deadline) -> None:
+        lock = self._lock
+        if not lock.acquire(False) and not lock.acquire(timeout=PATIENCE):
+            rest = _rest(deadline)
+            if not lock.acquire(timeout=-1 if rest is None else rest):
+                raise self._late()
 
     def leave(self) -> None:
-        """Give the turn to the next; nothing happens if this thread has lost it by `end`."""
-        if self.owner != get_ident():
-            return
-        self.owner = NOBODY
-        if self._mutex is None:
+        """Give the turn to the next, if this thread has it."""
+        if self.is_mine():
             self._lock.release()
-        elif self._mutex.held:  # not retired meanwhile
-            self._mutex.release()
 
     def end(self) -> None:
         """Wait for whoever has the turn, unless it is this thread; nobody has it any more then."""
-        if self._mutex is not None:
-            self.leave()
-            self._mutex.retire()
-            return
-        if self.owner != get_ident():
+        if not self.is_mine():
             self._lock.acquire()
-        self.owner = NOBODY
-        self._lock.release()
+        self.leave()
+
+
+class SharedTurn(Turn):
+    """The same among all participants of a segment.
+
+    Args:
+        late: makes the error for who does not get the turn in time.
+        mutex: the side's lock between processes.
+    """
+
+    __slots__ = ("_mutex",)
+
+    def __init__(self, late: Callable[[], Exception], mutex: Mutex) -> None:
+        super().__init__(late)
+        self._mutex = mutex
+        self.is_mine = self._has_mutex
+        self._give = mutex.release
+
+    def _has_mutex(self) -> bool:
+        return self._mutex.owner == get_ident()
+
+    def _enter(self, deadline: Deadline) -> None:
+        acquire, me = self._mutex.acquire, get_ident()
+        if not acquire(True, PATIENCE, me) and not acquire(True, _rest(deadline), me):
+            raise self._late()
+
+    def leave(self) -> None:
+        """Give the turn to the next, if this thread has it."""
+        self._mutex.leave(get_ident())
+
+    def end(self) -> None:
+        """Wait for whoever has the turn, a second at most; nobody gets it any more then."""
+        self.leave()
+        self._mutex.retire()
+
+
+def _rest(deadline: Deadline) -> float | None:
+    """Seconds to wait for a turn after PATIENCE; None for ever."""
+    seconds = deadline.remaining()
+    return seconds if seconds < threading.TIMEOUT_MAX else None

@@ -335,6 +335,8 @@ class Membership:
         def start() -> None:
             alive = weak()
             if alive is not None:
+                if self._finalizer is not None:
+                    self._finalizer.cancel()
                 self._finalizer = Finalize(
                     alive, _forgotten, (close, text, os.getpid()), exitpriority=_PRIORITY
                 )

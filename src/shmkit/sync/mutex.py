@@ -28,6 +28,7 @@ from __future__ import annotations
 import enum
 import os
 import threading
+from threading import get_ident
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import posix_ipc
@@ -53,7 +54,20 @@ if TYPE_CHECKING:
     from shmkit.sync.membership import Membership
     from shmkit.sync.semaphore import Semaphore
 
-__all__ = ["AFTER_DEATH", "ENTERING", "IDLE", "INSIDE", "LEAVING", "NO", "YES", "Acquired", "Mutex"]
+__all__ = [
+    "AFTER_DEATH",
+    "ENTERING",
+    "IDLE",
+    "INSIDE",
+    "LEAVING",
+    "NO",
+    "NOBODY",
+    "YES",
+    "Acquired",
+    "Mutex",
+]
+
+NOBODY: Final = 0  # no thread has this ident
 
 _TRIES: Final = 30  # yields before the first slice: a holder that runs is out by then
 _NO_LINE: Final = 0  # index of a word that is never 0, so never IDLE: the magic
@@ -93,6 +107,7 @@ class Mutex:
         "__weakref__",
         "_astray",
         "_entries",
+        "_gate",
         "_index",
         "_membership",
         "_name",
@@ -101,9 +116,14 @@ class Mutex:
         "_queue",
         "_semaphore",
         "_try_token",
-        "_turn",
+        "_wake",
         "_words",
+        "owner",
     )
+
+    owner: int
+    """Ident of the thread of this process that is at it or has it; 0 or less where it did not say
+    who it is."""
 
     def __init__(
         self, membership: Membership, words: memoryview[int], index: int, semaphore: str
@@ -128,15 +148,23 @@ class Mutex:
         self._phase = _NO_LINE  # index of this participant's phase word
         self._entries = 0
         self._astray = False
-        self._turn = threading.Condition(threading.Lock())
+        self.owner = NOBODY
+        self._gate = threading.Lock()
+        self._wake = threading.Lock()  # its release is the token that wakes one of `_queue` threads
         self._queue = 0
 
-    def acquire(self, block: bool = True, timeout: float | None = None) -> Acquired:
+    def acquire(
+        self, block: bool = True, timeout: float | None = None, me: int = NOBODY
+    ) -> Acquired:
         """Get it, waiting while another has it.
+
+        A handler that raises (Ctrl-C) ends it at any moment: then it is not had, or `owner` is `me`
+        and it is.
 
         Args:
             block: wait at all.
             timeout: seconds to wait at most; None for ever, 0 not at all.
+            me: ident of this thread, for `owner`.
 
         Returns:
             `Acquired.YES`; `AFTER_DEATH` if the holder before died holding it; `NO` if the time was
@@ -146,14 +174,17 @@ class Mutex:
             ClosedError: the handle was closed.
             ValueError: a negative timeout, and the lock was not free.
         """
-        # No call between the look and the store: so threads of this process exclude each other.
+        # No call between the look and the store: so threads of this process exclude each other. And
+        # none after it is INSIDE: a handler that raises runs when a call returns.
         words, phase = self._words, self._phase
         if words[phase] == IDLE:
             words[phase] = ENTERING  # step: mutex.entering
+            self.owner = me
             try:
-                self._try_token(0)  # step: mutex.take
-            except posix_ipc.BusyError:
-                return self._wait_for_token(Deadline(timeout if block else 0))
+                try:
+                    self._try_token(0)  # step: mutex.take
+                except posix_ipc.BusyError:
+                    return self._wait_for_token(Deadline(timeout if block else 0))
             except BaseException:
                 self._abandon()
                 raise
@@ -161,9 +192,15 @@ class Mutex:
             self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
             return YES
         deadline = Deadline(timeout if block else 0)
-        if not self._wait_for_turn(deadline):
-            return NO
-        return self._wait_for_token(deadline)
+        mark = me or -get_ident()
+        try:
+            if not self._wait_for_turn(deadline, mark):
+                return NO
+            return self._wait_for_token(deadline)
+        except BaseException:
+            if self.owner == mark:
+                self._abandon()
+            raise
 
     def release(self) -> None:
         """Give it back.
@@ -174,14 +211,19 @@ class Mutex:
         words, phase = self._words, self._phase
         if words[phase] != INSIDE:
             raise RuntimeError("release of a lock that this handle does not hold")
+        self.owner = NOBODY
         words[phase] = LEAVING  # step: mutex.leaving
         try:
             self._post_token()  # step: mutex.post
         finally:
             words[phase] = IDLE  # step: mutex.idle
         if self._queue:
-            with self._turn:
-                self._turn.notify()
+            self._wake_one()
+
+    def leave(self, me: int) -> None:
+        """Give it back if this thread has it: when a handler may have raised at any moment."""
+        if self.owner == me and self.held:
+            self.release()
 
     def retire(self) -> None:
         """Make it unusable for this handle, which is to leave; threads that wait get ClosedError.
@@ -197,8 +239,7 @@ class Mutex:
                 self._phase, self._words = _NO_LINE, NO_WORDS
                 self._use(NoSemaphore())
                 return
-            with self._turn:
-                self._turn.wait(SLICE / 10)
+            self._wake.acquire(timeout=SLICE / 10)
 
     def __enter__(self) -> Acquired:
         return self.acquire()
@@ -218,26 +259,34 @@ class Mutex:
 
     # -- waiting -----------------------------------------------------------------------------------
 
-    def _wait_for_turn(self, deadline: Deadline) -> bool:
+    def _wait_for_turn(self, deadline: Deadline, mark: int) -> bool:
         """Wait until no other thread of this handle is at it, and be the one that is: ENTERING."""
         words = self._words
-        with self._turn:
-            self._queue += 1
-            try:
-                while True:
-                    self._check_open()
-                    if self._phase == _NO_LINE:
-                        self._take_place()
-                    phase = self._phase  # no call until it is ENTERING
-                    if words[phase] == IDLE:
-                        words[phase] = ENTERING  # step: mutex.entering
-                        return True
-                    left = deadline.remaining()
-                    if left == 0:
-                        return False
-                    self._turn.wait(min(left, SLICE))
-            finally:
-                self._queue -= 1
+        self._queue += 1
+        try:
+            while True:
+                self._check_open()
+                if self._phase == _NO_LINE:
+                    with self._gate:
+                        if self._phase == _NO_LINE:
+                            self._take_place()
+                phase = self._phase  # no call until it is ENTERING
+                if words[phase] == IDLE:
+                    words[phase] = ENTERING  # step: mutex.entering
+                    self.owner = mark
+                    return True
+                left = deadline.remaining()
+                if left == 0:
+                    return False
+                self._wake.acquire(timeout=min(left, SLICE))
+        finally:
+            self._queue -= 1
+
+    def _wake_one(self) -> None:
+        try:
+            self._wake.release()
+        except RuntimeError:
+            return  # a token is there that nobody has taken yet
 
     def _take_place(self) -> None:
         membership = self._membership
@@ -254,27 +303,26 @@ class Mutex:
         """From ENTERING on: to INSIDE with the token, or back to IDLE without."""
         words, phase = self._words, self._phase
         tries = _TRIES
-        try:
-            while True:
-                left = deadline.remaining()
-                patience = 0 if tries else min(left, SLICE)
-                if self._semaphore.acquire_within(patience):  # step: mutex.take
-                    return self._go_inside(YES)
-                words[phase + 1] += 1  # step: mutex.tick
-                if tries and left:
-                    tries -= 1
-                    _yield()
-                    continue
-                got = self._look_for_the_dead(patient=left > 0)
-                if got:
-                    return got
-                if left == 0 or self._semaphore.closed:
-                    words[phase] = IDLE  # step: mutex.give_up
-                    self._check_open()
-                    return NO
-        except BaseException:
-            self._abandon()
-            raise
+        while True:
+            left = deadline.remaining()
+            patience = 0 if tries else min(left, SLICE)
+            if self._semaphore.acquire_within(patience):  # step: mutex.take
+                return self._go_inside(YES)
+            words[phase + 1] += 1  # step: mutex.tick
+            if tries and left:
+                tries -= 1
+                _yield()
+                continue
+            got = self._look_for_the_dead(patient=left > 0)
+            if got:
+                return got
+            if left == 0 or self._semaphore.closed:
+                self.owner = NOBODY
+                words[phase] = IDLE  # step: mutex.give_up
+                if self._queue:
+                    self._wake_one()
+                self._check_open()
+                return NO
 
     def _go_inside(self, how: Acquired) -> Acquired:
         words, phase = self._words, self._phase
@@ -283,17 +331,19 @@ class Mutex:
         return how
 
     def _abandon(self) -> None:
-        """Get out of ENTERING when it is not known whether the token was taken.
+        """Get out of an acquire that a signal handler ended, perhaps with the token.
 
-        A signal handler raised. The line is left behind as that of a dead one: those who wait find
-        out where the token is, as they do after a death.
+        The line is left behind as that of a dead one: those who wait find out where the token is,
+        as they do after a death, and are told of one that this acquire was to tell of.
         """
-        if self._words[self._phase] == ENTERING:
+        if self._words[self._phase] != IDLE:
+            self.owner = NOBODY
             self._phase, self._astray = _NO_LINE, True
             try:
                 self._membership.move(self._index)
-            except TimeoutError:
-                return  # somebody is stopped at the door; the next acquire tries again
+            except OSError:
+                return  # somebody is stopped at the door, or no line is free: the next acquire
+                # tries again, and tells
             self._astray = False
 
     def _follow(self) -> None:

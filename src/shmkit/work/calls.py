@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from shmkit.channels.half import SHARED
 from shmkit.channels.header import CUT, HEAD, SKIP, SPACE_BELL, STATE, TAIL
 from shmkit.channels.objects import ObjectRing
-from shmkit.channels.turn import NOBODY, PATIENCE
+from shmkit.channels.turn import PATIENCE
 from shmkit.deadline import Deadline
+from shmkit.errors import Empty
 
 if TYPE_CHECKING:
     from shmkit.channels.codec import Received
@@ -92,34 +93,36 @@ class CallRing(ObjectRing):
 
     def _take_shared(self) -> bytes | None:
         """The fast path: lock, look, note, get; None: take the careful one."""
-        mutex, turn, words = self._get_mutex, self._get_turn, self._words
+        mutex, words = self._get_mutex, self._words
         line, me = self._line, get_ident()
         assert mutex is not None
         assert line is not None
-        if self._seen != SHARED or turn.owner == me:
+        if self._seen != SHARED or mutex.owner == me:
             return None
         if words[TAIL] - words[HEAD] < 16:
             self._data.glance(TAIL, words[TAIL])  # before the lock, which others want
-        if not mutex.acquire(True, PATIENCE):
+        if not mutex.acquire(True, PATIENCE, me):
             return None
-        turn.owner = me
         try:
             head = words[HEAD]
             known = words[TAIL]
             if words[SKIP] == head or not 16 <= known - head <= self._size or words[STATE] >= CUT:
+                mutex.release()
                 return None
             at = head & self._mask
             size = words[self._data_word + (at >> 3)]
             if size > min(known - head, self._size - at) - 16:
+                mutex.release()
                 return None  # a flag, a kind, or broken
             at += self._base + 16
             frame: bytes = self._map[at : at + size]
             head += (size + 31) & -16
             line[TAKEN] = head  # step: call.taken
             self._head = words[HEAD] = head  # step: call.head
-        finally:
-            turn.owner = NOBODY
             mutex.release()
+        except BaseException:
+            mutex.leave(me)
+            raise
         if words[SPACE_BELL]:
             self._space.ring()
         return frame
@@ -139,9 +142,11 @@ class CallRing(ObjectRing):
         Returns:
             None when a worker that is stopped holds the lock.
         """
-        if not self._get_turn.enter(Deadline(0)):
-            return None
-        try:
+
+        def see() -> Seen:
             return Seen(self._words[HEAD], {index: lines[index * LINE + TAKEN] for index in of})
-        finally:
-            self._get_turn.leave()
+
+        try:
+            return self._get_turn.run(Deadline(0), see)
+        except Empty:
+            return None
