@@ -1,7 +1,8 @@
 """ProcessPoolExecutor: the standard library's executor, over rings.
 
-How calls travel: pool.py. What a worker does: worker.py. Who has which call, and what becomes of it
-when a worker dies: calls.py.
+How calls and results travel, and what becomes of a call whose worker dies: pool.py. Which calls are
+sent, and which wait: backlog.py. Who has which call: calls.py. The processes: crew.py. What each of
+them does: worker.py.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from shmkit.channels.codec import encode
+from shmkit.work.backlog import Call
+from shmkit.work.crew import Orders
 from shmkit.work.future import CallFuture
-from shmkit.work.pool import Call, Pool
+from shmkit.work.pool import Pool
 from shmkit.work.worker import run_chunk
 
 if TYPE_CHECKING:
@@ -89,9 +92,7 @@ class ProcessPoolExecutor(Executor):
         self._mp_context = mp_context
         self._processes: dict[int, BaseProcess] | None = {}
         self._executor_manager_thread: threading.Thread | None = None
-        self._new_pool = partial(
-            Pool, mp_context, max_workers, initializer, initargs, max_tasks_per_child
-        )
+        self._orders = Orders(mp_context, max_workers, initializer, initargs, max_tasks_per_child)
         self._pool: Pool | None = None
         self._is_shut_down = False
         self._starting = threading.Lock()
@@ -126,8 +127,8 @@ class ProcessPoolExecutor(Executor):
         with pool.lock:
             self._check(pool)
             pool.submit(call, content)
-        if pool.failed:
-            pool.tell_failed()
+        if pool.backlog.failed:
+            pool.backlog.tell_failed()
         return future
 
     def _check(self, pool: Pool) -> None:
@@ -151,7 +152,7 @@ class ProcessPoolExecutor(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if _exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            pool = self._new_pool()
+            pool = Pool(self._orders)
             try:
                 pool.start()
                 thread = threading.Thread(
