@@ -1,4 +1,5 @@
-/* The protocol of src/shmkit/sync/mutex.py: a semaphore for exclusion, phases, ticks, rescue.
+/* The protocol of src/shmkit/sync/mutex.py and evidence.py: a semaphore for exclusion, phases, ticks,
+ * rescue; and newcomers that find every line to be evidence.
  *
  * LINES participants, each with a line of its own. A killer ends up to CRASHES of them, each before
  * any of its statements; the kernel then drops its locks, its line stays as it was. Newcomers take
@@ -142,7 +143,7 @@ inline keep_evidence()
 inline drop_evidence()
 {
 	do
-	:: d_step { evidence[0] -> phase[0] = IDLE; evidence[0] = false }
+	:: d_step { evidence[0] -> phase[0] = IDLE; evidence[0] = false } /* step: evidence.forget */
 	:: d_step { !evidence[0] && evidence[1] -> phase[1] = IDLE; evidence[1] = false }
 	:: d_step { !evidence[0] && !evidence[1] && evidence[2] -> phase[2] = IDLE; evidence[2] = false }
 	:: !evidence[0] && !evidence[1] && !evidence[2] -> break
@@ -150,7 +151,7 @@ inline drop_evidence()
 }
 
 /* Forget those who died without the token: first they are seen dead, then somebody INSIDE. */
-inline clear_evidence()
+inline clear_beside_holder()
 {
 	collect_evidence();
 #ifndef CLEAR_UNASKED
@@ -173,11 +174,11 @@ inline clear_evidence()
 /* The same for one that has no line, so that its own death with the token leaves no trace but that
  * of others: the token is proof, too; it is taken only where there is evidence, and goes back before
  * the evidence goes. */
-inline clear_with_token()
+inline clear_by_token()
 {
 	collect_evidence();
 	if
-	:: atomic { tokens > 0 && SOME_EVIDENCE -> tokens--; held = true }
+	:: atomic { tokens > 0 && SOME_EVIDENCE -> tokens--; held = true } /* step: evidence.take */
 	:: tokens == 0 || !SOME_EVIDENCE
 	fi;
 #ifdef CLEAR_THEN_POST
@@ -187,7 +188,7 @@ inline clear_with_token()
 	fi;
 #endif
 	if
-	:: atomic { held -> assert(tokens == 0); tokens++; held = false };
+	:: atomic { held -> assert(tokens == 0); tokens++; held = false }; /* step: evidence.post */
 		drop_evidence()
 	:: atomic { held && crashes < CRASHES -> crashes++; held = false }; /* killed between them */
 		keep_evidence()
@@ -231,7 +232,7 @@ wait:
 		:: !SOME(DIED) -> goto rescued
 		:: SOME(DIED) && SOME(HAS_NOW) ->
 			atomic { door == NOBODY -> door = me };
-			clear_evidence();
+			clear_beside_holder();
 			door = NOBODY;
 			goto rescued
 		:: SOME(DIED) && !SOME(HAS_NOW)
@@ -377,15 +378,15 @@ end_fate:
 	/* A newcomer that finds no line clears evidence itself, as a rescuer. */
 #ifdef CLEAR_AT_THE_DOOR
 	:: atomic { FULL_HOUSE && door == NOBODY -> door = NEWCOMER; tries++ };
-		clear_evidence();
+		clear_beside_holder();
 		door = NOBODY
 #else
 	:: atomic { FULL_HOUSE && door == NOBODY && rescuer == NOBODY ->
 		door = NEWCOMER; rescuer = NEWCOMER; tries++
 	   };
 		if
-		:: clear_evidence()
-		:: clear_with_token()
+		:: clear_beside_holder()
+		:: clear_by_token()
 		fi;
 		atomic { rescuer = NOBODY; door = NOBODY }
 #endif

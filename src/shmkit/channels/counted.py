@@ -43,12 +43,13 @@ from shmkit.sync.ordering import fence
 from shmkit.sync.waiting import Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from shmkit.channels.codec import Encoded
     from shmkit.channels.segment import Segment
     from shmkit.channels.side import Side
     from shmkit.memory.url import Where
+    from shmkit.sync.membership import Counts
 
 __all__ = ["NEWS", "CountedRing", "JoinableRing"]
 
@@ -330,7 +331,7 @@ class JoinableRing(CountedRing):
     __slots__ = ("_done", "_put_seen")
 
     _KIND = 10
-    _SEMAPHORES: ClassVar[Mapping[str, int]] = {**CountedRing._SEMAPHORES, "done": 0}
+    _SEMAPHORES: ClassVar[Counts] = {**CountedRing._SEMAPHORES, "done": 0}
     _JOINABLE = True
 
     def __init__(self, segment: Segment) -> None:

@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Final
 
 from shmkit.errors import CorruptSegment, IncompatibleSegment
-from shmkit.sync.membership import PARTICIPANT_LINE, start_time
+from shmkit.sync.lines import PARTICIPANT_LINE, start_time
 from shmkit.sync.waiting import OPEN
 
 __all__ = [

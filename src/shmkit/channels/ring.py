@@ -46,15 +46,16 @@ from shmkit.deadline import Deadline
 from shmkit.errors import Empty, Full, IncompatibleSegment
 from shmkit.memory.url import Url
 from shmkit.sync.liveness import CONSUMER_BYTE, PRODUCER_BYTE
+from shmkit.sync.membership import TokenOf
 from shmkit.sync.mutex import Mutex
 from shmkit.sync.waiting import NO_WORDS, Doorbell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import TracebackType
 
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Where
+    from shmkit.sync.membership import Counts
 
 __all__ = ["Ring", "RingStatistics"]
 
@@ -113,7 +114,12 @@ class Ring(Producing, Consuming):
 
     # What a subclass may want otherwise.
     _KIND: ClassVar = 1
-    _SEMAPHORES: ClassVar[Mapping[str, int]] = {"data": 0, "space": 0, "put": 1, "get": 1}
+    _SEMAPHORES: ClassVar[Counts] = {
+        "data": 0,
+        "space": 0,
+        "put": TokenOf(0),
+        "get": TokenOf(1),
+    }
     _WARNING: ClassVar = "unclosed ring {}"  # of a handle that is dropped open; "" for none
 
     def __init__(self, segment: Segment) -> None:

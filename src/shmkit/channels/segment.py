@@ -12,6 +12,7 @@ import errno
 import os
 import time
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels import header
@@ -25,10 +26,10 @@ from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Mapping
 
     from shmkit.channels.header import Header
     from shmkit.memory.url import Url, Where
+    from shmkit.sync.membership import Counts
 
 __all__ = ["PARTICIPANTS", "Segment"]
 
@@ -60,7 +61,7 @@ class Segment:
     base: int
     data_word: int
 
-    def __init__(self, buffer: SharedBuffer, kind: int, semaphores: Mapping[str, int]) -> None:
+    def __init__(self, buffer: SharedBuffer, kind: int, semaphores: Counts) -> None:
         self.buffer = buffer
         self.kind = kind
         self.membership = _member(buffer, semaphores)
@@ -73,7 +74,7 @@ class Segment:
         where: Where | Url,
         kind: int,
         data_size: int,
-        semaphores: Mapping[str, int],
+        semaphores: Counts,
         *,
         flags: int = 0,
         participants: int = PARTICIPANTS,
@@ -108,7 +109,7 @@ class Segment:
         cls,
         where: Where | Url,
         kind: int,
-        semaphores: Mapping[str, int],
+        semaphores: Counts,
         *,
         timeout: float | None = 0,
     ) -> Segment:
@@ -134,7 +135,7 @@ class Segment:
         where: Where | Url,
         kind: int,
         data_size: int,
-        semaphores: Mapping[str, int],
+        semaphores: Counts,
         *,
         flags: int = 0,
         participants: int = PARTICIPANTS,
@@ -184,7 +185,7 @@ class Segment:
         cls,
         buffer: SharedBuffer,
         kind: int,
-        semaphores: Mapping[str, int],
+        semaphores: Counts,
         deadline: Deadline,
     ) -> Segment:
         """Join the segment in a buffer that is attached already; closes the buffer on failure.
@@ -228,11 +229,12 @@ class Segment:
             view[:8] = MAGIC  # step: make.magic
 
     def _enter(self) -> None:
-        with self.membership.entering():
-            self.membership.enter(self.words, self.header.participants, self.header.incarnation)
+        participants, incarnation = self.header.participants, self.header.incarnation
+        enter = self.membership.enter
+        self.membership.admit(partial(enter, self.words, participants, incarnation))
 
     @staticmethod
-    def _remove_corpse(buffer: SharedBuffer, semaphores: Mapping[str, int]) -> bool:
+    def _remove_corpse(buffer: SharedBuffer, semaphores: Counts) -> bool:
         """Unlink what a creator left half-made; whether it was that. Closes the buffer."""
 
         def is_corpse() -> bool:
@@ -316,7 +318,7 @@ class Segment:
         self.membership.unlink_semaphores()
 
 
-def _member(buffer: SharedBuffer, semaphores: Mapping[str, int]) -> Membership:
+def _member(buffer: SharedBuffer, semaphores: Counts) -> Membership:
     """A membership of memory whose name may just have gone.
 
     Raises:

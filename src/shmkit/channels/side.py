@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from shmkit.errors import RoleTaken
-from shmkit.sync.membership import DEATHS, LINE_ATTACHED, LINE_PID, LINE_ROLES
+from shmkit.sync.lines import DEATHS, LINE_ATTACHED, LINE_PID, LINE_ROLES
 
 if TYPE_CHECKING:
     from shmkit.channels.segment import Segment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from shmkit.sync.membership import TokenOf
 from shmkit.sync.mutex import Acquired, Mutex
 from shmkit.sync.page import SharedPage
 
@@ -39,7 +40,7 @@ class Lock(Mutex):
         self._open(name)
 
     def _open(self, memory: str | SharedBuffer | None) -> None:
-        page = SharedPage(memory, _KIND, {"lock": 1})
+        page = SharedPage(memory, _KIND, {"lock": TokenOf(0)})
         self._page = page
         super().__init__(page.membership, page.words, 0, "lock")
         page.membership.presence.call_after_fork(self.start_anew)

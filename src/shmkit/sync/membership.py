@@ -1,7 +1,13 @@
 """Membership: a handle's line among the participants of a segment, and its share in the semaphores.
 
-A participant is a handle that holds the lock byte of its line (liveness.py); the line itself is for
-people. So "is anybody else here?" is a question to the kernel, and no count has to survive a crash.
+A participant is a handle that holds the lock byte of its line (lines.py, liveness.py). So "is
+anybody else here?" is a question to the kernel, and no count has to survive a crash. Who comes or
+goes, or looks at all the lines, is alone at the door while it does so.
+
+A newcomer that finds no lines but those of live ones, and of some that died at a lock, clears the
+latter, if it sees where the lock's token is (evidence.py). If it does not, the token is just going
+from hand to hand, or it is lost, and one of those who wait for it finds that out. So the newcomer
+steps back from the door, which they need for that, and comes again, for a second.
 
 The semaphores have names, and somebody has to remove them. The first one in makes them afresh: what
 a crash left is thrown away, nobody is there to miss it. A count in the header tells a forked child,
@@ -18,10 +24,8 @@ removes them stands there, too:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import sys
 import time
 import warnings
 import weakref
@@ -29,11 +33,20 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
+from shmkit.sync import evidence
+from shmkit.sync.lines import (
+    LINE_PHASES,
+    LINE_PID,
+    LINE_ROLES,
+    LINE_WORDS,
+    LOCK_WORDS,
+    Lines,
+    NoFreeLine,
+)
 from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, RESCUE_BYTE, Presence
 from shmkit.sync.semaphore import Semaphore
 from shmkit.sync.waiting import NO_WORDS
@@ -43,48 +56,31 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer import SharedBuffer
 
-__all__ = [
-    "DEATHS",
-    "ENTERING",
-    "IDLE",
-    "INSIDE",
-    "LEAVING",
-    "LINE_ATTACHED",
-    "LINE_PHASES",
-    "LINE_PID",
-    "LINE_ROLES",
-    "LOCK_WORDS",
-    "OWNERSHIP",
-    "PARTICIPANT_LINE",
-    "Membership",
-    "start_time",
-]
+__all__ = ["OWNERSHIP", "Counts", "Membership", "TokenOf"]
 
 # Indices of 8-byte words.
 OWNERSHIP: Final = 0x070 // 8  # whose the semaphores are
 EPOCH: Final = 0x078 // 8  # how often the semaphores were made
-# For each of two roles, of the line of the dead that was used again last: attached, pid.
-DEATHS: Final = 0x100 // 8
-PARTICIPANT_LINE: Final = 0x400 // 8  # the first of the lines
-_LINE_WORDS: Final = 128 // 8
 
-# Words of a line; phase and ticks follow for each of the locks in the segment.
-LINE_PID: Final = 0
-LINE_START: Final = 1
-LINE_ATTACHED: Final = 2  # ns; tells one owner of a line from the next
-LINE_ROLES: Final = 3  # bits: what the owner does; in a line of the dead, what it died doing
-LINE_PHASES: Final = 4
-LOCK_WORDS: Final = 3  # phase, ticks, entries
-
-# Phases, see mutex.py.
-IDLE: Final = 0
-ENTERING: Final = 1
-INSIDE: Final = 2
-LEAVING: Final = 3
-_LOCKS: Final = 2
 _NOBODY: Final = 0
 _OWNER: Final = 1
 _PRIORITY: Final = -40  # at exit: after the children were joined, before names are removed
+_PATIENCE: Final = 1.0  # seconds for rescuers to find a lost token: a slice, ticks, another slice
+_POLL: Final = 0.002  # seconds away from the door, for them to get through it
+
+
+class TokenOf(NamedTuple):
+    """In place of a count: the semaphore is one of the segment's locks, which starts with 1.
+
+    Attributes:
+        lock: index of the lock, as its Mutex has it.
+    """
+
+    lock: int
+
+
+Counts: TypeAlias = "Mapping[str, int | TokenOf]"
+"""Names of a segment's semaphores, and what they start with."""
 
 
 class Membership:
@@ -93,15 +89,23 @@ class Membership:
     Args:
         buffer: the memory of the segment.
         semaphores: names of its semaphores, and the counts they start with.
+
+    Attributes:
+        semaphores: those that are open, by name.
     """
 
-    def __init__(self, buffer: SharedBuffer, semaphores: Mapping[str, int]) -> None:
+    def __init__(self, buffer: SharedBuffer, semaphores: Counts) -> None:
         self.semaphores: dict[str, Semaphore] = {}
         self._buffer = buffer
-        self._counts = semaphores
+        self._counts: dict[str, int] = {}
+        self._tokens: dict[int, str] = {}  # index of a lock -> name of its semaphore
+        for name, start in semaphores.items():
+            self._counts[name] = 1 if isinstance(start, TokenOf) else start
+            if isinstance(start, TokenOf):
+                self._tokens[start.lock] = name
         self._presence: Presence | None = Presence(buffer)
         self._words: memoryview[int] = NO_WORDS
-        self._participants = 0
+        self._lines = Lines(NO_WORDS, 0, self._presence)
         self._incarnation = ""
         self._epoch = 0
         self._removes_names = False
@@ -154,38 +158,72 @@ class Membership:
             return _tracker()
         return _OWNER if self._buffer.owner else _NOBODY
 
-    def enter(self, words: memoryview[int], participants: int, incarnation: str) -> None:
-        """Take a line, and open the semaphores; called inside `entering`.
+    def admit(self, take_line: Callable[[], None]) -> None:
+        """Call, alone at the door, what takes a line; for a second again, while there is evidence.
 
         Raises:
-            OSError: every line is taken by a live participant.
+            OSError: EUSERS: every line is a live participant's, or evidence that stays so.
+            TimeoutError: as `entering`.
+            BaseException: what `take_line` raises.
+        """
+        deadline = Deadline(_PATIENCE)
+        while True:
+            with self.entering():
+                try:
+                    take_line()
+                except NoFreeLine as error:
+                    if not error.evidence or deadline.expired():
+                        raise
+                else:
+                    return
+            time.sleep(_POLL)  # meanwhile those who wait for the token look for it, if it is lost
+
+    def enter(self, words: memoryview[int], participants: int, incarnation: str) -> None:
+        """Open the semaphores, and take a line; called alone at the door, best by `admit`.
+
+        Raises:
+            OSError: EUSERS, no line is free now.
             FileNotFoundError: others are attached, but a semaphore was removed by hand.
         """
-        self._words, self._participants, self._incarnation = words, participants, incarnation
-        first = self.is_alone(participants)
+        self._words, self._incarnation = words, incarnation
+        self._lines = Lines(words, participants, self.presence)
         self._removes_names = self._removes_names or (
             words[OWNERSHIP] == _OWNER and self._buffer.owner
         )
-        if first:
-            self._forget_the_dead()
-        self._take_line()
+        if self.is_alone(participants):
+            # What the lines say of locks is void, for the semaphores are made anew.
+            self._lines.wipe()
+            self._take_line()
+            self._make_semaphores()
+        else:
+            self._open_semaphores()  # first: their tokens tell which lines are free
+            self._take_line()
+
+    def _open_semaphores(self) -> None:
+        if self.semaphores and self._words[EPOCH] == self._epoch:
+            return  # of a forked child, which inherited them
+        for name in self._counts:
+            self.semaphores[name] = Semaphore.attach(self._full_name(name))
+        self._epoch = self._words[EPOCH]
+
+    def _make_semaphores(self) -> None:
+        words = self._words
         if self.semaphores and words[EPOCH] == self._epoch:
-            if first:  # a forked child: it inherited them, open, with what the dead left in them
-                for name, count in self._counts.items():
-                    self.semaphores[name].reset(count)
+            # A forked child: it inherited them, open, with what the dead left in them.
+            for name, count in self._counts.items():
+                self.semaphores[name].reset(count)
             return
-        if first:
-            words[EPOCH] = (words[EPOCH] + 1) % (1 << 64)  # step: member.epoch
+        words[EPOCH] = (words[EPOCH] + 1) % (1 << 64)  # step: member.epoch
         self._epoch = words[EPOCH]
         for name, count in self._counts.items():
-            full = f"shmkit-{self._semaphore_stem()}-{name}"
-            if not first:
-                self.semaphores[name] = Semaphore.attach(full)
-                continue
+            full = self._full_name(name)
             Semaphore.discard(full)  # step: member.discard
             self.semaphores[name] = Semaphore.create(full, count, tracked=self._removes_names)
             if self._is_tracked_here():
                 resource_tracker.register(f"/{full}", "semaphore")
+
+    def _full_name(self, semaphore: str) -> str:
+        return f"shmkit-{self._semaphore_stem()}-{semaphore}"
 
     def _semaphore_stem(self) -> str:
         # With the inode: a copy of a file must not ring the bells of the original.
@@ -196,97 +234,43 @@ class Membership:
     def _is_tracked_here(self) -> bool:
         return self._words[OWNERSHIP] > _OWNER and self._words[OWNERSHIP] == _tracker()
 
-    def _forget_the_dead(self) -> None:
-        # Nobody is here, and the semaphores are made anew: what the lines say of locks is void.
-        for slot in range(self._participants):
-            line = self.line(slot)
-            self._bury(line)
-            for word in range(line, line + _LINE_WORDS):
-                self._words[word] = 0
-
     def _take_line(self) -> None:
-        slot = self._free_slot()
-        line = self.line(slot)
-        self._bury(line)
+        lines = self._lines
+        slot = lines.lock_free_one()
+        if slot is None:
+            self._clear_evidence()
+            slot = lines.lock_free_one()
+        if slot is None:
+            raise NoFreeLine(str(self._buffer.url), lines.participants, lines.count_evidence())
+        lines.sign(slot)
         self._slot, self._pid = slot, os.getpid()
-        self._words[line + LINE_PID] = self._pid  # step: member.pid
-        self._words[line + LINE_START] = start_time(self._pid)
-        self._words[line + LINE_ATTACHED] = time.time_ns()  # step: member.attached
         if self._watch is not None:
             self._watch()
 
-    def _bury(self, line: int) -> None:
-        """Write down elsewhere what a line of the dead says of roles, before it is used again."""
-        roles = self._words[line + LINE_ROLES]
-        for role in range(2):
-            if roles >> role & 1:
-                self._words[DEATHS + 2 * role + 1] = self._words[line + LINE_PID]
-                self._words[DEATHS + 2 * role] = self._words[line + LINE_ATTACHED]
-        self._words[line + LINE_ROLES] = 0
+    def _clear_evidence(self) -> None:
+        """Make lines of the dead free ones, at each lock whose token is somewhere else."""
+        presence = self.presence
+        for lock, name in self._tokens.items():
+            if presence.try_lock(RESCUE_BYTE + lock):  # else a rescuer sees to it
+                try:
+                    evidence.clear_by_token(self._lines, lock, self.semaphores[name])
+                finally:
+                    presence.unlock(RESCUE_BYTE + lock)
 
-    def _free_slot(self) -> int:
-        """Lock the byte of a line that is nobody's.
+    def forget_beside_holder(self, lock: int) -> None:
+        """For a rescuer: forget who died at its lock without the token, if somebody is INSIDE.
 
-        Raises:
-            OSError: EUSERS, there is none.
+        Called alone at the door, and with the lock's rescue byte.
         """
-        for _ in range(2):
-            slot = self._find_slot()
-            if slot is not None:
-                return slot
-            for lock in range(_LOCKS):
-                # With the rescuers' byte: one of them would clear the line of whoever takes it.
-                if self.presence.try_lock(RESCUE_BYTE + lock):
-                    self.clear_evidence(lock)
-                    self.presence.unlock(RESCUE_BYTE + lock)
-        raise OSError(
-            errno.EUSERS,
-            f"all {self._participants} lines for participants are in use: close a handle, or "
-            "create the segment with more",
-            str(self._buffer.url),
-        )
+        evidence.clear_beside_holder(self._lines, lock)
 
-    def clear_evidence(self, lock: int) -> None:
-        """Forget who died at a lock without its token, when it is seen with somebody else.
-
-        Called inside `entering`, so that a line of the dead stays one.
-        """
-        words, at = self._words, LINE_PHASES + LOCK_WORDS * lock
-        dead = [
-            line + at
-            for line, lives in self.lines()
-            if words[line + at] and not lives() and words[line + at] in (ENTERING, LEAVING)
-        ]
-        # Looked at after they were seen dead: whoever is inside now did not give it to them.
-        if any(words[line + at] == INSIDE for line, _ in self.lines()):
-            for phase in dead:
-                words[phase] = IDLE  # step: member.forget
-
-    def _find_slot(self) -> int | None:
-        # What the dead leave in their lines is news for some time: the oldest goes first.
-        slots = range(self._participants)
-        for slot in sorted(slots, key=lambda slot: self._words[self.line(slot) + LINE_ATTACHED]):
-            if self.presence.try_lock(PARTICIPANT_BYTE + slot):
-                if not self._is_in_a_lock(slot):
-                    return slot
-                self.presence.unlock(PARTICIPANT_BYTE + slot)  # evidence, until it is rescued
-        return None
-
-    def _is_in_a_lock(self, slot: int) -> bool:
-        first = self.line(slot) + LINE_PHASES
-        return any(
-            self._words[word] for word in range(first, first + LOCK_WORDS * _LOCKS, LOCK_WORDS)
-        )
-
-    def line(self, slot: int | None = None) -> int:
-        """Index of the first word of a participant's line; of this handle's without a slot."""
-        return PARTICIPANT_LINE + (self._slot if slot is None else slot) * _LINE_WORDS
+    def line(self) -> int:
+        """Index of the first word of this handle's line."""
+        return self._lines.at(self._slot)
 
     def lines(self) -> Iterator[tuple[int, Callable[[], bool]]]:
         """Index of each participant's line, and a question to the kernel whether it is alive."""
-        presence = self.presence
-        for slot in range(self._participants):
-            yield self.line(slot), partial(presence.is_held, PARTICIPANT_BYTE + slot)
+        return self._lines.everybody()
 
     def call_after_move(self, follow: Callable[[], None]) -> None:
         """Have a bound method called when this handle's line has become another."""
@@ -301,18 +285,20 @@ class Membership:
         Raises:
             OSError: there is no other line.
         """
-        with self.entering():
-            words, left, old = self._words, self._slot, self.line()
-            self._take_line()
-            new = self.line()
-            for word in range(LINE_ROLES, _LINE_WORDS):
-                if not 0 <= word - LINE_PHASES - LOCK_WORDS * lock < LOCK_WORDS:
-                    words[new + word], words[old + word] = words[old + word], 0
-            self.presence.unlock(PARTICIPANT_BYTE + left)
+        self.admit(partial(self._move, lock))
         for follower in self._followers:
             follow = follower()
             if follow is not None:
                 follow()
+
+    def _move(self, lock: int) -> None:
+        words, left, old = self._words, self._slot, self.line()
+        self._take_line()
+        new = self.line()
+        for word in range(LINE_ROLES, LINE_WORDS):
+            if not 0 <= word - LINE_PHASES - LOCK_WORDS * lock < LOCK_WORDS:
+                words[new + word], words[old + word] = words[old + word], 0
+        self.presence.unlock(PARTICIPANT_BYTE + left)
 
     def is_alone(self, participants: int) -> bool:
         """Whether no other handle has a line; for who is inside `entering`, and not yet in."""
@@ -347,18 +333,20 @@ class Membership:
 
     def register(self) -> None:
         """Become a participant in this process, at a forked child's first use."""
-        if self._slot < 0 or self._pid != os.getpid():
-            with self.entering():
-                if self._slot < 0 or self._pid != os.getpid():  # not another thread meanwhile
-                    self.enter(self._words, self._participants, self._incarnation)
+        if not self._is_registered:
+            self.admit(self._register)
+
+    def _register(self) -> None:
+        if not self._is_registered:  # not by another thread meanwhile
+            self.enter(self._words, self._lines.participants, self._incarnation)
+
+    @property
+    def _is_registered(self) -> bool:
+        return self._slot >= 0 and self._pid == os.getpid()
 
     def members(self) -> list[int]:
         """Pids of the live participants, this one included, as they wrote them down."""
-        return [
-            self._words[self.line(slot)]
-            for slot in range(self._participants)
-            if self.presence.is_held(PARTICIPANT_BYTE + slot)
-        ]
+        return [self._words[line + LINE_PID] for line, lives in self.lines() if lives()]
 
     def close(self) -> None:
         """Stop being a participant; the last one out removes what is nobody's. Idempotent."""
@@ -368,15 +356,16 @@ class Membership:
         if self._finalizer is not None:
             self._finalizer.cancel()
         try:
-            if self._slot >= 0 and self._pid == os.getpid():
+            if self._is_registered:
                 with self.entering():
                     self._words[self.line() + LINE_ROLES] = 0  # step: member.roles
                     presence.unlock(PARTICIPANT_BYTE + self._slot)  # step: member.leave
-                    if not presence.others(PARTICIPANT_BYTE, self._participants):
+                    if self.is_alone(self._lines.participants):
                         self._last_one_out()  # step: member.last
         finally:
             self._presence = None
             self._words = NO_WORDS
+            self._lines = Lines(NO_WORDS, 0, presence)
             self._watch, self._remove = None, _nothing  # they lead back here
             for semaphore in self.semaphores.values():
                 semaphore.close()
@@ -389,6 +378,8 @@ class Membership:
         self._remove()
         tracked = self._is_tracked_here()
         if tracked or self._words[OWNERSHIP] == _NOBODY:
+            # Whoever still has them open, and comes back, is to make others.
+            self._words[EPOCH] = (self._words[EPOCH] + 1) % (1 << 64)
             for semaphore in self.semaphores.values():
                 semaphore.unlink()
                 if tracked:
@@ -398,7 +389,7 @@ class Membership:
         """Remove the names of semaphores that a dead creator of this memory may have left."""
         self._incarnation = incarnation
         for name in self._counts:
-            Semaphore.discard(f"shmkit-{self._semaphore_stem()}-{name}")
+            Semaphore.discard(self._full_name(name))
 
     def unlink_semaphores(self) -> None:
         """Remove the names of the semaphores of a segment whose own name was just removed."""
@@ -427,11 +418,3 @@ def _tracker() -> int:
     """Inode of the pipe to this process's resource tracker: the same for all who share it."""
     fd = resource_tracker.getfd()
     return 0 if fd is None else os.fstat(fd).st_ino
-
-
-def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 where the system does not say."""
-    if sys.platform != "linux":
-        return 0
-    stat = Path(f"/proc/{pid}/stat").read_bytes()
-    return int(stat[stat.rindex(b")") + 2 :].split()[19])

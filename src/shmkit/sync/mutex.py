@@ -35,8 +35,7 @@ import posix_ipc
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
-from shmkit.sync.liveness import RESCUE_BYTE
-from shmkit.sync.membership import (
+from shmkit.sync.lines import (
     ENTERING,
     IDLE,
     INSIDE,
@@ -44,6 +43,7 @@ from shmkit.sync.membership import (
     LINE_PHASES,
     LOCK_WORDS,
 )
+from shmkit.sync.liveness import RESCUE_BYTE
 from shmkit.sync.semaphore import SLICE, NoSemaphore
 from shmkit.sync.waiting import NO_WORDS
 
@@ -368,7 +368,7 @@ class Mutex:
             dead, rest = self._survey()
             if dead and any(self._words[at] == INSIDE for at in rest):
                 with self._membership.entering(SLICE):
-                    self._membership.clear_evidence(self._index)
+                    self._membership.forget_beside_holder(self._index)
                 return NO
             if any(phase == INSIDE for phase, *_ in dead.values()):
                 return self._succeed(dead, AFTER_DEATH)

@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import os
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.buffer import SharedBuffer
-from shmkit.sync.membership import OWNERSHIP, PARTICIPANT_LINE, Membership
+from shmkit.sync.lines import LINE_WORDS, PARTICIPANT_LINE
+from shmkit.sync.membership import OWNERSHIP, Membership
 from shmkit.sync.waiting import OPEN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from shmkit.sync.membership import Counts
 
 __all__ = ["STATE", "SharedPage"]
 
@@ -65,11 +67,11 @@ class SharedPage:
         self,
         memory: str | SharedBuffer | None,
         kind: int,
-        semaphores: Mapping[str, int],
+        semaphores: Counts,
         *,
         participants: int = PARTICIPANTS,
     ) -> None:
-        size = PARTICIPANT_LINE * 8 + participants * 128
+        size = (PARTICIPANT_LINE + participants * LINE_WORDS) * 8
         self._participants = participants
         while True:
             if isinstance(memory, SharedBuffer):
@@ -80,7 +82,7 @@ class SharedPage:
                 self.buffer = SharedBuffer.ensure(f"shm:{memory}", size, keep=True)
             try:
                 self.membership = Membership(self.buffer, semaphores)
-                self._enter(kind)
+                self.membership.admit(partial(self._enter, kind))
             except FileNotFoundError:
                 self.close()
                 if not isinstance(memory, str):
@@ -93,26 +95,25 @@ class SharedPage:
 
     def _enter(self, kind: int) -> None:
         view, name = self.buffer.buf, str(self.buffer.url)
-        with self.membership.entering():
-            if self.buffer.url.scheme != "anon":
-                os.close(self.buffer.descriptor())  # does the name still lead here?
-            self.words: memoryview[int] = view.cast("Q")
-            found, ours = bytes(view[:16]), _MAGIC + _KIND.pack(_VERSION, kind)
-            if not any(found):
-                view[0x30:0x40] = os.urandom(16)
-                self.words[STATE] = OPEN
-                self.words[OWNERSHIP] = self.membership.ownership()
-                view[:16] = ours
-            elif found != ours:
-                raise IncompatibleSegment(
-                    f"{name!r} begins with {found!r}, and what is to live there with {ours!r}: "
-                    "take another name",
-                    where=name,
-                )
-            if self.membership.is_alone(self._participants):
-                self.tidy()
-            self.membership.call_when_last(self._remove)
-            self.membership.enter(self.words, self._participants, bytes(view[0x30:0x40]).hex())
+        if self.buffer.url.scheme != "anon":
+            os.close(self.buffer.descriptor())  # does the name still lead here?
+        self.words: memoryview[int] = view.cast("Q")
+        found, ours = bytes(view[:16]), _MAGIC + _KIND.pack(_VERSION, kind)
+        if not any(found):
+            view[0x30:0x40] = os.urandom(16)
+            self.words[STATE] = OPEN
+            self.words[OWNERSHIP] = self.membership.ownership()
+            view[:16] = ours
+        elif found != ours:
+            raise IncompatibleSegment(
+                f"{name!r} begins with {found!r}, and what is to live there with {ours!r}: "
+                "take another name",
+                where=name,
+            )
+        if self.membership.is_alone(self._participants):
+            self.tidy()
+        self.membership.call_when_last(self._remove)
+        self.membership.enter(self.words, self._participants, bytes(view[0x30:0x40]).hex())
 
     def tidy(self) -> None:
         """Called for the first one in and the last one out, alone at the door: for subclasses."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.deadline import Deadline
 from shmkit.memory.array import SharedArray
 from shmkit.memory.buffer import SharedBuffer
+from shmkit.sync.membership import TokenOf
 from shmkit.sync.mutex import Mutex
 from shmkit.sync.page import SharedPage
 from shmkit.sync.semaphore import check_name
@@ -60,7 +61,9 @@ def once(
         OSError: ENOSPC, no room for it.
         BaseException: what `build` raises; the next one who waits builds then.
     """
-    page = _Page(f"shmkit-once-{check_name(name)}", _KIND, {"lock": 1}, participants=_PARTICIPANTS)
+    page = _Page(
+        f"shmkit-once-{check_name(name)}", _KIND, {"lock": TokenOf(0)}, participants=_PARTICIPANTS
+    )
     try:
         lock = Mutex(page.membership, page.words, 0, "lock")
         deadline = Deadline(timeout)
