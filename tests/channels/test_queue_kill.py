@@ -19,7 +19,7 @@ from shmkit.tools.testing import run_until
 from tests.processes import TIMEOUT
 
 COUNT_STEPS = ["count.position", "count.number", "count.turn"]
-FAST_STEPS = ["count.tail", "count.head"]
+FAST_STEPS = ["put.tail@Producing._put_shared", "get.head@Consuming._get_shared"]
 SHM = Path("/dev/shm")
 
 
@@ -61,7 +61,7 @@ def get(queue: Queue[Any], times: int = 1, done: Any = None) -> None:
 
 
 @pytest.mark.parametrize("nth", [1, 2])
-@pytest.mark.parametrize("step", [*COUNT_STEPS, "count.tail"])
+@pytest.mark.parametrize("step", [*COUNT_STEPS, FAST_STEPS[0]])
 def test_a_put_killed_while_counting_is_counted_right(
     make_queue: Callable[..., Any], step: str, nth: int
 ) -> None:
@@ -86,7 +86,7 @@ def test_a_put_killed_while_counting_is_counted_right(
 
 
 @pytest.mark.parametrize("nth", [1, 2])
-@pytest.mark.parametrize("step", [*COUNT_STEPS, "count.head"])
+@pytest.mark.parametrize("step", [*COUNT_STEPS, FAST_STEPS[1]])
 def test_a_get_killed_while_counting_is_counted_right(
     make_queue: Callable[..., Any], step: str, nth: int
 ) -> None:

@@ -19,24 +19,18 @@ tail stands elsewhere by now. A note is written beside the last one, and then po
 from __future__ import annotations
 
 import time
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from shmkit.channels.codec import load
 from shmkit.channels.frame import HEADER
-from shmkit.channels.half import SHARED
 from shmkit.channels.header import (
     CUT,
-    DATA_BELL,
     HEAD,
     READY,
-    SKIP,
-    SPACE_BELL,
     STATE,
     TAIL,
 )
 from shmkit.channels.objects import ObjectRing
-from shmkit.channels.turn import PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.sync.ordering import fence
@@ -71,7 +65,7 @@ class CountedRing(ObjectRing):
     Deaths are not told: like the standard library's queues it waits for whoever may still come.
     """
 
-    __slots__ = ("_counts", "_maxsize", "_taken_seen")
+    __slots__ = ("_maxsize", "_taken_seen")
 
     _KIND = 9
     _WARNING = ""
@@ -81,7 +75,7 @@ class CountedRing(ObjectRing):
         """Take over a segment; `make` and `attach` are the ways to it, and `learn`."""
         super().__init__(segment)
         self._maxsize = self._taken_seen = 0
-        self._counts = self._JOINABLE
+        self._notes_puts = self._notes_gets = self._JOINABLE
 
     @classmethod
     def make(cls, where: Where, maxsize: int, capacity: int) -> Self:
@@ -108,7 +102,7 @@ class CountedRing(ObjectRing):
                 )
             time.sleep(0.001)  # its creator is two stores away, or dead
         self._maxsize = self._words[_MAXSIZE]
-        self._counts = self._JOINABLE or self._maxsize > 0
+        self._notes_puts = self._notes_gets = self._JOINABLE or self._maxsize > 0
 
     @property
     def maxsize(self) -> int:
@@ -120,7 +114,7 @@ class CountedRing(ObjectRing):
         words = self._open_words()
         if words[STATE] == CUT:
             return 0
-        if not self._counts:
+        if not self._notes_puts:
             return super().qsize()
         taken = self._taken(words)  # first: it is not to overtake
         return self._put(words) - taken
@@ -175,9 +169,19 @@ class CountedRing(ObjectRing):
         self._taken_seen = self._taken(words)
         return count - self._taken_seen < self._maxsize
 
+    def _note_put(self, tail: int) -> bool:
+        words = self._words
+        if not self._has_place(words, self._put(words)):
+            return False
+        self._note(words, _PUTS, tail)
+        return True
+
+    def _note_get(self, head: int, end: int) -> None:  # noqa: ARG002
+        self._note(self._words, _GETS, head)
+
     def _admit(self, size: int, deadline: Deadline) -> bool | None:
         fits = super()._admit(size, deadline)
-        if fits and self._counts:
+        if fits and self._notes_puts:
             words = self._words
             head = words[HEAD]  # before the count: what is taken afterwards ends the wait
             if not self._has_place(words, self._put(words)):
@@ -187,108 +191,30 @@ class CountedRing(ObjectRing):
         return fits
 
     def _publish(self) -> None:
-        if self._counts:
+        if self._notes_puts:
             self._note(self._words, _PUTS, self._words[TAIL])
         super()._publish()
 
     def _release(self, head: int) -> None:
-        if self._counts:
+        if self._notes_gets:
             self._note(self._words, _GETS, self._words[HEAD])
         super()._release(head)
 
-    # -- fast paths ------------------------------------------------------------------------------
+    # -- for Queue -------------------------------------------------------------------------------
 
     def fast_put(self) -> Callable[[bytes, int], bool]:
         """What puts a plain pickle and its length, if that takes no waiting and nothing unusual.
 
         It returns whether it did; if not, `put_encoded` is to be called.
         """
-        return self._put_counted if self._counts else self._put_shared
+        return self._put_shared
 
     def fast_get(self) -> Callable[[], bytes | None]:
         """What gets a plain pickle, if that takes no waiting and nothing unusual; or None.
 
         Then `get_frame` is to be called.
         """
-        return self._get_counted if self._counts else self._get_shared
-
-    def _put_counted(self, data: bytes, size: int) -> bool:
-        """`_put_shared`, with a note."""
-        mutex, words, me = self._put_mutex, self._words, get_ident()
-        assert mutex is not None
-        if self._limit != SHARED or mutex.owner == me or not mutex.acquire(True, PATIENCE, me):
-            return False
-        try:
-            tail = words[TAIL]
-            end = tail + ((size + 31) & -16)
-            if (
-                end > self._room
-                or tail < self._tail
-                or tail == words[SKIP]
-                or words[STATE] != READY
-            ):
-                mutex.release()
-                return False
-            holds = words[_PUTS]
-            note = _PUTS + 1 + 2 * holds
-            count = words[note + 1] + (words[note] != tail)
-            if not self._has_place(words, count):
-                mutex.release()
-                return False
-            note = _PUTS + 3 - 2 * holds
-            words[note] = tail  # step: count.position
-            words[note + 1] = count  # step: count.number
-            words[_PUTS] = 1 - holds  # step: count.turn
-            at = tail & self._mask
-            words[self._data_word + (at >> 3)] = size
-            at += self._base + 16
-            self._map[at : at + size] = data
-            self._tail = words[TAIL] = end  # step: count.tail
-            mutex.release()
-        except BaseException:
-            mutex.leave(me)
-            raise
-        if words[DATA_BELL]:
-            self._data.ring()
-        return True
-
-    def _get_counted(self) -> bytes | None:
-        """`_get_shared`, with a note."""
-        mutex, words, me = self._get_mutex, self._words, get_ident()
-        assert mutex is not None
-        if self._seen != SHARED or mutex.owner == me or not mutex.acquire(True, PATIENCE, me):
-            return None
-        try:
-            head = words[HEAD]
-            if (
-                not 16 <= self._known - head <= self._size
-                or words[SKIP] == head
-                or words[STATE] >= CUT
-            ):
-                mutex.release()
-                return None
-            at = head & self._mask
-            size = words[self._data_word + (at >> 3)]
-            if size > self._known - head - 16:
-                mutex.release()
-                return None
-            at += self._base + 16
-            frame: bytes = self._map[at : at + size]
-            holds = words[_GETS]
-            note = _GETS + 1 + 2 * holds
-            count = words[note + 1] + (words[note] != head)
-            note = _GETS + 3 - 2 * holds
-            words[note] = head  # step: count.position
-            words[note + 1] = count  # step: count.number
-            words[_GETS] = 1 - holds  # step: count.turn
-            self._head = words[HEAD] = head + ((size + 31) & -16)  # step: count.head
-            mutex.release()
-        except BaseException:
-            mutex.leave(me)
-            raise
-        if words[SPACE_BELL]:
-            self._space.ring()
-        return frame
+        return self._get_shared
 
     def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
         """As `ObjectRing.put_encoded`, on the careful path."""

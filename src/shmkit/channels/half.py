@@ -59,6 +59,8 @@ class Half:
         "_limit",
         "_map",
         "_mask",
+        "_notes_gets",
+        "_notes_puts",
         "_policy",
         "_producer",
         "_put_at",
@@ -86,6 +88,8 @@ class Half:
     _size: int  # of the data
     _mask: int
     _checked: bool
+    _notes_puts: bool  # whether the shared fast path is to call _note_put, and
+    _notes_gets: bool  # _note_get
     _policy: str
     _closed: bool
     _producer: Side
@@ -103,10 +107,6 @@ class Half:
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"this handle on ring {self._name} was closed")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
 
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._segment.poison(detail)

@@ -119,16 +119,17 @@ class Producing(Half):
             tail = words[TAIL]
             end = tail + ((size + 31) & -16)
             if (
-                end > self._room
-                or tail < self._tail
+                tail < self._tail
                 or tail == words[SKIP]
                 or words[STATE] != READY
+                or (end > self._room and not self._see_shared_room(tail, end))
+                or (self._notes_puts and not self._note_put(tail))
             ):
                 mutex.release()
                 return False
-            at = tail & self._mask
-            words[self._data_word + (at >> 3)] = size  # step: put.header
-            at += self._base + 16
+            at = self._base + (tail & self._mask)
+            words[at >> 3] = size  # step: put.header
+            at += 16
             self._map[at : at + size] = data  # step: put.payload
             self._tail = words[TAIL] = end  # step: put.tail
             mutex.release()
@@ -138,6 +139,17 @@ class Producing(Half):
         if words[DATA_BELL]:  # step: put.bell
             self._data.ring()
         return True
+
+    def _see_shared_room(self, tail: int, end: int) -> bool:
+        head = self._words[HEAD]
+        if not 0 <= tail - head <= self._size or head & 15:
+            return False  # for the careful path to see what it is
+        room = self._room = min(head + self._size, (tail | self._mask) + 1)
+        return end <= room
+
+    def _note_put(self, tail: int) -> bool:
+        """Note that a frame is to go in at `tail`, in a ring that `_notes_puts`; or refuse it."""
+        raise NotImplementedError
 
     def _put_carefully(self, data: bytes | memoryview, size: int, timeout: float | None) -> None:
         deadline = Deadline(timeout)
@@ -274,7 +286,8 @@ class Producing(Half):
         if size < 0:
             raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
         deadline = Deadline(timeout)
-        self._check_open()
+        if self._closed:
+            raise self._closed_error()
         turn = self._put_turn
         while (yield from turn.around(deadline, self._lend(size, deadline))) is False:
             self._await_room(deadline)
@@ -299,7 +312,8 @@ class Producing(Half):
 
         view = memoryview(self._map)[start : start + size]
         yield Frame(view, truncate)
-        self._check_open()
+        if self._closed:
+            raise self._closed_error()
         if self._put_turn is not turn:
             raise RuntimeError("this frame is reserved by the parent process: only that commits it")
         self._write(view[:committed], committed, in_place=True)
@@ -307,7 +321,8 @@ class Producing(Half):
 
     def _put_in_turn(self, attempt: Callable[[], bool | None], deadline: Deadline) -> None:
         """Attempt something in turn until there is room for it, or the policy drops it."""
-        self._check_open()
+        if self._closed:
+            raise self._closed_error()
         turn = self._put_turn
         while turn.run(deadline, attempt) is False:
             self._await_room(deadline)
@@ -394,7 +409,8 @@ class Producing(Half):
 
     def _open_for_puts(self) -> memoryview[int]:
         words = self._words
-        self._check_open()
+        if self._closed:
+            raise self._closed_error()
         state = words[STATE]
         self._check_state(state)
         if state != READY:

@@ -134,7 +134,7 @@ class Ring(Producing, Consuming):
         self._mask = self._size - 1
         self._checked = bool(flags & _CHECKED)
         self._policy = _POLICIES[flags >> 4]
-        self._closed = False
+        self._closed = self._notes_puts = self._notes_gets = False
         many_put, many_get = bool(flags & _MANY_PRODUCERS), bool(flags & _MANY_CONSUMERS)
         membership = segment.membership
         bells = membership.semaphores
