@@ -5,30 +5,43 @@ from __future__ import annotations
 import multiprocessing
 import os
 from concurrent import futures
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
-from test.test_concurrent_futures import test_as_completed as as_completed
-from test.test_concurrent_futures import test_deadlock as deadlock
-from test.test_concurrent_futures import test_init as init
-from test.test_concurrent_futures import test_process_pool as pool
-from test.test_concurrent_futures import test_shutdown as shutdown
-from test.test_concurrent_futures import test_wait as wait
-from test.test_concurrent_futures import util
-
 import shmkit
+from conformance.executors import SUITES
+from shmkit.work.future import CallFuture
 
 __all__ = [
     "PROCESSES",
     "SKIPS",
+    "THREADS",
     "AsCompletedTest",
     "ExecutorDeadlockTest",
     "FailingInitializerTest",
+    "FutureTest",
     "InitializerTest",
     "ProcessPoolExecutorTest",
     "ProcessPoolShutdownTest",
     "WaitTest",
 ]
+
+
+def _part(name: str) -> Any:
+    """A module of the suites; the first releases of 3.11 have them all in one."""
+    whole = import_module(SUITES)
+    return import_module(f"{SUITES}.{name}") if hasattr(whole, "__path__") else whole
+
+
+as_completed = _part("test_as_completed")
+deadlock = _part("test_deadlock")
+future = _part("test_future")
+init = _part("test_init")
+pool = _part("test_process_pool")
+shutdown = _part("test_shutdown")
+wait = _part("test_wait")
+util = _part("util")
 
 
 def _assert_python_ok(*args: str) -> Any:
@@ -92,6 +105,32 @@ class ExecutorDeadlockTest(deadlock.ExecutorDeadlockTest, Mixin, util.BaseTestCa
     """`test_deadlock`."""
 
 
+# The suite looks for the name of the class in what a future says of itself.
+Future: Any = type("Future", (CallFuture,), {})
+
+
+class FutureTest(future.FutureTests):
+    """`test_future`, of the futures that the executor gives."""
+
+    def setUp(self) -> None:
+        """The suite has futures in all states ready, and makes others."""
+        patch = mock.patch.object(util, "Future", Future)
+        patch.start()
+        self.addCleanup(patch.stop)
+        for name, ready in list(vars(future).items()):
+            if name == "Future" or isinstance(ready, futures.Future):
+                ours = Future if name == "Future" else self._copy(ready)
+                patch = mock.patch.object(future, name, ours)
+                patch.start()
+                self.addCleanup(patch.stop)
+        super().setUp()
+
+    def _copy(self, ready: Any) -> Any:
+        made = util.create_future(ready._state, ready._exception, ready._result)
+        assert isinstance(made, CallFuture)
+        return made
+
+
 PROCESSES = [
     ProcessPoolExecutorTest,
     ProcessPoolShutdownTest,
@@ -101,6 +140,7 @@ PROCESSES = [
     WaitTest,
     ExecutorDeadlockTest,
 ]
+THREADS = [FutureTest]
 
 _ALONE = "difference: what does not unpickle fails its own call, and the pool goes on"
 _QUEUE = "private: ProcessPoolExecutor._call_queue"

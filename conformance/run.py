@@ -63,7 +63,9 @@ def run_here(module: str, name: str, method: str) -> dict[str, Any]:
 def run_apart(module: str, name: str, method: str) -> dict[str, Any]:
     """Run one class of tests in an interpreter of its own."""
     command = [sys.executable, str(Path(__file__)), "--one", module, name, method]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    # What was there stays: it may say where a `test` package is that is not installed.
+    paths = [str(ROOT), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     lost = {"passed": 0, "skipped": {}, "failed": [f"{name} ({method})"]}
     try:
         done = subprocess.run(
