@@ -23,12 +23,12 @@ def future(request: pytest.FixtureRequest) -> Future[int]:
 
 @pytest.fixture(params=["fresh", "waited for"])
 def running(request: pytest.FixtureRequest, future: Future[int]) -> Future[int]:
-    """A future that runs, with nobody who waits, or after somebody waited in vain."""
+    """A future that runs, of which nothing else was asked, or after somebody waited in vain."""
     assert future.set_running_or_notify_cancel()
     if request.param == "waited for":
         with pytest.raises(TimeoutError):
             future.result(0)
-    assert (future.running(), future.done(), future.cancel()) == (True, False, False)
+        assert (future.running(), future.done(), future.cancel()) == (True, False, False)
     return future
 
 
