@@ -51,9 +51,10 @@ bench: $(VENV)/.bench
 conformance: $(VENV)/.tests
 	$(BIN)/python conformance/run.py $(ARGS)
 
-# The protocols' models, checked by Spin: tests/model.
+# The protocols' models, checked by Spin: tests/model. FULL=1: all cases, with the wide bounds, which
+# takes minutes and gigabytes.
 model: $(VENV)/.tests
-	$(BIN)/python -m tests.model.run $(ARGS)
+	$(BIN)/python -m tests.model.run $(if $(FULL),--full) $(ARGS)
 
 # Everybody killed and stopped at every step: what `make test` has a part of.
 killmatrix: $(VENV)/.tests

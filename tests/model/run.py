@@ -1,12 +1,18 @@
-"""Check the models with Spin: `make model`; names of cases as arguments run only those.
+"""Check the models with Spin: `make model`, or `make model FULL=1` for everything.
+
+    python -m tests.model.run [--full] [--jobs N] [part of a case's name ...]
 
 Each case is a model with some macros defined. Most are held against what they promise; the others
 leave out one thing on purpose, and Spin has to find what goes wrong then: so each precaution in the
 code is there for a reason, and the model is one that can fail.
+
+Spin visits every state that a case's bounds allow: so many deaths, so many newcomers. The short run
+has the smaller bounds, and says at its end which cases it has left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -14,14 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["CASES", "Case", "Outcome", "check", "steps"]
+__all__ = ["CASES", "Case", "Outcome", "check", "choose", "main", "steps"]
 
 HERE: Final = Path(__file__).resolve().parent
 HINT: Final = "Spin is not installed: apt-get install spin (and gcc)"
-TIMEOUT: Final = 900.0  # seconds
+TIMEOUT: Final = 1800.0  # seconds
 MEMORY: Final = 4000  # megabytes
 _STEP = re.compile(r"step: ([a-z_.]+)")
 
@@ -36,6 +43,7 @@ class Case(NamedTuple):
         holds: whether what is promised holds.
         progress: look for cycles without progress, under weak fairness, not for assertions.
         quick: takes a few seconds; part of the tests.
+        full: takes a minute or a gigabyte; only in the full run.
     """
 
     name: str
@@ -44,6 +52,7 @@ class Case(NamedTuple):
     holds: bool = True
     progress: bool = False
     quick: bool = True
+    full: bool = False
 
 
 class Outcome(NamedTuple):
@@ -58,12 +67,16 @@ class Outcome(NamedTuple):
 
 _ONE = ("CRASHES=1", "NEWCOMERS=1")
 _TWO = ("CRASHES=2", "NEWCOMERS=1")
+_NOBODY_COMES = ("CRASHES=2", "NEWCOMERS=0")
 CASES: Final = (
     Case("mutex, one death", "mutex", _ONE, quick=False),
-    Case("mutex, two deaths", "mutex", _TWO, quick=False),
+    Case("mutex, two deaths, nobody comes", "mutex", _NOBODY_COMES, quick=False),
+    Case("mutex, two deaths", "mutex", _TWO, quick=False, full=True),
     Case(
         "mutex, somebody gets in", "mutex", ("CRASHES=1", "NEWCOMERS=0"), progress=True, quick=False
     ),
+    Case("mutex, somebody gets in: a newcomer", "mutex", _ONE, progress=True, full=True),
+    Case("mutex, somebody gets in: two deaths", "mutex", _TWO, progress=True, full=True),
     Case("mutex: posting instead of succeeding", "mutex", (*_TWO, "POST_INSTEAD"), holds=False),
     Case("mutex: no wait for ticks", "mutex", (*_TWO, "NO_TICK_WAIT"), holds=False),
     Case("mutex: entries read last", "mutex", (*_TWO, "ENTRIES_LAST"), holds=False),
@@ -76,7 +89,7 @@ CASES: Final = (
     Case(
         "mutex: evidence cleared without a second look",
         "mutex",
-        ("CRASHES=2", "NEWCOMERS=0", "CLEAR_UNASKED"),
+        (*_NOBODY_COMES, "CLEAR_UNASKED"),
         holds=False,
         progress=True,
         quick=False,
@@ -95,6 +108,7 @@ CASES: Final = (
         holds=False,
         progress=True,
         quick=False,
+        full=True,
     ),
     Case("bell, one producer", "bell"),
     Case("bell, three asleep", "bell", ("CONSUMERS=3", "FRAMES=2"), quick=False),
@@ -115,6 +129,16 @@ def steps(model: str) -> set[str]:
     return set(_STEP.findall((HERE / f"{model}.pml").read_text()))
 
 
+def installed() -> None:
+    """See whether there is everything that `check` needs.
+
+    Raises:
+        FileNotFoundError: Spin or a C compiler is not installed.
+    """
+    if not (shutil.which("spin") and shutil.which("gcc")):
+        raise FileNotFoundError(HINT)
+
+
 def check(case: Case) -> Outcome:
     """Let Spin search the states of a case.
 
@@ -122,8 +146,7 @@ def check(case: Case) -> Outcome:
         FileNotFoundError: Spin or a C compiler is not installed.
         RuntimeError: Spin or the compiler did not understand the model, or the search broke off.
     """
-    if not (shutil.which("spin") and shutil.which("gcc")):
-        raise FileNotFoundError(HINT)
+    installed()
     defines = [f"-D{define}" for define in case.defines] + ["-DNP"] * case.progress
     with tempfile.TemporaryDirectory(prefix="shmkit-model-") as home:
         _call(home, "spin", *defines, "-a", str(HERE / f"{case.model}.pml"))
@@ -153,29 +176,56 @@ def _call(home: str, *command: str) -> str:
     return output
 
 
-def main(names: list[str]) -> int:
-    """Run every case, or those whose names contain one of `names`; print a table."""
-    failed = 0
+def choose(names: list[str], *, full: bool) -> list[Case]:
+    """The cases of a run: those whose names contain one of `names`, or else all, or the short ones.
+
+    Raises:
+        SystemExit: there is no such case.
+    """
+    if not names:
+        return [case for case in CASES if full or not case.full]
+    chosen = [case for case in CASES if any(name in case.name for name in names)]
+    if not chosen:
+        raise SystemExit(f"no case has {' or '.join(names)} in its name")
+    return chosen
+
+
+def main(arguments: list[str]) -> int:
+    """Run the cases and print a table; 1 if one is not as expected, 2 without Spin."""
+    parser = argparse.ArgumentParser(description="Check the models with Spin.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="part of a case's name")
+    parser.add_argument("--full", action="store_true", help="all cases: minutes, gigabytes")
+    parser.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), help="how many at a time"
+    )
+    options = parser.parse_args(arguments)
+    chosen = choose(options.names, full=options.full)
+    try:
+        installed()
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    failed, started = 0, time.monotonic()
     print(f"{'case':48} {'expected':9} {'found':9} {'states':>11} {'s':>6} {'MB':>5}", flush=True)
-    for case in CASES:
-        if names and not any(name in case.name for name in names):
-            continue
-        try:
-            outcome = check(case)
-        except FileNotFoundError as error:
-            print(error, file=sys.stderr)
-            return 2
-        expected, found = (
-            "holds" if good else "broken" for good in (case.holds, not outcome.errors)
-        )
-        failed += expected != found
-        print(
-            f"{case.name:48} {expected:9} {found:9} {outcome.states:11,.0f} "
-            f"{outcome.seconds:6.1f} {outcome.megabytes:5.0f}"
-            + ("" if expected == found else "  <--"),
-            flush=True,
-        )
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for case, outcome in zip(chosen, pool.map(check, chosen), strict=True):
+            failed += not _report(case, outcome)
+    print(f"{len(chosen)} cases, {failed} not as expected, {time.monotonic() - started:.0f} s")
+    left_out = [case.name for case in CASES if case not in chosen]
+    if left_out and not options.names:
+        print(f"left to the full run (make model FULL=1): {'; '.join(left_out)}")
     return 1 if failed else 0
+
+
+def _report(case: Case, outcome: Outcome) -> bool:
+    good = case.holds == (not outcome.errors)
+    expected, found = ("holds" if holds else "broken" for holds in (case.holds, not outcome.errors))
+    print(
+        f"{case.name:48} {expected:9} {found:9} {outcome.states:11,.0f} "
+        f"{outcome.seconds:6.1f} {outcome.megabytes:5.0f}" + ("" if good else "  <--"),
+        flush=True,
+    )
+    return good
 
 
 if __name__ == "__main__":

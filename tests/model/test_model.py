@@ -8,7 +8,8 @@ import pytest
 
 from shmkit.sync import evidence, mutex, waiting
 from shmkit.tools.testing import kill_points
-from tests.model.run import CASES, HERE, HINT, Case, check, steps
+from tests.model import run
+from tests.model.run import CASES, HERE, HINT, Case, Outcome, check, choose, main, steps
 
 MODELS = {"mutex": (mutex, evidence), "bell": (waiting,)}
 
@@ -38,3 +39,39 @@ def test_without_spin_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(FileNotFoundError, match="apt-get install spin"):
         check(CASES[0])
+    assert main([]) == 2
+
+
+def test_the_short_run_says_what_it_leaves_out(monkeypatch, capsys):
+    done = []
+
+    def know_it(case: Case) -> Outcome:
+        done.append(case)
+        return Outcome(int(not case.holds), 100, 0.1, 1, "")
+
+    monkeypatch.setattr(run, "check", know_it)
+    monkeypatch.setattr(run, "installed", lambda: None)
+    assert main([]) == 0
+    _, _, said = capsys.readouterr().out.splitlines()[-1].partition(": ")
+    assert said.split("; ") == [case.name for case in CASES if case.full]
+    assert {case.name for case in done} == {case.name for case in CASES if not case.full}
+    done.clear()
+    assert main(["--full"]) == 0
+    assert {case.name for case in done} == {case.name for case in CASES}
+    assert "left" not in capsys.readouterr().out
+
+
+def test_a_case_that_is_not_as_expected_fails_the_run(monkeypatch, capsys):
+    monkeypatch.setattr(run, "check", lambda case: Outcome(int(case.holds), 100, 0.1, 1, ""))
+    monkeypatch.setattr(run, "installed", lambda: None)
+    assert main(["bell, one producer"]) == 1
+    assert "<--" in capsys.readouterr().out
+
+
+def test_every_promise_is_in_the_short_run():
+    """With smaller bounds perhaps; the wide ones are for the full run."""
+    for model in MODELS:
+        assert any(case.holds for case in choose([], full=False) if case.model == model)
+    assert any(case.holds and case.progress for case in choose([], full=False))
+    with pytest.raises(SystemExit, match="no case"):
+        choose(["nonsense"], full=True)
