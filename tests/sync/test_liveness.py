@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import signal
@@ -288,3 +289,43 @@ def test_memory_whose_name_is_gone(make_where: Any) -> None:
                 os._exit(0 if presence.others(BYTE) and presence.try_lock(BYTE + 1) else 1)
             assert os.waitpid(pid, 0)[1] == 0
             presence.close()
+
+
+class _Handler(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.fixture
+def a_handler_raises(monkeypatch: Any) -> Any:
+    """Have a handler raise where they do run: when the call that locks or unlocks has returned."""
+    real = fcntl.fcntl
+
+    def call_and_raise(*args: Any) -> Any:
+        real(*args)
+        monkeypatch.undo()
+        raise _Handler
+
+    return lambda: monkeypatch.setattr(fcntl, "fcntl", call_and_raise)
+
+
+def test_a_handler_that_raises_leaves_no_byte_locked(
+    presence: Presence, other: Presence, a_handler_raises: Any
+) -> None:
+    a_handler_raises()
+    with pytest.raises(_Handler):
+        presence.try_lock(BYTE)
+    assert not presence.is_held(BYTE)
+    assert other.try_lock(BYTE)
+
+
+def test_a_handler_that_raises_leaves_no_byte_half_unlocked(
+    presence: Presence, other: Presence, a_handler_raises: Any
+) -> None:
+    assert presence.try_lock(BYTE)
+    a_handler_raises()
+    with pytest.raises(_Handler):
+        presence.unlock(BYTE)
+    assert not presence.is_held(BYTE)
+    assert other.try_lock(BYTE)
+    other.unlock(BYTE)
+    assert presence.try_lock(BYTE)

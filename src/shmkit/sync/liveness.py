@@ -101,21 +101,26 @@ class Presence:
         """
         if byte in self._held:
             return False
-        self._held.add(byte)  # first: the kernel would give it to two threads of this handle
         try:
+            self._held.add(byte)  # first: the kernel would give it to two threads of this handle
             fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_WRLCK, byte))
         except BlockingIOError:
             self._held.discard(byte)
             return False
-        except BaseException:
+        except ClosedError:
             self._held.discard(byte)
+            raise
+        except BaseException:
+            self.unlock(byte)  # a signal handler raised, perhaps when it was locked already
             raise
         return True
 
     def unlock(self, byte: int) -> None:
         """Give a byte back that `try_lock` got."""
-        fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_UNLCK, byte))
-        self._held.discard(byte)
+        try:
+            fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_UNLCK, byte))
+        finally:
+            self._held.discard(byte)
 
     def is_held(self, byte: int) -> bool:
         """Whether any live handle, this one included, holds the byte."""
