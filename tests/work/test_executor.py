@@ -1,4 +1,4 @@
-"""ProcessPoolExecutor: the contract, beside the standard library's executor; then what is its own.
+"""ProcessPoolExecutor: the contract, beside the standard library's executor.
 
 Tests that take `pool` run under every start method, and against the standard library's executor.
 """
@@ -10,35 +10,37 @@ import concurrent.futures
 import multiprocessing
 import os
 import pickle
-import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import shmkit
-from shmkit import ProcessPoolExecutor, WorkerDied
-from tests.processes import run_python, wait_until
+from shmkit import ProcessPoolExecutor
+from tests.processes import wait_until
+from tests.work.functions import (
+    SECONDS,
+    Unpicklable,
+    divide,
+    double,
+    echo,
+    fail,
+    leave,
+    make_unpicklable,
+    prepare,
+    state,
+    wait_for,
+)
 
-SECONDS = 20
+pytestmark = [
+    pytest.mark.usefixtures("forkserver"),
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+]
+
+
 EXECUTORS = {"stdlib": concurrent.futures.ProcessPoolExecutor, "shmkit": ProcessPoolExecutor}
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forkserver() -> None:
-    """Have the helper of forkserver started before a test looks at what is left behind."""
-    process = multiprocessing.get_context("forkserver").Process(target=os.getpid)
-    process.start()
-    process.join()
 
 
 @pytest.fixture(params=["stdlib-fork", "shmkit-fork", "shmkit-spawn", "shmkit-forkserver"])
@@ -61,106 +63,6 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Executor]]:
 def pool(make: Callable[..., Executor]) -> Executor:
     """An executor of either kind."""
     return make()
-
-
-@pytest.fixture
-def gate(tmp_path) -> Path:
-    """A file to wait for; it is not there yet."""
-    return Path(tmp_path) / "open"
-
-
-@pytest.fixture
-def ours(context: BaseContext) -> Iterator[ProcessPoolExecutor]:
-    """A pool of two workers of shmkit's, under each start method."""
-    with ProcessPoolExecutor(2, context) as executor:
-        yield executor
-
-
-@pytest.fixture
-def quick() -> Iterator[ProcessPoolExecutor]:
-    """A pool of two forked workers of shmkit's."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as executor:
-        yield executor
-
-
-# -- what workers do -------------------------------------------------------------------------------
-
-
-def echo(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, kwargs
-
-
-def double(number: int) -> int:
-    return 2 * number
-
-
-def divide(one: float, other: float) -> float:
-    return one / other
-
-
-def fail(error: BaseException) -> None:
-    raise error
-
-
-def wait_for(gate: Path) -> int:
-    wait_until(gate.exists)
-    return os.getpid()
-
-
-def kill_self(number: int) -> None:
-    os.kill(os.getpid(), number)
-
-
-def leave(status: int) -> None:
-    os._exit(status)
-
-
-STATE = "fresh"
-
-
-def prepare(state: str) -> None:
-    global STATE
-    STATE = state
-
-
-def state() -> str:
-    return STATE
-
-
-class TwoArguments(Exception):
-    """Pickles, and does not unpickle."""
-
-    def __init__(self, one, other) -> None:
-        super().__init__(f"{one} and {other}")
-
-
-class Unpicklable:
-    def __reduce__(self) -> Any:
-        raise pickle.PicklingError("not this one")
-
-
-class Broken:
-    """Pickles, and does not unpickle."""
-
-    def __reduce__(self) -> Any:
-        return fail, (LookupError("not here"),)
-
-
-def make_unpicklable() -> Unpicklable:
-    return Unpicklable()
-
-
-def make_broken(size: int) -> list[Any]:
-    return [np.zeros(size, np.uint8), Broken()]
-
-
-def raise_unpicklable() -> None:
-    error = RuntimeError("it was this")
-    error.attachment = Unpicklable()  # type: ignore[attr-defined]
-    raise error
-
-
-# -- the contract ----------------------------------------------------------------------------------
 
 
 def test_a_call_has_its_result(pool) -> None:
@@ -334,208 +236,3 @@ def test_workers_are_started_as_they_are_needed(executor) -> None:
         for _ in range(3):
             pool.submit(double, 1).result(SECONDS)
             wait_until(lambda: len(pool._processes) == 1)
-
-
-# -- what is its own -------------------------------------------------------------------------------
-
-
-def test_a_killed_worker_fails_its_call_alone(ours, gate) -> None:
-    held = ours.submit(wait_for, gate)
-    died = ours.submit(kill_self, signal.SIGKILL)
-    others = [ours.submit(double, number) for number in range(20)]
-    error = died.exception(SECONDS)
-    assert type(error) is WorkerDied
-    assert error.exitcode == -signal.SIGKILL
-    assert f"worker process {error.pid} was killed by SIGKILL" in str(error)
-    assert [future.result(SECONDS) for future in others] == list(range(0, 40, 2))
-    gate.touch()
-    assert held.result(SECONDS) != error.pid
-    assert ours.submit(leave, 7).exception(SECONDS).exitcode == 7
-    assert ours.submit(double, 3).result(SECONDS) == 6
-
-
-def test_a_callback_may_submit_the_call_again(quick) -> None:
-    done = threading.Event()
-    again: list[Any] = []
-
-    def submit_again(future: Future[Any]) -> None:
-        again.append((type(future.exception()), quick.submit(double, 21)))
-        done.set()
-
-    quick.submit(kill_self, signal.SIGKILL).add_done_callback(submit_again)
-    assert done.wait(SECONDS)
-    assert again[0][0] is WorkerDied
-    assert again[0][1].result(SECONDS) == 42
-
-
-def nest() -> int:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as inner:
-        return inner.submit(double, 4).result(SECONDS)
-
-
-def test_a_worker_may_have_a_pool_of_its_own(quick) -> None:
-    assert [quick.submit(nest).result(SECONDS) for _ in range(3)] == [8] * 3
-
-
-def test_a_dead_worker_tells_how_it_died() -> None:
-    copy: Any = pickle.loads(pickle.dumps(WorkerDied(12, -11)))
-    assert isinstance(copy, BrokenProcessPool)
-    assert isinstance(copy, shmkit.ShmkitError)
-    assert (type(copy), copy.args, vars(copy)) == (
-        WorkerDied,
-        copy.args,
-        {"pid": 12, "exitcode": -11},
-    )
-    assert "was killed by SIGSEGV" in str(copy)
-    assert "exited with status 3" in str(WorkerDied(1, 3))
-    assert "killed by signal 99" in str(WorkerDied(1, -99))
-    assert shmkit.errors.WorkerDied is shmkit.WorkerDied is WorkerDied
-
-
-def test_idle_workers_that_are_killed_are_replaced(quick) -> None:
-    quick.submit(double, 1).result(SECONDS)
-    before = dict(quick._processes)
-    for process in before.values():
-        process.kill()
-    wait_until(lambda: len(quick._processes) == 2 and not set(before) & set(quick._processes))
-    assert quick.submit(double, 2).result(SECONDS) == 4
-
-
-def test_what_does_not_unpickle_fails_its_call_alone(quick) -> None:
-    error = quick.submit(echo, Broken()).exception(SECONDS)
-    assert type(error) is LookupError
-    assert "did not unpickle in worker process" in str(error.__cause__)
-    for size in 1, 100_000:  # in the pickle, and beside it
-        error = quick.submit(make_broken, size).exception(SECONDS)
-        assert type(error) is pickle.UnpicklingError
-        assert "LookupError: not here" in str(error)
-    error = quick.submit(fail, TwoArguments(1, 2)).exception(SECONDS)
-    assert "did not unpickle" in str(error.__cause__)
-    assert quick.submit(double, 2).result(SECONDS) == 4
-
-
-def raise_two_arguments() -> None:
-    raise TwoArguments(1, 2)
-
-
-def test_exceptions_that_do_not_travel_are_told_of(quick) -> None:
-    error = quick.submit(raise_two_arguments).exception(SECONDS)
-    assert type(error) is pickle.UnpicklingError
-    assert "what the call raised does not unpickle here (TypeError" in str(error)
-    assert "TwoArguments: 1 and 2" in str(error.__cause__)
-    error = quick.submit(raise_unpicklable).exception(SECONDS)
-    assert type(error) is pickle.PicklingError
-    assert "RuntimeError: it was this" in str(error.__cause__)
-
-
-@pytest.mark.parametrize("size", [10, 20_000, 3 << 20, 40 << 20])
-def test_arrays_of_any_size_come_and_go(quick, size) -> None:
-    array = np.arange(size, dtype=np.uint8)
-    (back,), _ = quick.submit(echo, array).result(SECONDS)
-    assert np.array_equal(back, array)
-    assert back.flags.writeable
-    assert back.flags.owndata
-    block = array.tobytes()
-    assert quick.submit(echo, block).result(SECONDS)[0] == (block,)
-
-
-def test_more_large_calls_than_the_ring_holds(quick) -> None:
-    array = np.ones(9 << 20, np.uint8)
-    futures = [quick.submit(np.sum, array) for _ in range(12)]
-    assert [int(future.result(SECONDS)) for future in futures] == [9 << 20] * 12
-
-
-def test_any_number_of_threads_submit(quick) -> None:
-    results: list[list[int]] = []
-
-    def run() -> None:
-        futures = [quick.submit(double, number) for number in range(200)]
-        results.append([future.result(SECONDS) for future in futures])
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [list(range(0, 400, 2))] * 4
-
-
-def test_a_pool_that_is_dropped_ends_by_itself(context) -> None:
-    pool: Any = ProcessPoolExecutor(2, context)
-    future = pool.submit(double, 2)
-    processes, thread = list(pool._processes.values()), pool._executor_manager_thread
-    del pool
-    assert future.result(SECONDS) == 4
-    thread.join(SECONDS)
-    assert not thread.is_alive()
-    assert not any(process.is_alive() for process in processes)
-
-
-def test_a_fork_of_the_owner_is_refused(quick) -> None:
-    quick.submit(double, 1).result(SECONDS)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            quick.submit(double, 1)
-        except RuntimeError as error:
-            os.write(writing, str(error).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    told = os.read(reading, 1000).decode()
-    os.close(reading)
-    os.close(writing)
-    assert told.startswith(f"this executor belongs to process {os.getpid()}")
-
-
-EXIT = """
-import multiprocessing, os, time
-import shmkit
-
-def say(number):
-    time.sleep(0.02)
-    os.write(1, b"%d\\n" % number)  # a print may be two writes, and another's line between them
-
-if __name__ == "__main__":
-    pool = shmkit.ProcessPoolExecutor(2, multiprocessing.get_context(args[0]))
-    futures = [pool.submit(say, number) for number in range(20)]
-    if args[1] == "no wait":
-        pool.shutdown(wait=False)
-    elif args[1] == "raise":
-        raise SystemExit("the end")
-"""
-
-
-@pytest.mark.parametrize("how", ["fall off", "no wait", "raise"])
-def test_the_interpreter_ends_with_calls_pending(start_method, how) -> None:
-    result = run_python(EXIT, start_method, how, check=False, timeout=50)
-    assert sorted(map(int, result.stdout.split())) == list(range(20))
-    assert result.exitcode == (how == "raise")
-    assert result.stderr == ("the end\n" if how == "raise" else "")
-
-
-OWNER = """
-import multiprocessing, os, time
-import shmkit
-
-if __name__ == "__main__":
-    pool = shmkit.ProcessPoolExecutor(2, multiprocessing.get_context(args[0]))
-    link.send([pool.submit(os.getpid).result() for _ in range(8)])
-    link.recv()
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
-def test_workers_of_a_killed_owner_end(start_child, start_method) -> None:
-    child = start_child(OWNER, start_method)
-    pids = set(child.receive())
-    child.kill()
-
-    def is_gone(pid: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-                return stat.read().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
-
-    wait_until(lambda: all(map(is_gone, pids)))

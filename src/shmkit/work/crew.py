@@ -6,6 +6,7 @@ for another only when nobody has to read it any more.
 
 from __future__ import annotations
 
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shmkit.memory.buffer import SharedBuffer
@@ -83,6 +84,7 @@ class Crew:
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []  # that have run their last call
         self._failed_starts = 0
+        self._was_refused = False  # a process, since the last look
         lines = lines_for(orders.most_workers)
         self._free_lines = list(range(lines))
         self._lines = SharedBuffer.create(size=lines * LINE * 8)
@@ -93,28 +95,31 @@ class Crew:
         """Whether a worker is about to end, or has ended."""
         return bool(self._leaving or self.dead)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no worker takes calls."""
-        return not self._workers
-
     # -- the living --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the workers that must be there before there are threads."""
+        """Start the workers that must be there before there are threads; raises as `staff`."""
         if self._forks:
             self.staff(self._orders.most_workers)
 
     def staff(self, calls: int) -> None:
         """Start workers, if there are fewer than are needed for that many calls.
 
+        If not all of them can be started, those that are there will do until the next look.
+
         Raises:
-            OSError: a process can not be started.
+            BrokenProcessPool: there is none, and none can be started.
         """
-        most = self._orders.most_workers
+        workers, most = self._workers, self._orders.most_workers
         wanted = most if self._forks else min(calls, most)
-        while len(self._workers) < wanted and self._free_lines:
-            self._start_worker()
+        while len(workers) < wanted and self._free_lines and not (self._was_refused and workers):
+            try:
+                self._start_worker()
+            except OSError as error:
+                self._was_refused = True
+                if not workers:
+                    text = f"no worker process can be started: {error}"
+                    raise BrokenProcessPool(text) from error
 
     def _start_worker(self) -> None:
         context, _, initializer, initargs, most_calls = self._orders
@@ -155,6 +160,7 @@ class Crew:
 
     def find_dead(self) -> None:
         """See who ended."""
+        self._was_refused = False
         for workers in self._workers, self._leaving:
             for worker in list(workers):
                 if not worker.process.is_alive():

@@ -93,7 +93,11 @@ class Pool:
         return self._crew.processes
 
     def start(self) -> None:
-        """Start the workers that must be there before there are threads."""
+        """Start the workers that must be there before there are threads.
+
+        Raises:
+            BrokenProcessPool: not one can be started.
+        """
         self._crew.start()
 
     def submit(self, call: Call, content: bytes | Encoded) -> None:
@@ -102,6 +106,9 @@ class Pool:
         Args:
             call: the call.
             content: what is encoded of it.
+
+        Raises:
+            BrokenProcessPool: there is no worker, and none can be started.
         """
         self._crew.staff(len(self.backlog) + 1)
         self.backlog.submit(call, content)
@@ -206,7 +213,7 @@ class Pool:
         if kind & LAST:
             with self.lock:
                 self._crew.let_go(number)
-                self._crew.staff(len(self.backlog))
+            self._looked = 0.0  # another is to be started
         if call is None:
             return
         if kind & FAILED:
@@ -231,9 +238,9 @@ class Pool:
         try:
             with self.lock:
                 self._crew.staff(len(self.backlog))
-        except OSError as error:
-            if self._crew.is_empty:
-                self._break(f"no worker process can be started: {error}")
+        except BrokenProcessPool as error:
+            if self.backlog:
+                self._break(str(error))
 
     def _audit(self) -> None:
         """Account for every call that no live worker has."""

@@ -1,0 +1,201 @@
+"""ProcessPoolExecutor: workers that are replaced, or can not be had; the end of their owner."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import pytest
+
+from shmkit import ProcessPoolExecutor, WorkerDied
+from tests.processes import run_python, wait_until
+from tests.work.functions import (
+    SECONDS,
+    Unpicklable,
+    double,
+    kill_self,
+    prepare,
+    wait_for,
+)
+
+pytestmark = [
+    pytest.mark.usefixtures("forkserver"),
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+]
+
+
+class Scarce:
+    """A context in which only so many processes can be started."""
+
+    def __init__(self, method: str, left: float) -> None:
+        self._context = multiprocessing.get_context(method)
+        self.get_start_method = self._context.get_start_method
+        self.left = left
+        self.refused = 0
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - as in a context
+        process = self._context.Process(*args, **kwargs)  # type: ignore[attr-defined]
+        if self.left <= 0:
+            process.start = self._refuse
+        self.left -= 1
+        return process
+
+    def _refuse(self) -> None:
+        self.refused += 1
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def scarce(request: pytest.FixtureRequest) -> Any:
+    """A context that may run out of processes."""
+    return Scarce(request.param, 1)
+
+
+def test_idle_workers_that_are_killed_are_replaced(quick) -> None:
+    quick.submit(double, 1).result(SECONDS)
+    before = dict(quick._processes)
+    for process in before.values():
+        process.kill()
+    wait_until(lambda: len(quick._processes) == 2 and not set(before) & set(quick._processes))
+    assert quick.submit(double, 2).result(SECONDS) == 4
+
+
+def test_fewer_workers_than_asked_for_do(scarce, gate) -> None:
+    pool: Any
+    with ProcessPoolExecutor(3, scarce) as pool:
+        futures = [pool.submit(double, number) for number in range(10)]
+        assert [future.result(SECONDS) for future in futures] == list(range(0, 20, 2))
+        assert len(pool._processes) == 1
+        assert scarce.refused
+        scarce.left = 2
+        held = [pool.submit(wait_for, gate) for _ in range(3)]
+        wait_until(lambda: len(pool._processes) == 3)  # they are started as soon as they can be
+        gate.touch()
+        assert set(pool._processes) >= {future.result(SECONDS) for future in held}
+
+
+def test_no_worker_at_all_is_told_and_tried_again(scarce) -> None:
+    scarce.left = 0
+    with ProcessPoolExecutor(2, scarce) as pool:
+        for _ in range(2):
+            with pytest.raises(BrokenProcessPool, match="no worker process can be started"):
+                pool.submit(double, 1)
+        scarce.left = 10
+        assert pool.submit(double, 1).result(SECONDS) == 2
+
+
+def test_a_last_worker_that_can_not_be_replaced_breaks_the_pool(scarce) -> None:
+    with ProcessPoolExecutor(1, scarce) as pool:
+        died = pool.submit(kill_self, signal.SIGKILL)
+        later = [pool.submit(double, number) for number in range(20)]
+        assert type(died.exception(SECONDS)) is WorkerDied
+        for future in later:
+            error = future.exception(SECONDS)
+            assert type(error) is BrokenProcessPool
+            assert "no worker process can be started" in str(error)
+        with pytest.raises(BrokenProcessPool, match="no worker process can be started"):
+            pool.submit(double, 1)
+
+
+def test_a_worker_that_leaves_and_can_not_be_replaced_breaks_the_pool() -> None:
+    scarce: Any = Scarce("spawn", 1)
+    with ProcessPoolExecutor(1, scarce, max_tasks_per_child=2) as pool:
+        futures = [pool.submit(double, number) for number in range(4)]
+        assert [future.result(SECONDS) for future in futures[:2]] == [0, 2]
+        for future in futures[2:]:
+            assert "no worker process can be started" in str(future.exception(SECONDS))
+
+
+def test_an_initializer_that_does_not_pickle_raises_in_submit() -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=prepare, initargs=(Unpicklable(),)) as pool:
+        for _ in range(2):
+            with pytest.raises(pickle.PicklingError, match="not this one"):
+                pool.submit(double, 1)
+
+
+def test_a_pool_that_is_dropped_ends_by_itself(context) -> None:
+    pool: Any = ProcessPoolExecutor(2, context)
+    future = pool.submit(double, 2)
+    processes, thread = list(pool._processes.values()), pool._executor_manager_thread
+    del pool
+    assert future.result(SECONDS) == 4
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_a_fork_of_the_owner_is_refused(quick) -> None:
+    quick.submit(double, 1).result(SECONDS)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            quick.submit(double, 1)
+        except RuntimeError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    told = os.read(reading, 1000).decode()
+    os.close(reading)
+    os.close(writing)
+    assert told.startswith(f"this executor belongs to process {os.getpid()}")
+
+
+EXIT = """
+import multiprocessing, os, time
+import shmkit
+
+def say(number):
+    time.sleep(0.02)
+    os.write(1, b"%d\\n" % number)  # a print may be two writes, and another's line between them
+
+if __name__ == "__main__":
+    pool = shmkit.ProcessPoolExecutor(2, multiprocessing.get_context(args[0]))
+    futures = [pool.submit(say, number) for number in range(20)]
+    if args[1] == "no wait":
+        pool.shutdown(wait=False)
+    elif args[1] == "raise":
+        raise SystemExit("the end")
+"""
+
+
+@pytest.mark.parametrize("how", ["fall off", "no wait", "raise"])
+def test_the_interpreter_ends_with_calls_pending(start_method, how) -> None:
+    result = run_python(EXIT, start_method, how, check=False, timeout=50)
+    assert sorted(map(int, result.stdout.split())) == list(range(20))
+    assert result.exitcode == (how == "raise")
+    assert result.stderr == ("the end\n" if how == "raise" else "")
+
+
+OWNER = """
+import multiprocessing, os, time
+import shmkit
+
+if __name__ == "__main__":
+    pool = shmkit.ProcessPoolExecutor(2, multiprocessing.get_context(args[0]))
+    link.send([pool.submit(os.getpid).result() for _ in range(8)])
+    link.recv()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
+def test_workers_of_a_killed_owner_end(start_child, start_method) -> None:
+    child = start_child(OWNER, start_method)
+    pids = set(child.receive())
+    child.kill()
+
+    def is_gone(pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
+                return stat.read().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    wait_until(lambda: all(map(is_gone, pids)))
