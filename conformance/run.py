@@ -122,6 +122,8 @@ def main() -> int:
         rows = []
         jobs = [(c, m) for c in suite.PROCESSES for m in options.method or METHODS]
         jobs += [(c, "threads") for c in getattr(suite, "THREADS", [])]
+        if not jobs:
+            continue  # this interpreter has no such suite, and that was said
         for kind, method in jobs:
             result = run_apart(module, kind.__name__, method)
             rows.append((kind.__name__, method, result))
