@@ -39,11 +39,15 @@ RESCUE = {"mutex.rescue", "mutex.clear", "mutex.try", "mutex.rescued"}
 LEFT = ("mutex.leaving", "mutex.inside", "mutex.post", "mutex.take", "mutex.idle")
 
 # Paths that every contender comes to, and those of one that finds somebody dead.
-COMMON = [point for point in POINTS if point.partition("@")[0] not in RESCUE | {"mutex.give_up"}]
+COMMON = [
+    point
+    for point in POINTS
+    if point.partition("@")[0] not in RESCUE | {"mutex.give_up"} and "_succeed" not in point
+]
 RESCUER = [
     point
     for point in POINTS
-    if point.partition("@")[0] in RESCUE or "_go_inside" in point or "_for_token" in point
+    if point.partition("@")[0] in RESCUE or "_succeed" in point or "_for_token" in point
 ]
 RESCUER.remove("mutex.give_up@Mutex._wait_for_token")  # they wait without an end
 
@@ -220,8 +224,11 @@ def test_a_stopped_rescuer(left, point, guarded, start_process_fork):
 def comes_there(left: str, point: str) -> bool:
     """Whether what the first has left brings a rescuer to a step."""
     step = point.partition("@")[0]
-    if left in ("mutex.take", "mutex.idle"):  # the token is where it belongs
-        return step in ("mutex.take", "mutex.inside", "mutex.count")
+    lost = left not in ("mutex.take", "mutex.idle")  # else the token is where it belongs
+    if step in ("mutex.inside", "mutex.count"):
+        return lost == ("_succeed" in point)
+    if not lost:
+        return step == "mutex.take"
     # Of one that died inside it is known to be lost, and need not be looked for.
     return step != "mutex.try" or left != "mutex.leaving"
 

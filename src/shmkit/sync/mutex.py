@@ -28,6 +28,7 @@ from __future__ import annotations
 import enum
 import os
 import threading
+from itertools import repeat
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -48,7 +49,7 @@ from shmkit.sync.semaphore import SLICE, NoSemaphore
 from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from shmkit.sync.membership import Membership
@@ -105,7 +106,6 @@ class Mutex:
 
     __slots__ = (
         "__weakref__",
-        "_astray",
         "_entries",
         "_gate",
         "_index",
@@ -115,7 +115,7 @@ class Mutex:
         "_post_token",
         "_queue",
         "_semaphore",
-        "_try_token",
+        "_tokens",
         "_wake",
         "_words",
         "owner",
@@ -133,21 +133,19 @@ class Mutex:
         self._index = index
         self._name = semaphore
         self._phase = _NO_LINE
-        self._astray = False
         self._use(membership.semaphores[semaphore])
         self.start_anew()
         membership.call_after_move(self._follow)
 
     def _use(self, semaphore: Semaphore | NoSemaphore) -> None:
         self._semaphore = semaphore
-        self._try_token: Callable[[float], None] = semaphore.raw.acquire
+        self._tokens: Iterator[None] = map(semaphore.raw.acquire, repeat(0))
         self._post_token: Callable[[], None] = semaphore.raw.release
 
     def start_anew(self) -> None:
         """Hold nothing and be nobody: at first, and in a forked child."""
         self._phase = _NO_LINE  # index of this participant's phase word
         self._entries = 0
-        self._astray = False
         self.owner = NOBODY
         self._gate = threading.Lock()
         self._wake = threading.Lock()  # its release is the token that wakes one of `_queue` threads
@@ -182,15 +180,16 @@ class Mutex:
             self.owner = me
             try:
                 try:
-                    self._try_token(0)  # step: mutex.take
+                    # Not by a call, after which a handler could come: by the next of an iterator.
+                    for _ in self._tokens:  # step: mutex.take
+                        words[phase] = INSIDE  # step: mutex.inside
+                        self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
+                        return YES
                 except posix_ipc.BusyError:
                     return self._wait_for_token(Deadline(timeout if block else 0))
             except BaseException:
                 self._abandon()
                 raise
-            words[phase] = INSIDE  # step: mutex.inside
-            self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
-            return YES
         deadline = Deadline(timeout if block else 0)
         mark = me or -get_ident()
         try:
@@ -291,9 +290,6 @@ class Mutex:
     def _take_place(self) -> None:
         membership = self._membership
         membership.register()
-        if self._astray:
-            membership.move(self._index)
-            self._astray = False
         self._use(membership.semaphores[self._name])  # in a forked child perhaps others by now
         phase = self._phase_of(membership.line())
         self._entries = self._words[phase + 2]
@@ -307,7 +303,10 @@ class Mutex:
             left = deadline.remaining()
             patience = 0 if tries else min(left, SLICE)
             if self._semaphore.acquire_within(patience):  # step: mutex.take
-                return self._go_inside(YES)
+                # No call from the token on, as in acquire.
+                words[phase] = INSIDE  # step: mutex.inside
+                self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
+                return YES
             words[phase + 1] += 1  # step: mutex.tick
             if tries and left:
                 tries -= 1
@@ -324,27 +323,19 @@ class Mutex:
                 self._check_open()
                 return NO
 
-    def _go_inside(self, how: Acquired) -> Acquired:
-        words, phase = self._words, self._phase
-        words[phase] = INSIDE  # step: mutex.inside
-        self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
-        return how
-
     def _abandon(self) -> None:
-        """Get out of an acquire that a signal handler ended, perhaps with the token.
-
-        The line is left behind as that of a dead one: those who wait find out where the token is,
-        as they do after a death, and are told of one that this acquire was to tell of.
-        """
-        if self._words[self._phase] != IDLE:
-            self.owner = NOBODY
-            self._phase, self._astray = _NO_LINE, True
+        """Get out of an acquire that was ended by a signal handler."""
+        words, phase = self._words, self._phase
+        self.owner = NOBODY
+        if words[phase] == ENTERING:
+            words[phase] = IDLE  # without the token: whoever takes it is INSIDE in the same step
+        elif words[phase] == INSIDE:
+            # By a rescue, with a death to tell of. Left behind like the line of a dead one, it is
+            # told to the next.
             try:
                 self._membership.move(self._index)
-            except OSError:
-                return  # somebody is stopped at the door, or no line is free: the next acquire
-                # tries again, and tells
-            self._astray = False
+            except OSError:  # no line is free, or somebody is stopped at the door
+                self.release()
 
     def _follow(self) -> None:
         if self._phase != _NO_LINE:
@@ -399,9 +390,11 @@ class Mutex:
     def _succeed(self, dead: _Lines, how: Acquired) -> Acquired:
         # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
         # after us. None that is INSIDE would be a lost token.
-        self._go_inside(how)
+        words, phase = self._words, self._phase
+        words[phase] = INSIDE  # step: mutex.inside
+        self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
         for at in dead:
-            self._words[at] = IDLE  # step: mutex.clear
+            words[at] = IDLE  # step: mutex.clear
         return how
 
     def _look_for_the_token(self, dead: _Lines, rest: _Lines) -> Acquired:

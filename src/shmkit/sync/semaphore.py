@@ -184,22 +184,22 @@ class Semaphore:
         """
         mapped = self._mapped  # kept, also over a close() in another thread
         acquire = mapped.semaphore.acquire
+        # After a call a handler may raise; not after the next of an iterator.
         if seconds <= 0:
             try:
-                acquire(0)
+                for _ in map(acquire, (0,)):
+                    return True
             except posix_ipc.BusyError:
                 return False
-            return True
         taken = False
         held_back = pthread_sigmask(SIG_BLOCK, ())
         try:
             pthread_sigmask(SIG_BLOCK, _SIGNALS)  # runs, and may raise from, handlers that are due
-            if posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
-                acquire(seconds)
-            else:
+            if not posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
                 time.sleep(min(seconds, _POLL))
-                acquire(0)
-            taken = True
+                seconds = 0
+            for _ in map(acquire, (seconds,)):
+                taken = True
         except (posix_ipc.BusyError, posix_ipc.SignalError):
             pass  # the time is up; or stopped and continued, which cuts it short
         finally:
