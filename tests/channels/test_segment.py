@@ -283,3 +283,25 @@ def test_a_header_that_needs_more_than_a_page(where: Any) -> None:
 def test_participants_that_cannot_be(where: Any, participants: int) -> None:
     with pytest.raises(ValueError, match="participants"):
         Ring.create(where, capacity=4096, participants=participants)
+
+
+@pytest.mark.parametrize("length", [48, 64, 1000, 4064, 4081, 0xFFFF, 0xFFFFFFF0, 0xFFFFFFFF])
+def test_a_length_that_reaches_further_than_what_is_there(where: Any, length: int) -> None:
+    """Never delivered, whichever way it is asked for, and told from then on."""
+    for ask in (
+        lambda ring: ring.get(timeout=0),
+        lambda ring: ring.get_many(timeout=0),
+        lambda ring: ring.get_into(bytearray(8192), timeout=0),
+        lambda ring: ring.peek(timeout=0).__enter__(),
+        lambda ring: ring.qsize(),
+    ):
+        with Ring.create(where, capacity=4096) as ring:
+            ring.put(b"first")
+            ring.put(b"second")
+            assert ring.get() == b"first"
+            ring.buffer[4096 + 32 : 4096 + 36] = struct.pack("<I", length)
+            for _ in range(2):
+                with pytest.raises(CorruptSegment) as caught:
+                    ask(ring)
+            assert caught.value.detail
+            ring.unlink()
