@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 NAMED = ["shm", "file"]
 TIMEOUT = 30.0
 MAKE = kill_points("shmkit.channels.segment")
-ENTER = ("member.discard", "member.epoch", "line.pid", "line.attached")
+ENTER = ("semaphores.discard", "semaphores.epoch", "line.pid", "line.attached")
 LEAVE = ("unclaim", "member.roles", "member.leave")
 SHUT = ("shut.state", "shut.data", "shut.space")
 
@@ -70,7 +70,8 @@ def works(ring):
 
 def test_every_step_is_here():
     assert set(MAKE) == {"make.fields", "make.state", "make.ownership", "make.magic"}
-    assert set(kill_points("shmkit.sync.membership")) == {*ENTER[:2], *LEAVE[1:], "member.last"}
+    assert set(kill_points("shmkit.sync.membership")) == {*LEAVE[1:], "member.last"}
+    assert set(kill_points("shmkit.sync.semaphores")) == set(ENTER[:2])
     assert set(kill_points("shmkit.sync.lines")) == set(ENTER[2:])
     assert set(kill_points("shmkit.channels.side")) == {"claim", "unclaim"}
     assert set(kill_points("shmkit.channels.ring")) == set(SHUT)

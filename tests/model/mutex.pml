@@ -33,6 +33,9 @@
 #ifndef NEWCOMERS
 #define NEWCOMERS 2
 #endif
+#ifndef TRIES
+#define TRIES NEWCOMERS /* of newcomers that find no line */
+#endif
 
 #define IDLE 0
 #define ENTERING 1
@@ -362,7 +365,7 @@ inline come_in(i)
 
 #define MAY_DIE(i) (crashes < CRASHES && alive[i] && phase[i] != IDLE)
 #define NEWCOMER (LINES + 1)
-#define FULL_HOUSE (tries < NEWCOMERS && newcomers < NEWCOMERS && (down[0] || down[1] || down[2]))
+#define FULL_HOUSE (tries < TRIES && (down[0] || down[1] || down[2]))
 #define MAY_COME(i) (newcomers < NEWCOMERS && down[i] && phase[i] == IDLE && door == NOBODY)
 
 proctype Fate()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from shmkit.channels.segment import Segment
     from shmkit.channels.side import Side
     from shmkit.memory.url import Where
-    from shmkit.sync.membership import Counts
+    from shmkit.sync.semaphores import Counts
 
 __all__ = ["NEWS", "CountedRing", "JoinableRing"]
 

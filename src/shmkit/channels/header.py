@@ -15,7 +15,7 @@ One page (more when there are many participants), then the data. Little-endian, 
     0x048   creator's pid, its start time (ticks), created (ns)    creator         people
     0x060   CRC-32 of 0x008-0x05f (u32), 4 bytes zero              creator         who attaches
     0x068   state: READY, SHUT, CUT, POISONED                      anybody         everybody, always
-    0x070   whose the semaphores are (sync/membership.py)          creator         who leaves
+    0x070   whose the semaphores are (sync/semaphores.py)          creator         who leaves
     0x078   epoch: how often the semaphores were made              who enters      who enters
     0x080   producer side: tail, skip, dropped                     producer        consumer
             (of a Ring; others have their own words: broadcast.py, latest.py)

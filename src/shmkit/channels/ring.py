@@ -46,8 +46,8 @@ from shmkit.deadline import Deadline
 from shmkit.errors import Empty, Full, IncompatibleSegment
 from shmkit.memory.url import Url
 from shmkit.sync.liveness import CONSUMER_BYTE, PRODUCER_BYTE
-from shmkit.sync.membership import TokenOf
 from shmkit.sync.mutex import Mutex
+from shmkit.sync.semaphores import TokenOf
 from shmkit.sync.waiting import NO_WORDS, Doorbell
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Where
-    from shmkit.sync.membership import Counts
+    from shmkit.sync.semaphores import Counts
 
 __all__ = ["Ring", "RingStatistics"]
 

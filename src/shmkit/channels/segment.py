@@ -21,7 +21,8 @@ from shmkit.deadline import Deadline
 from shmkit.errors import CorruptSegment, IncompatibleSegment
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.sync.liveness import CREATION_BYTE
-from shmkit.sync.membership import OWNERSHIP, Membership
+from shmkit.sync.membership import Membership
+from shmkit.sync.semaphores import OWNERSHIP
 from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from shmkit.channels.header import Header
     from shmkit.memory.url import Url, Where
-    from shmkit.sync.membership import Counts
+    from shmkit.sync.semaphores import Counts
 
 __all__ = ["PARTICIPANTS", "Segment"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from shmkit.sync.membership import TokenOf
 from shmkit.sync.mutex import Acquired, Mutex
 from shmkit.sync.page import SharedPage
+from shmkit.sync.semaphores import TokenOf
 
 if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer

@@ -1,4 +1,4 @@
-"""Membership: a handle's line among the participants of a segment, and its share in the semaphores.
+"""Membership: a handle's line among the participants of a segment, and who goes in and out.
 
 A participant is a handle that holds the lock byte of its line (lines.py, liveness.py). So "is
 anybody else here?" is a question to the kernel, and no count has to survive a crash. Who comes or
@@ -8,32 +8,18 @@ A newcomer that finds no lines but those of live ones, and of some that died at 
 latter, if it sees where the lock's token is (evidence.py). If it does not, the token is just going
 from hand to hand, or it is lost, and one of those who wait for it finds that out. So the newcomer
 steps back from the door, which they need for that, and comes again, for a second.
-
-The semaphores have names, and somebody has to remove them. The first one in makes them afresh: what
-a crash left is thrown away, nobody is there to miss it. A count in the header tells a forked child,
-which inherits semaphores and is no participant yet, whether they are still those of the others. Who
-removes them stands there, too:
-
-    OWNER      a named segment that goes with its creator: the semaphores go with it, too (at its
-               unlink, its process's end, or by the resource tracker if it is killed)
-    NOBODY     a segment that outlives processes (a file, keep=True): the last one out
-    an inode   anonymous memory: the last one out, who also tells the resource tracker. The inode
-               is that of the pipe to the tracker which knows the names; a process with another
-               tracker leaves them alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import warnings
 import weakref
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
@@ -48,39 +34,21 @@ from shmkit.sync.lines import (
     NoFreeLine,
 )
 from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, RESCUE_BYTE, Presence
-from shmkit.sync.semaphore import Semaphore
+from shmkit.sync.semaphores import Semaphores, ownership
 from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from shmkit.memory.buffer import SharedBuffer
+    from shmkit.sync.semaphore import Semaphore
+    from shmkit.sync.semaphores import Counts
 
-__all__ = ["OWNERSHIP", "Counts", "Membership", "TokenOf"]
+__all__ = ["Membership"]
 
-# Indices of 8-byte words.
-OWNERSHIP: Final = 0x070 // 8  # whose the semaphores are
-EPOCH: Final = 0x078 // 8  # how often the semaphores were made
-
-_NOBODY: Final = 0
-_OWNER: Final = 1
 _PRIORITY: Final = -40  # at exit: after the children were joined, before names are removed
 _PATIENCE: Final = 1.0  # seconds for rescuers to find a lost token: a slice, ticks, another slice
 _POLL: Final = 0.002  # seconds away from the door, for them to get through it
-
-
-class TokenOf(NamedTuple):
-    """In place of a count: the semaphore is one of the segment's locks, which starts with 1.
-
-    Attributes:
-        lock: index of the lock, as its Mutex has it.
-    """
-
-    lock: int
-
-
-Counts: TypeAlias = "Mapping[str, int | TokenOf]"
-"""Names of a segment's semaphores, and what they start with."""
 
 
 class Membership:
@@ -95,21 +63,13 @@ class Membership:
     """
 
     def __init__(self, buffer: SharedBuffer, semaphores: Counts) -> None:
-        self.semaphores: dict[str, Semaphore] = {}
+        self._semaphores = Semaphores(semaphores)
+        self.semaphores: Mapping[str, Semaphore] = self._semaphores.opened
         self._buffer = buffer
-        self._counts: dict[str, int] = {}
-        self._tokens: dict[int, str] = {}  # index of a lock -> name of its semaphore
-        for name, start in semaphores.items():
-            self._counts[name] = 1 if isinstance(start, TokenOf) else start
-            if isinstance(start, TokenOf):
-                self._tokens[start.lock] = name
         self._presence: Presence | None = Presence(buffer)
         self._words: memoryview[int] = NO_WORDS
         self._lines = Lines(NO_WORDS, 0, self._presence)
         self._incarnation = ""
-        self._epoch = 0
-        self._removes_names = False
-        self._duties: list[Callable[[], None]] = []  # to remove names that outlive this handle
         self._slot = -1
         self._pid = os.getpid()
         self._followers: list[weakref.WeakMethod[Callable[[], None]]] = []
@@ -154,9 +114,7 @@ class Membership:
 
     def ownership(self) -> int:
         """What the creator writes into the header."""
-        if self._buffer.url.scheme == "anon":
-            return _tracker()
-        return _OWNER if self._buffer.owner else _NOBODY
+        return ownership(self._buffer)
 
     def admit(self, take_line: Callable[[], None]) -> None:
         """Call, alone at the door, what takes a line; for a second again, while there is evidence.
@@ -187,52 +145,17 @@ class Membership:
         """
         self._words, self._incarnation = words, incarnation
         self._lines = Lines(words, participants, self.presence)
-        self._removes_names = self._removes_names or (
-            words[OWNERSHIP] == _OWNER and self._buffer.owner
+        self._semaphores.bind(
+            words, incarnation, self.presence.descriptor, owner=self._buffer.owner
         )
         if self.is_alone(participants):
             # What the lines say of locks is void, for the semaphores are made anew.
             self._lines.wipe()
             self._take_line()
-            self._make_semaphores()
+            self._semaphores.make()
         else:
-            self._open_semaphores()  # first: their tokens tell which lines are free
+            self._semaphores.open()  # first: their tokens tell which lines are free
             self._take_line()
-
-    def _open_semaphores(self) -> None:
-        if self.semaphores and self._words[EPOCH] == self._epoch:
-            return  # of a forked child, which inherited them
-        for name in self._counts:
-            self.semaphores[name] = Semaphore.attach(self._full_name(name))
-        self._epoch = self._words[EPOCH]
-
-    def _make_semaphores(self) -> None:
-        words = self._words
-        if self.semaphores and words[EPOCH] == self._epoch:
-            # A forked child: it inherited them, open, with what the dead left in them.
-            for name, count in self._counts.items():
-                self.semaphores[name].reset(count)
-            return
-        words[EPOCH] = (words[EPOCH] + 1) % (1 << 64)  # step: member.epoch
-        self._epoch = words[EPOCH]
-        for name, count in self._counts.items():
-            full = self._full_name(name)
-            Semaphore.discard(full)  # step: member.discard
-            self.semaphores[name] = Semaphore.create(full, count, tracked=self._removes_names)
-            if self._is_tracked_here():
-                resource_tracker.register(f"/{full}", "semaphore")
-
-    def _full_name(self, semaphore: str) -> str:
-        return f"shmkit-{self._semaphore_stem()}-{semaphore}"
-
-    def _semaphore_stem(self) -> str:
-        # With the inode: a copy of a file must not ring the bells of the original.
-        status = os.fstat(self.presence.descriptor)
-        what = f"{self._incarnation}:{status.st_dev}:{status.st_ino}"
-        return hashlib.blake2b(what.encode(), digest_size=12).hexdigest()
-
-    def _is_tracked_here(self) -> bool:
-        return self._words[OWNERSHIP] > _OWNER and self._words[OWNERSHIP] == _tracker()
 
     def _take_line(self) -> None:
         lines = self._lines
@@ -250,10 +173,10 @@ class Membership:
     def _clear_evidence(self) -> None:
         """Make lines of the dead free ones, at each lock whose token is somewhere else."""
         presence = self.presence
-        for lock, name in self._tokens.items():
+        for lock, token in self._semaphores.tokens():
             if presence.try_lock(RESCUE_BYTE + lock):  # else a rescuer sees to it
                 try:
-                    evidence.clear_by_token(self._lines, lock, self.semaphores[name])
+                    evidence.clear_by_token(self._lines, lock, token)
                 finally:
                     presence.unlock(RESCUE_BYTE + lock)
 
@@ -361,44 +284,23 @@ class Membership:
                     self._words[self.line() + LINE_ROLES] = 0  # step: member.roles
                     presence.unlock(PARTICIPANT_BYTE + self._slot)  # step: member.leave
                     if self.is_alone(self._lines.participants):
-                        self._last_one_out()  # step: member.last
+                        self._remove()  # step: member.last
+                        self._semaphores.remove_as_last()
         finally:
             self._presence = None
             self._words = NO_WORDS
             self._lines = Lines(NO_WORDS, 0, presence)
             self._watch, self._remove = None, _nothing  # they lead back here
-            for semaphore in self.semaphores.values():
-                semaphore.close()
-            if self._removes_names:
-                self._duties = [semaphore.duty for semaphore in self.semaphores.values()]
-            self.semaphores.clear()
+            self._semaphores.close()
             presence.close()
-
-    def _last_one_out(self) -> None:
-        self._remove()
-        tracked = self._is_tracked_here()
-        if tracked or self._words[OWNERSHIP] == _NOBODY:
-            # Whoever still has them open, and comes back, is to make others.
-            self._words[EPOCH] = (self._words[EPOCH] + 1) % (1 << 64)
-            for semaphore in self.semaphores.values():
-                semaphore.unlink()
-                if tracked:
-                    resource_tracker.unregister(f"/{semaphore.name}", "semaphore")
 
     def discard_semaphores(self, incarnation: str) -> None:
         """Remove the names of semaphores that a dead creator of this memory may have left."""
-        self._incarnation = incarnation
-        for name in self._counts:
-            Semaphore.discard(self._full_name(name))
+        self._semaphores.discard(incarnation, self.presence.descriptor)
 
     def unlink_semaphores(self) -> None:
         """Remove the names of the semaphores of a segment whose own name was just removed."""
-        if self._removes_names:
-            for semaphore in self.semaphores.values():
-                semaphore.unlink()
-            for duty in self._duties:
-                duty()
-            self._removes_names = False
+        self._semaphores.unlink()
 
 
 def _nothing() -> None:
@@ -412,9 +314,3 @@ def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
                 warnings.warn(text, ResourceWarning, stacklevel=2)
         finally:
             close()
-
-
-def _tracker() -> int:
-    """Inode of the pipe to this process's resource tracker: the same for all who share it."""
-    fd = resource_tracker.getfd()
-    return 0 if fd is None else os.fstat(fd).st_ino

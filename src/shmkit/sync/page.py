@@ -11,7 +11,7 @@ all killed stays until its next use, or `gc`.
     0x008   layout version, kind (u16 each)                    the first
     0x030   incarnation: 16 random bytes                       the first
     0x068   state: always OPEN                                 the first
-    0x070   whose the semaphores are (membership.py)           the first
+    0x070   whose the semaphores are (semaphores.py)           the first
     0x080   what the primitive keeps here                      see there
     0x400   participants, as in every segment (membership.py)  each its own
 """
@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Final
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.sync.lines import LINE_WORDS, PARTICIPANT_LINE
-from shmkit.sync.membership import OWNERSHIP, Membership
+from shmkit.sync.membership import Membership
+from shmkit.sync.semaphores import OWNERSHIP
 from shmkit.sync.waiting import OPEN
 
 if TYPE_CHECKING:
-    from shmkit.sync.membership import Counts
+    from shmkit.sync.semaphores import Counts
 
 __all__ = ["STATE", "SharedPage"]
 

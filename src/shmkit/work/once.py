@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.deadline import Deadline
 from shmkit.memory.array import SharedArray
 from shmkit.memory.buffer import SharedBuffer
-from shmkit.sync.membership import TokenOf
 from shmkit.sync.mutex import Mutex
 from shmkit.sync.page import SharedPage
 from shmkit.sync.semaphore import check_name
+from shmkit.sync.semaphores import TokenOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
