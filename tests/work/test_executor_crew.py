@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +120,38 @@ def test_an_initializer_that_does_not_pickle_raises_in_submit() -> None:
         for _ in range(2):
             with pytest.raises(pickle.PicklingError, match="not this one"):
                 pool.submit(double, 1)
+
+
+def start_badly(folder: Path, bad: range) -> None:
+    """An initializer that is killed in the workers of these numbers."""
+    for number in itertools.count():
+        try:
+            os.close(os.open(folder / str(number), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        if number in bad:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return
+
+
+def test_while_a_worker_is_there_others_may_fail_to_start(context, tmp_path) -> None:
+    bad = range(1, 8)  # more than would end a pool without any
+    pool: Any
+    with ProcessPoolExecutor(2, context, start_badly, (tmp_path, bad)) as pool:
+        assert pool.submit(double, 1).result(SECONDS) == 2
+        held = [pool.submit(wait_for, tmp_path / str(number)) for number in (bad.stop, bad.stop)]
+        pids = {future.result(SECONDS) for future in held}
+        assert pids <= set(pool._processes)
+    assert len(list(tmp_path.iterdir())) == bad.stop + 1
+
+
+def test_workers_that_all_fail_to_start_break_the_pool(tmp_path) -> None:
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, context, start_badly, (tmp_path, range(1000))) as pool:
+        error = pool.submit(double, 1).exception(SECONDS)
+    assert type(error) is BrokenProcessPool
+    assert "ended with exit code -9 before it was ready" in str(error)
+    assert 6 <= len(list(tmp_path.iterdir())) <= 8  # three times each
 
 
 def test_a_pool_that_is_dropped_ends_by_itself(context) -> None:

@@ -14,7 +14,7 @@ from shmkit.work.calls import LINE, READY, STARTED, TAKEN
 from shmkit.work.worker import work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Crew", "Orders", "Worker", "lines_for"]
 
-FAILED_STARTS: Final = 3  # in a row: no worker can start
+FAILED_STARTS: Final = 3  # for each worker, with none that is ready: none can start
 
 
 class Orders(NamedTuple):
@@ -83,7 +83,8 @@ class Crew:
         self._forks = orders.context.get_start_method() == "fork"
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []  # that have run their last call
-        self._failed_starts = 0
+        self._failed_starts = 0  # since a worker was ready
+        self._most_failed_starts = FAILED_STARTS * orders.most_workers
         self._was_refused = False  # a process, since the last look
         lines = lines_for(orders.most_workers)
         self._free_lines = list(range(lines))
@@ -176,32 +177,36 @@ class Crew:
         """Which of the dead may have begun to run which call."""
         return {self.words[worker.line * LINE + STARTED]: worker for worker in dead}
 
-    def bury(self, dead: Iterable[Worker]) -> str:
+    def bury(self, dead: Sequence[Worker]) -> str:
         """Reap processes whose calls were seen to.
 
         Returns:
             Why no worker can be had, if their deaths say so, or "".
         """
         reason = ""
-        for process, line in dead:
+        can_start = any(map(self._was_ready, [*dead, *self._workers, *self._leaving]))
+        self._failed_starts = 0 if can_start else self._failed_starts + len(dead)
+        for worker in dead:
+            process = worker.process
             process.join()
-            if self.words[line * LINE + READY]:
-                self._failed_starts = 0
-            else:
-                self._failed_starts += 1
-                code = process.exitcode
-                if self.failed_initializer:
-                    reason = (
-                        f"the initializer failed in worker process {process.pid}:\n"
-                        + self.failed_initializer
-                    )
-                elif (code is not None and code >= 0) or self._failed_starts >= FAILED_STARTS:
-                    reason = (
-                        f"worker process {process.pid} ended with exit code {code} before it was "
-                        "ready: its start, or the initializer, failed"
-                    )
-            self._free_lines.append(line)
+            code = process.exitcode
+            if self.failed_initializer and not self._was_ready(worker):
+                reason = (
+                    f"the initializer failed in worker process {process.pid}:\n"
+                    + self.failed_initializer
+                )
+            elif not can_start and (
+                (code is not None and code >= 0) or self._failed_starts >= self._most_failed_starts
+            ):
+                reason = (
+                    f"worker process {process.pid} ended with exit code {code} before it was "
+                    "ready: its start, or the initializer, failed"
+                )
+            self._free_lines.append(worker.line)
         return reason
+
+    def _was_ready(self, worker: Worker) -> bool:
+        return bool(self.words[worker.line * LINE + READY])
 
     # -- the end -----------------------------------------------------------------------------------
 
