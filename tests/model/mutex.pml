@@ -19,8 +19,8 @@
  * rescuer, so one bit stands for "has changed since": `ticked` for ticks, `moved` for entries; each
  * is kept only while there is somebody to look at it. One whose phase is IDLE leaves nothing behind
  * when it dies, so that is not tried.
- * An abandoned line (a signal handler raised in acquire; membership.move) is that of one that was
- * killed ENTERING, and its owner a newcomer. Stores are seen in order and at once: those whose
+ * An abandoned line (a signal handler raised in acquire, after a rescue; membership.move) is that of one
+ * that was killed INSIDE, and its owner a newcomer. Stores are seen in order and at once: those whose
  * delay would matter are followed by a locked instruction of the semaphore or the kernel.
  *
  * Comments "step: NAME" stand at the statement before which the code has the same one.

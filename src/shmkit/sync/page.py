@@ -13,7 +13,7 @@ all killed stays until its next use, or `gc`.
     0x068   state: always OPEN                                 the first
     0x070   whose the semaphores are (semaphores.py)           the first
     0x080   what the primitive keeps here                      see there
-    0x400   participants, as in every segment (membership.py)  each its own
+    0x400   participants, as in every segment (lines.py)  each its own
 """
 
 from __future__ import annotations
