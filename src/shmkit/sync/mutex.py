@@ -19,8 +19,8 @@ rescuer's own death frees it):
   the token and not yet said so); and then all is as noted, and a try fails again. Then the rescuer
   becomes the holder.
 
-Lines of those who died ENTERING or LEAVING are evidence, until the token is seen elsewhere: here, or
-by a newcomer that finds no other line (evidence.py).
+Lines of those who died ENTERING or LEAVING are evidence, until the token is seen elsewhere: here,
+or by a newcomer that finds no other line (evidence.py).
 
 `tests/model/mutex.pml` is this protocol, for Spin: three participants, killed at any step. The
 participants' lines and their liveness: lines.py, liveness.py.
