@@ -142,10 +142,10 @@ class Ring(Producing, Consuming):
         self._space = Doorbell(words, SPACE_BELL, STATE, bells, "space", shared=many_put)
         self._producer = Side(segment, "producer", 0, None if many_put else PRODUCER_BYTE)
         self._consumer = Side(segment, "consumer", 1, None if many_get else CONSUMER_BYTE)
-        self._put_mutex = Mutex(membership, words, 0, "put") if many_put else None
+        self._put_mutex = Mutex(membership, words, 0) if many_put else None
         # A producer that drops the oldest gets, too.
         locks_gets = many_get or self._policy == "drop-oldest"
-        self._get_mutex = Mutex(membership, words, 1, "get") if locks_gets else None
+        self._get_mutex = Mutex(membership, words, 1) if locks_gets else None
         self._begin()
         membership.presence.call_after_fork(self._begin)
         membership.watch(self, segment.close, self._WARNING.format(self._name))

@@ -42,7 +42,7 @@ class Lock(Mutex):
     def _open(self, memory: str | SharedBuffer | None) -> None:
         page = SharedPage(memory, _KIND, {"lock": TokenOf(0)})
         self._page = page
-        super().__init__(page.membership, page.words, 0, "lock")
+        super().__init__(page.membership, page.words, 0)
         page.membership.presence.call_after_fork(self.start_anew)
         page.membership.watch(self, page.close)
 

@@ -112,6 +112,14 @@ class Membership:
         finally:
             presence.unlock(CREATION_BYTE)
 
+    def token(self, lock: int) -> Semaphore:
+        """The semaphore of one of the segment's locks, as it is now.
+
+        Raises:
+            KeyError: the segment was given no `TokenOf` that lock.
+        """
+        return self._semaphores.token(lock)
+
     def ownership(self) -> int:
         """What the creator writes into the header."""
         return ownership(self._buffer)
@@ -173,10 +181,10 @@ class Membership:
     def _clear_evidence(self) -> None:
         """Make lines of the dead free ones, at each lock whose token is somewhere else."""
         presence = self.presence
-        for lock, token in self._semaphores.tokens():
+        for lock in self._semaphores.locks:
             if presence.try_lock(RESCUE_BYTE + lock):  # else a rescuer sees to it
                 try:
-                    evidence.clear_by_token(self._lines, lock, token)
+                    evidence.clear_by_token(self._lines, lock, self.token(lock))
                 finally:
                     presence.unlock(RESCUE_BYTE + lock)
 

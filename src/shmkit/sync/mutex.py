@@ -104,7 +104,6 @@ class Mutex:
         membership: the participant.
         words: the segment as 8-byte words.
         index: 0 or 1, which of the segment's locks.
-        semaphore: name of the lock's semaphore in the membership.
     """
 
     __slots__ = (
@@ -113,7 +112,6 @@ class Mutex:
         "_gate",
         "_index",
         "_membership",
-        "_name",
         "_phase",
         "_post_token",
         "_queue",
@@ -128,15 +126,12 @@ class Mutex:
     """Ident of the thread of this process that is at it or has it; 0 or less where it did not say
     who it is."""
 
-    def __init__(
-        self, membership: Membership, words: memoryview[int], index: int, semaphore: str
-    ) -> None:
+    def __init__(self, membership: Membership, words: memoryview[int], index: int) -> None:
         self._membership = membership
         self._words = words
         self._index = index
-        self._name = semaphore
         self._phase = _NO_LINE
-        self._use(membership.semaphores[semaphore])
+        self._use(membership.token(index))
         self.start_anew()
         membership.call_after_move(self._follow)
 
@@ -293,7 +288,7 @@ class Mutex:
     def _take_place(self) -> None:
         membership = self._membership
         membership.register()
-        self._use(membership.semaphores[self._name])  # in a forked child perhaps others by now
+        self._use(membership.token(self._index))  # in a forked child perhaps others by now
         phase = self._phase_of(membership.line())
         self._entries = self._words[phase + 2]
         self._phase = phase

@@ -24,7 +24,7 @@ from shmkit.sync.semaphore import Semaphore
 from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from shmkit.memory.buffer import SharedBuffer
 
@@ -132,10 +132,18 @@ class Semaphores:
     def _count_epoch(self) -> None:
         self._words[EPOCH] = (self._words[EPOCH] + 1) % (1 << 64)
 
-    def tokens(self) -> Iterator[tuple[int, Semaphore]]:
-        """Index of each lock of the segment, and the semaphore that is its token."""
-        for lock, name in self._tokens.items():
-            yield lock, self.opened[name]
+    @property
+    def locks(self) -> Collection[int]:
+        """Indices of the segment's locks."""
+        return self._tokens.keys()
+
+    def token(self, lock: int) -> Semaphore:
+        """The semaphore of a lock.
+
+        Raises:
+            KeyError: no semaphore is that, or it is closed.
+        """
+        return self.opened[self._tokens[lock]]
 
     def remove_as_last(self) -> None:
         """Remove the names if the last one out is to do that; for who is that."""

@@ -65,7 +65,7 @@ def once(
         f"shmkit-once-{check_name(name)}", _KIND, {"lock": TokenOf(0)}, participants=_PARTICIPANTS
     )
     try:
-        lock = Mutex(page.membership, page.words, 0, "lock")
+        lock = Mutex(page.membership, page.words, 0)
         deadline = Deadline(timeout)
         if not page.words[_WHAT]:
             if not lock.acquire(True, None if timeout is None else deadline.remaining()):
