@@ -134,7 +134,8 @@ def start_badly(folder: Path, bad: range) -> None:
         return
 
 
-def test_while_a_worker_is_there_others_may_fail_to_start(context, tmp_path) -> None:
+def test_while_a_worker_is_there_others_may_fail_to_start(tmp_path) -> None:
+    context = multiprocessing.get_context("fork")
     bad = range(1, 8)  # more than would end a pool without any
     pool: Any
     with ProcessPoolExecutor(2, context, start_badly, (tmp_path, bad)) as pool:
