@@ -414,7 +414,7 @@ def test_a_finalizer_that_puts(where: Any) -> None:
 
 
 def test_a_trace_function_is_no_trouble(where: Any) -> None:
-    """A debugger, a profiler, a coverage tool: Python between any two lines."""
+    """A debugger, a profiler: Python between any two lines of who puts and who gets."""
     assert run_python(put_and_get_traced, where, timeout=50).stdout == "1200\n"
 
 
@@ -427,27 +427,19 @@ def put_and_get_traced(where: str | None) -> None:
     got: list[int] = []
     with Ring.create(where, capacity=4096) as ring:
 
-        def put(first: int) -> None:
-            for number in range(first, first + 400):
+        def put() -> None:
+            for number in range(1200):
                 ring.put(sealed(number, 30), 20)
+            ring.shutdown()
 
         def get() -> None:
-            try:
-                while True:
-                    number = opened(ring.get(20))
-                    got.append(number)
-            except ShutDown:
-                pass
+            got.extend(map(opened, ring))
 
-        putters = [threading.Thread(target=put, args=(400 * n,)) for n in range(3)]
-        getters = [threading.Thread(target=get) for _ in range(2)]
-        for thread in putters + getters:
+        threads = [threading.Thread(target=target) for target in (put, get)]
+        for thread in threads:
             thread.start()
-        for thread in putters:
+        for thread in threads:
             thread.join()
-        ring.shutdown()
-        for thread in getters:
-            thread.join()
-    if sorted(got) != list(range(1200)):
+    if got != list(range(1200)):
         raise AssertionError(f"{len(got)} frames came, {len(set(got))} different ones")
     print(len(got))

@@ -103,8 +103,9 @@ class Ring(Producing, Consuming):
 
     Made by `create`, `attach` and `ensure`. The first put of a handle makes it the producer, the
     first get the consumer; one handle may be both. Any number of threads may use a handle: they
-    take turns. A handle pickles, and in a forked child it is a handle of the child's own, without a
-    role.
+    take turns (but not under a trace function written in Python, as a debugger has: there each
+    thread needs a handle of its own). A handle pickles, and in a forked child it is a handle of the
+    child's own, without a role.
 
     On a file a ring is durable: frames carry a checksum, and whoever attaches after everybody
     stopped, or was killed, goes on where the last one was.
