@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError
+from shmkit.errors import ClosedError, CorruptSegment
 from shmkit.sync.ordering import fence
 from shmkit.sync.page import STATE, SharedPage
-from shmkit.sync.waiting import Doorbell
+from shmkit.sync.waiting import NO_WORDS, OPEN, Doorbell
 
 if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer
@@ -18,6 +18,7 @@ __all__ = ["Event"]
 _KIND: Final = 17
 _TURNS: Final = 0x080 // 8  # how often it was set or cleared: odd while it is set
 _BELL: Final = 0x280 // 8
+_MASK: Final = (1 << 64) - 1
 
 
 class Event:
@@ -31,7 +32,9 @@ class Event:
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
+        CorruptSegment: others use it, and its memory or semaphore is damaged.
         ValueError: a bad name.
+        OSError: no room, or 120 handles are there.
     """
 
     __slots__ = ("__weakref__", "_bell", "_closed", "_page", "_words")
@@ -63,11 +66,12 @@ class Event:
         Raises:
             ClosedError: this handle was closed.
         """
+        words = self._words  # before the look: those of a closed handle are not to be written
         self._check_open()
         self._page.membership.register()
-        turns = self._words[_TURNS]
+        turns = words[_TURNS]
         if not turns & 1:
-            self._words[_TURNS] = turns + 1
+            words[_TURNS] = turns + 1
         fence()
         self._bell.ring()
 
@@ -77,10 +81,11 @@ class Event:
         Raises:
             ClosedError: this handle was closed.
         """
+        words = self._words
         self._check_open()
-        turns = self._words[_TURNS]
+        turns = words[_TURNS]
         if turns & 1:
-            self._words[_TURNS] = turns + 1
+            words[_TURNS] = turns + 1 & _MASK
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set.
@@ -93,15 +98,25 @@ class Event:
 
         Raises:
             ClosedError: this handle was closed, now or before.
+            CorruptSegment: its memory was overwritten.
             ValueError: a negative timeout.
         """
-        deadline = Deadline(timeout)
+        deadline, words = Deadline(timeout), self._words
         self._check_open()
-        turns = self._words[_TURNS]
+        turns = words[_TURNS]
         if turns & 1:
             return True
         self._page.membership.register()
-        if not self._bell.wait(_TURNS, turns, deadline, self._check_open):
+        woken = self._bell.wait(_TURNS, turns, deadline, self._check_open)
+        self._check_open()
+        if words[STATE] != OPEN:  # which ends every wait
+            raise CorruptSegment(
+                f"this event ({self._page.buffer.url}) was overwritten: close it everywhere, and "
+                "remove that name",
+                where=str(self._page.buffer.url),
+                detail=f"its state is {words[STATE]}, and always {OPEN}",
+            )
+        if not woken:
             return False
         self._bell.ring()  # whoever else sleeps: each wakes the next
         return True
@@ -118,6 +133,8 @@ class Event:
     def close(self) -> None:
         """Leave it. The last one out removes the name. Idempotent."""
         self._closed = True
+        self._words = NO_WORDS
+        self._bell.close()
         self._page.close()
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -20,15 +20,18 @@ class Lock(Mutex):
     """One process at a time is inside; if it dies there, the next gets in, and is told.
 
     Without a name it is reached by forking or pickling it; with one, by every process of the same
-    user that gives the same name. It is not reentrant, and whoever acquired it releases it; threads
-    of a process may share a handle, and take turns. A holder that is stopped is waited for.
+    user that gives the same name. It is not reentrant, and the handle that acquired it releases it;
+    threads of a process may share a handle, and take turns. A holder that is stopped is waited for;
+    one that ends, or drops its handle, without a release has died inside.
 
     Args:
         name: a name without "/", or None.
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
+        CorruptSegment: others use it, and its memory or semaphore is damaged.
         ValueError: a bad name.
+        OSError: no room, or 120 handles are there.
 
     Notes:
         How a dead holder is told from a slow one: mutex.py. At most 120 handles at a time.
@@ -52,7 +55,10 @@ class Lock(Mutex):
         return self._page.buffer.name
 
     def close(self) -> None:
-        """Leave it; a holder releases it first. The last one out removes the name. Idempotent."""
+        """Leave it; if this handle holds it, whichever thread acquired it, it is released first.
+
+        The last one out removes the name. Idempotent.
+        """
         if self.held:
             self.release()
         self.retire()

@@ -21,14 +21,14 @@ from __future__ import annotations
 import os
 import struct
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from shmkit.errors import IncompatibleSegment
+from shmkit.errors import CorruptSegment, IncompatibleSegment
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.sync.lines import LINE_WORDS, PARTICIPANT_LINE
 from shmkit.sync.membership import Membership
 from shmkit.sync.semaphores import OWNERSHIP
-from shmkit.sync.waiting import OPEN
+from shmkit.sync.waiting import NO_WORDS, OPEN
 
 if TYPE_CHECKING:
     from shmkit.sync.semaphores import Counts
@@ -41,6 +41,9 @@ PARTICIPANTS: Final = 120
 _MAGIC: Final = b"SHMKIT\x01\0"
 _VERSION: Final = 1
 _KIND = struct.Struct("<HHxxxx")
+_INCARNATION: Final = slice(0x030, 0x040)
+# What may be written when the magic is not yet.
+_BEFORE_MAGIC: Final = (_INCARNATION, slice(0x068, 0x078))
 
 
 class SharedPage:
@@ -55,6 +58,7 @@ class SharedPage:
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
+        CorruptSegment: others use it, and have lost its semaphores or its state.
         ValueError: a bad name.
         OSError: no room, or too many participants.
 
@@ -73,7 +77,10 @@ class SharedPage:
         participants: int = PARTICIPANTS,
     ) -> None:
         size = (PARTICIPANT_LINE + participants * LINE_WORDS) * 8
+        if memory == "":
+            raise ValueError("the name is empty: give one that others know, or None")
         self._participants = participants
+        self._size = size
         while True:
             if isinstance(memory, SharedBuffer):
                 self.buffer = memory
@@ -90,6 +97,7 @@ class SharedPage:
                     raise
                 continue  # the last one left it meanwhile, and took the name along
             except BaseException:
+                self._undo()
                 self.close()
                 raise
             return
@@ -98,10 +106,11 @@ class SharedPage:
         view, name = self.buffer.buf, str(self.buffer.url)
         if self.buffer.url.scheme != "anon":
             os.close(self.buffer.descriptor())  # does the name still lead here?
-        self.words: memoryview[int] = view.cast("Q")
+        self.words: memoryview[int] = view[: self._size].cast("Q")
         found, ours = bytes(view[:16]), _MAGIC + _KIND.pack(_VERSION, kind)
-        if not any(found):
-            view[0x30:0x40] = os.urandom(16)
+        alone = self.membership.is_alone(self._participants)
+        if alone and self._is_blank():
+            view[_INCARNATION] = os.urandom(16)
             self.words[STATE] = OPEN
             self.words[OWNERSHIP] = self.membership.ownership()
             view[:16] = ours
@@ -111,10 +120,41 @@ class SharedPage:
                 "take another name",
                 where=name,
             )
-        if self.membership.is_alone(self._participants):
+        elif self.words[STATE] != OPEN:
+            self._complain(f"its state is {self.words[STATE]}, and always {OPEN}")
+        if alone:
             self.tidy()
         self.membership.call_when_last(self._remove)
-        self.membership.enter(self.words, self._participants, bytes(view[0x30:0x40]).hex())
+        incarnation = bytes(view[_INCARNATION]).hex()
+        try:
+            self.membership.enter(self.words, self._participants, incarnation)
+        except FileNotFoundError as error:
+            self._complain("others use it, and its semaphores are gone", error)
+
+    def _undo(self) -> None:
+        """Remove what was made for nobody."""
+        if self.buffer.created and hasattr(self, "membership"):
+            try:
+                with self.membership.entering(0):
+                    if self.membership.is_alone(self._participants):
+                        self.buffer.unlink()
+            except OSError:  # somebody is at the door, who wants it; or there is no name
+                return
+
+    def _is_blank(self) -> bool:
+        """Whether it is as it was made, all zeros, or its maker was killed soon after."""
+        content = bytearray(self.buffer.buf)
+        for written in _BEFORE_MAGIC:
+            content[written] = bytes(written.stop - written.start)
+        return len(content) == self._size and not any(content)
+
+    def _complain(self, detail: str, cause: Exception | None = None) -> NoReturn:
+        name = str(self.buffer.url)
+        raise CorruptSegment(
+            f"{name!r} is damaged: {detail}. Have everybody close it, and remove that name",
+            where=name,
+            detail=detail,
+        ) from cause
 
     def tidy(self) -> None:
         """Called for the first one in and the last one out, alone at the door: for subclasses."""
@@ -127,4 +167,5 @@ class SharedPage:
         """Leave; the last one out removes the page. Idempotent."""
         if hasattr(self, "membership"):
             self.membership.close()
+        self.words = NO_WORDS  # or they would keep the memory
         self.buffer.close()

@@ -1,0 +1,32 @@
+"""Fixtures of the tests of what lets processes wait for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.sync.peers import WAYS, Family
+
+
+@pytest.fixture(params=WAYS)
+def family(request: pytest.FixtureRequest, unique_name: Callable[[], str]) -> Iterator[Family]:
+    """Processes that share a lock or an event, in each way in turn."""
+    made = Family(request.param, unique_name)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["fork", "unrelated"])
+def kin(request: pytest.FixtureRequest, unique_name: Callable[[], str]) -> Iterator[Family]:
+    """The same in two ways: forked, and strangers that know a name."""
+    made = Family(request.param, unique_name)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[False, True], ids=["anonymous", "named"])
+def name(request: Any, unique_name: Any) -> str | None:
+    """A name for a lock or an event, or None."""
+    return unique_name() if request.param else None
