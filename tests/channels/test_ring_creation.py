@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from shmkit import IncompatibleSegment, Ring, Semaphore, SharedBuffer
+from shmkit.memory import ownership
 from tests import leaks
 from tests.processes import run_python, wait_until
 
@@ -212,6 +213,7 @@ def kill_creators_everywhere(where: str, folder: str) -> None:
     made = Path(folder, "semaphores")
     made.touch()
     resource_tracker.ensure_running()  # one for all, not one for each
+    ownership._TRACKER = 0  # so there is none to wait for
     killed = []
     for number in range(1, 10_000, 2):
         pid = os.fork()
@@ -304,6 +306,28 @@ def take_over(link: Any, where: str, capacity: int) -> None:
     link.send((incarnation(ring), ring.capacity))
     link.recv()
     ring.close()
+
+
+@linux
+def test_the_tracker_of_a_dead_creator_does_not_take_the_name_of_the_next(
+    start_child: Any, unique_name: Any
+) -> None:
+    """It knows names, not memory, and comes some time after the death."""
+    where = f"shm:{unique_name()}"
+    child = start_child(stop_in_the_middle, where)
+    wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
+    tracker = int(Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text())
+    os.kill(tracker, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        child.kill()
+        taking = threads.submit(Ring.ensure, where, capacity=4096)
+        with pytest.raises(TimeoutError):
+            taking.result(0.3)
+        os.kill(tracker, signal.SIGCONT)
+        with taking.result(20) as ring:
+            wait_until(lambda: not Path(f"/proc/{tracker}").exists())
+            with Ring.attach(where) as other:
+                assert incarnation(other) == incarnation(ring)
 
 
 def test_a_file_that_is_just_being_made_is_waited_for(tmp_path: Path) -> None:

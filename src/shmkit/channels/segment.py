@@ -19,7 +19,9 @@ from shmkit.channels import header
 from shmkit.channels.header import LEAST_DATA, MAGIC, PAGE, POISONED, READY, STATE
 from shmkit.deadline import Deadline
 from shmkit.errors import CorruptSegment, IncompatibleSegment
+from shmkit.memory.backends.base import identity_of
 from shmkit.memory.buffer import SharedBuffer
+from shmkit.memory.ownership import await_tracker
 from shmkit.sync.liveness import CREATION_BYTE
 from shmkit.sync.membership import Membership
 from shmkit.sync.semaphores import OWNERSHIP
@@ -254,6 +256,9 @@ class Segment:
                 incarnation = header.incarnation(bytes(buffer.buf[:PAGE]))
                 if incarnation is not None:
                     membership.discard_semaphores(incarnation)
+                if not buffer.created:
+                    status = os.fstat(membership.presence.descriptor)
+                    await_tracker(buffer.url, identity_of(status))
                 buffer.unlink()
                 return True
 

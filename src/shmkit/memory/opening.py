@@ -22,7 +22,7 @@ from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity, identity_of
-from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.ownership import Ownership, await_tracker, leads_to, remove
 from shmkit.memory.reserve import reserve
 from shmkit.memory.url import Url
 
@@ -113,7 +113,7 @@ def create(url: Url, size: int, *, keep: bool, mode: int) -> Opened:
         if _finish(opened, size, keep=keep, made=True):
             return opened
         os.close(fd)
-        if _still_named(opened):
+        if leads_to(opened.url, opened.identity):
             # An ensure() found it empty and was quicker with the lock: then it was first.
             raise FileExistsError(errno.EEXIST, "was made by another process meanwhile", str(url))
 
@@ -182,6 +182,8 @@ def _finish(opened: Opened, size: int, *, keep: bool, made: bool) -> bool:
         False if it got them from somebody else, or its name is gone.
     """
     with _closed_on_error(opened), _locked(opened.fd):
+        if not made and not os.fstat(opened.fd).st_size:
+            await_tracker(opened.url, opened.identity)
         status = os.fstat(opened.fd)
         if status.st_size or not status.st_nlink:
             return False
@@ -195,15 +197,6 @@ def _finish(opened: Opened, size: int, *, keep: bool, made: bool) -> bool:
             opened.undo()  # with the lock in hand: nobody takes over what is about to go
             raise
     return True
-
-
-def _still_named(opened: Opened) -> bool:
-    """Whether the name still leads to what was opened."""
-    try:
-        found = backend_for(opened.url.scheme).identify(opened.url.name)
-    except FileNotFoundError:
-        return False
-    return found == opened.identity
 
 
 @contextmanager

@@ -7,26 +7,33 @@ Three things can happen to a creator, and each has its own remover:
   (they skip atexit before 3.13), after the children of this process have been waited for;
 - its process is killed: the standard library's resource tracker, a process of its own.
 
-A name that by then leads to other memory is left alone. A forked child has no duty.
+A name that by then leads to other memory is left alone; but not by the tracker, which knows names
+only. So whoever takes over what a dead creator left waits a moment for the creator's tracker: it
+would remove the new memory's name. A forked child has no duty.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable
 from typing import Final
 
+from shmkit.deadline import Deadline
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity
 from shmkit.memory.url import Url
 
-__all__ = ["Ownership", "remove"]
+__all__ = ["Ownership", "await_tracker", "leads_to", "remove"]
 
 # Below 0: after the children of this process were joined; they may still want to attach. Above the
 # -100 of multiprocessing's own temporary directory.
 _PRIORITY: Final = -50
 _TRACKED_AS: Final = "shared_memory"
+# Seconds for the tracker of one that was just killed to do its work; it takes some milliseconds.
+_TRACKER: Final = 0.5
+_POLL: Final = 0.002
 
 
 def remove(url: Url, identity: Identity) -> None:
@@ -34,12 +41,30 @@ def remove(url: Url, identity: Identity) -> None:
 
     Looking and removing are two system calls: a name replaced exactly between them is lost.
     """
-    backend = backend_for(url.scheme)
+    if leads_to(url, identity):
+        try:
+            backend_for(url.scheme).unlink(url.name)
+        except FileNotFoundError:
+            pass  # somebody was first: it is gone, as it should be
+
+
+def leads_to(url: Url, identity: Identity) -> bool:
+    """Whether a name leads to the memory meant."""
     try:
-        if backend.identify(url.name) == identity:
-            backend.unlink(url.name)
+        return backend_for(url.scheme).identify(url.name) == identity
     except FileNotFoundError:
-        pass  # somebody was first: it is gone, as it should be
+        return False
+
+
+def await_tracker(url: Url, identity: Identity) -> None:
+    """Give the tracker of a dead creator time to remove the name, before it is used again.
+
+    It may have none, or one that it shared with others and that lives on: then the time is lost.
+    """
+    if backend_for(url.scheme).creator_unlinks:
+        deadline = Deadline(_TRACKER)
+        while leads_to(url, identity) and not deadline.expired():
+            time.sleep(_POLL)  # nothing announces that a name goes
 
 
 class Ownership:
