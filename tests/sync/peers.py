@@ -23,7 +23,7 @@ from shmkit import Event, Lock
 from shmkit.sync.mutex import ENTERING
 from tests.processes import Child, reap, wait_until
 
-__all__ = ["WAYS", "Family", "Peer", "again", "semaphores_of", "stopped", "waiting"]
+__all__ = ["WAYS", "Family", "Peer", "Telling", "again", "semaphores_of", "stopped", "waiting"]
 
 TIMEOUT = 20.0
 # How another process comes by the object, and whether that has a name.
@@ -97,7 +97,9 @@ class Peer:
         assert self._process.exitcode == 0
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """End it, whatever it does. Idempotent."""
+        if self._link.closed:
+            return
         self._link.close()
         if isinstance(self._process, Child):
             self._process.close()
@@ -151,6 +153,21 @@ class Family:
             peer.close()
         for thing in self._made:
             thing.close()
+
+
+class Telling:
+    """A doorbell that tells when somebody is about to wait at it."""
+
+    def __init__(self, bell: Any, tell: Callable[[], None]) -> None:
+        self._bell = getattr(bell, "_bell", bell) if isinstance(bell, Telling) else bell
+        self._tell = tell
+
+    def wait(self, *args: Any) -> bool:
+        self._tell()
+        return bool(self._bell.wait(*args))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bell, name)
 
 
 def again(thing: Any) -> Any:
