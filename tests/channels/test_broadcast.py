@@ -7,8 +7,10 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import struct
 import sys
+import tempfile
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from shmkit import (
     Broadcast,
@@ -629,9 +637,13 @@ def test_a_call_inside_a_call_is_an_error() -> None:
 class Model(RuleBasedStateMachine):
     """Readers against a list of everything published, each with a position in it."""
 
+    kind = "anon"
+
     def __init__(self) -> None:
         super().__init__()
-        self.broadcast = Broadcast.create(capacity=4096)
+        self.folder = tempfile.mkdtemp() if self.kind == "file" else None
+        where = {"anon": None, "shm": "shm:", "file": f"file:{self.folder}/x"}[self.kind]
+        self.broadcast = Broadcast.create(where, capacity=4096, keep=self.kind == "shm")
         self.others: list[Broadcast] = []
         self.sent: list[bytes] = []
         self.readers: list[tuple[Any, list[int]]] = []  # subscription, [position, start]
@@ -704,8 +716,27 @@ class Model(RuleBasedStateMachine):
             assert seen.received + seen.lost == position - start
 
     def teardown(self) -> None:
+        if self.kind == "shm":
+            self.broadcast.unlink()
         self.broadcast.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder)
 
 
-TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+class SegmentModel(Model):
+    """The same in a segment with a name."""
+
+    kind = "shm"
+
+
+class FileModel(Model):
+    """The same on a file."""
+
+    kind = "file"
+
+
+@pytest.mark.parametrize("model", [Model, SegmentModel, FileModel])
+def test_any_order_of_calls(model: type[Model]) -> None:
+    run_state_machine_as_test(
+        model, settings=settings(max_examples=30, stateful_step_count=25, deadline=None)
+    )

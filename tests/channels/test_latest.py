@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from shmkit import (
     Broadcast,
@@ -420,9 +422,13 @@ def test_a_damaged_header_is_told(make_where: Any) -> None:
 class Model(RuleBasedStateMachine):
     """Handles against a list of everything that was set."""
 
+    kind = "anon"
+
     def __init__(self) -> None:
         super().__init__()
-        self.handles = [Latest.create(size=SIZE)]
+        self.folder = tempfile.mkdtemp() if self.kind == "file" else None
+        where = {"anon": None, "shm": "shm:", "file": f"file:{self.folder}/x"}[self.kind]
+        self.handles = [Latest.create(where, SIZE, keep=self.kind == "shm")]
         self.sent: list[bytes] = []
         self.writer: Latest | None = None
 
@@ -478,9 +484,28 @@ class Model(RuleBasedStateMachine):
                     latest.get()
 
     def teardown(self) -> None:
+        if self.kind == "shm":
+            self.handles[0].unlink()
         for latest in self.handles:
             latest.close()
+        if self.folder is not None:
+            shutil.rmtree(self.folder)
 
 
-TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+class SegmentModel(Model):
+    """The same in a segment with a name."""
+
+    kind = "shm"
+
+
+class FileModel(Model):
+    """The same on a file."""
+
+    kind = "file"
+
+
+@pytest.mark.parametrize("model", [Model, SegmentModel, FileModel])
+def test_any_order_of_calls(model: type[Model]) -> None:
+    run_state_machine_as_test(
+        model, settings=settings(max_examples=30, stateful_step_count=25, deadline=None)
+    )

@@ -37,18 +37,20 @@ def step(data: bytes) -> int:
 class RingMachine(RuleBasedStateMachine):
     """Two handles, sometimes replaced by their successors, and what has to come out."""
 
-    where: str | None = None
+    kind = "anon"
 
     def __init__(self) -> None:
         super().__init__()
         self.model: deque[bytes] = deque()
         self.state = "open"
-        self.folder = tempfile.mkdtemp() if self.where == "file" else None
+        self.folder = tempfile.mkdtemp() if self.kind == "file" else None
 
     @initialize(many=st.sampled_from(["one", "many"]))
     def create(self, many: str) -> None:
-        where = None if self.folder is None else f"file:{self.folder}/ring"
-        self.producer = Ring.create(where, capacity=CAPACITY, producers=many, consumers=many)
+        where = {"anon": None, "shm": "shm:", "file": f"file:{self.folder}/ring"}[self.kind]
+        self.producer = Ring.create(
+            where, capacity=CAPACITY, producers=many, consumers=many, keep=self.kind == "shm"
+        )
         self.consumer = self.another(self.producer)
 
     @staticmethod
@@ -247,17 +249,25 @@ class RingMachine(RuleBasedStateMachine):
                         self.producer.shutdown()
                         assert list(self.consumer) == list(self.model)
         finally:
+            if self.kind == "shm" and hasattr(self, "producer"):
+                self.producer.unlink()
             if self.folder is not None:
                 shutil.rmtree(self.folder)
+
+
+class SegmentRingMachine(RingMachine):
+    """The same in a segment with a name."""
+
+    kind = "shm"
 
 
 class FileRingMachine(RingMachine):
     """The same on a file, whose frames are checked."""
 
-    where = "file"
+    kind = "file"
 
 
-@pytest.mark.parametrize("machine", [RingMachine, FileRingMachine])
+@pytest.mark.parametrize("machine", [RingMachine, SegmentRingMachine, FileRingMachine])
 def test_any_order_of_calls(machine: type[RingMachine]) -> None:
     run_state_machine_as_test(
         machine,
