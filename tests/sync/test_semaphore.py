@@ -14,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import posix_ipc
 import pytest
 
 from shmkit import ClosedError, Semaphore
 from tests.processes import run_python, wait_until
 
 pytestmark = pytest.mark.filterwarnings("error")
+
+MOST = posix_ipc.SEMAPHORE_VALUE_MAX
 
 
 @pytest.fixture
@@ -77,6 +80,32 @@ def test_with_acquires_and_releases() -> None:
 def test_a_negative_value_is_refused(value: int) -> None:
     with pytest.raises(ValueError, match=str(value)):
         Semaphore(value)
+
+
+@pytest.mark.parametrize("value", [MOST + 1, 1 << 40, 1 << 70])
+def test_a_value_that_is_too_large_is_refused(value: int, unique_name: str) -> None:
+    for make in (
+        lambda: Semaphore(value),
+        lambda: Semaphore(value, unique_name),
+        lambda: Semaphore.create(unique_name, value),
+    ):
+        with pytest.raises(ValueError, match=str(value)):
+            make()
+    with pytest.raises(ValueError, match="-1"):
+        Semaphore.create(unique_name, -1)
+    Semaphore.create(unique_name, 3).unlink()  # there was none
+
+
+def test_it_counts_no_further_than_it_can() -> None:
+    made = Semaphore(MOST - 1)
+    made.release()
+    for _ in range(2):
+        with pytest.raises(OverflowError, match=str(MOST)):
+            made.release()
+    assert made.value == MOST
+    assert made.acquire(False)
+    made.release()
+    made.close()
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
@@ -236,6 +265,9 @@ def test_it_pickles(semaphore: Semaphore) -> None:
     semaphore.unlink()
     with pytest.raises(FileNotFoundError):
         pickle.loads(pickle.dumps(semaphore))
+    semaphore.close()
+    with pytest.raises(ClosedError, match=semaphore.name):
+        pickle.dumps(semaphore)
 
 
 def test_processes_of_every_method_share_it(semaphore: Semaphore, start_process: Any) -> None:

@@ -9,6 +9,7 @@ repeated.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import secrets
@@ -38,6 +39,7 @@ NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
 # At exit: after the children of this process were joined, who may still want to attach (0 and above
 # run before that), and before multiprocessing removes its temporary directory at -100.
 _PRIORITY: Final = -60
+_MOST: Final = posix_ipc.SEMAPHORE_VALUE_MAX
 SLICE: Final = 0.05  # seconds: how long a signal or a close may have to wait for a sleeper
 _SIGNALS: Final = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL}
 _POLL: Final = 0.001  # seconds between tries where the system has no timed wait
@@ -70,13 +72,11 @@ class Semaphore:
         name: a name without "/", or None for an unguessable one.
 
     Raises:
-        ValueError: a bad name, or a negative value.
+        ValueError: a bad name, or a value below 0 or too large for a semaphore.
         PermissionError: the name belongs to another user.
     """
 
     def __init__(self, value: int = 1, name: str | None = None) -> None:
-        if value < 0:
-            raise ValueError(f"a semaphore counts from 0 up, not from {value}")
         if name is None:
             self._open(f"shmkit-{secrets.token_hex(8)}", value, create=True, tracked=True)
             self._unnamed = True
@@ -104,6 +104,7 @@ class Semaphore:
 
         Raises:
             FileExistsError: there is one of that name.
+            ValueError: a bad name, or a value below 0 or too large for a semaphore.
         """
         self = cls.__new__(cls)
         self._open(check_name(name), value, create=True, tracked=tracked)
@@ -124,6 +125,8 @@ class Semaphore:
         self, name: str, value: int = 0, *, create: bool = False, tracked: bool = False
     ) -> None:
         posix_name = f"/{name}"
+        if not 0 <= value <= _MOST:  # `posix_ipc` cuts off what is above 32 bits
+            raise ValueError(f"a semaphore counts from 0 to {_MOST}, so not from {value}")
         try:
             semaphore = posix_ipc.Semaphore(
                 posix_name, posix_ipc.O_CREX if create else 0, 0o600, value
@@ -216,10 +219,19 @@ class Semaphore:
 
         Raises:
             ClosedError: this handle was closed.
+            OverflowError: the counter is as high as it can be.
         """
         if self.closed:
             raise ClosedError(f"semaphore {self.name!r} was closed")
-        self._mapped.semaphore.release()
+        try:
+            self._mapped.semaphore.release()
+        except OSError as error:
+            if error.errno != errno.EOVERFLOW:
+                raise
+            raise OverflowError(
+                f"semaphore {self.name!r} is at {_MOST}, and cannot be raised further: somebody "
+                "releases what was not acquired"
+            ) from error
 
     @property
     def duty(self) -> Callable[[], None]:
@@ -281,6 +293,8 @@ class Semaphore:
         self.release()
 
     def __reduce__(self) -> tuple[object, ...]:
+        if self.closed:
+            raise ClosedError(f"semaphore {self.name!r} was closed")
         return Semaphore.attach, (self.name,)
 
     def __repr__(self) -> str:
