@@ -213,7 +213,7 @@ def kill_creators_everywhere(where: str, folder: str) -> None:
     made = Path(folder, "semaphores")
     made.touch()
     resource_tracker.ensure_running()  # one for all, not one for each
-    ownership._TRACKER = 0  # so there is none to wait for
+    vars(ownership)["_TRACKER"] = 0  # so there is none to wait for
     killed = []
     for number in range(1, 10_000, 2):
         pid = os.fork()

@@ -12,14 +12,14 @@ something to see to first. The careful path keeps its own bound in `_known`.
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from struct import Struct
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shmkit.channels.frame import DISCARD, HEADER, PAD, checksum
-from shmkit.channels.half import BUSY, SHARED, Half
+from shmkit.channels.half import SHARED, Half
+from shmkit.channels.handle import BUSY
 from shmkit.channels.header import CUT, DROPPED, HEAD, READY, SKIP, SPACE_BELL, STATE, TAIL
 from shmkit.channels.producer import LOW
 from shmkit.channels.turn import PATIENCE
@@ -374,8 +374,8 @@ class Consuming(Half):
         words = self._words
         if self._closed:
             raise self._closed_error()
-        state = words[STATE]  # before the tail: whoever shut the ring down had put before
-        self._check_state(state)
+        # Before the tail: whoever shut the ring down had put before.
+        state = self._checked_state(words)
         if state == CUT:
             raise ShutDown(f"ring {self._name} was shut down at once")
         if not self._is_consumer:
@@ -391,9 +391,7 @@ class Consuming(Half):
 
     def _stand_at_frame(self) -> bool:
         if self._seen == BUSY:
-            end = time.monotonic() + 1
-            while self._seen == BUSY:
-                self._await_fast_path(end)
+            self._await_fast_path(lambda: self._seen != BUSY)
         self._seen = self._get_at = -1
         head = self._head = self._words[HEAD]  # another consumer may have gone on
         if self._words[SKIP] == head:

@@ -30,8 +30,9 @@ import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
+from shmkit.channels.handle import BUSY, LIMIT, STATES
 from shmkit.channels.header import DATA_BELL, LEAST_DATA, POISONED, READY, STATE, TAIL
-from shmkit.channels.one_writer import BUSY, LIMIT, READERS, STATES, OneWriter, contiguous
+from shmkit.channels.one_writer import READERS, OneWriter, contiguous
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.sync.ordering import STRONG_ORDER, fence

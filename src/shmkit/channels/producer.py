@@ -14,13 +14,13 @@ was closed. The careful path has a lock for its threads, and keeps its own bound
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.frame import HEADER, PAD, Frame, as_bytes, checksum
-from shmkit.channels.half import BUSY, SHARED, Half
+from shmkit.channels.half import SHARED, Half
+from shmkit.channels.handle import BUSY
 from shmkit.channels.header import DATA_BELL, DROPPED, HEAD, READY, SKIP, STATE, TAIL
 from shmkit.channels.turn import PATIENCE
 from shmkit.deadline import Deadline
@@ -359,9 +359,7 @@ class Producing(Half):
     def _make_room(self, size: int) -> bool:
         """Look again at all that the fast path takes for granted; whether `size` bytes fit."""
         if self._limit == BUSY:
-            end = time.monotonic() + 1
-            while self._limit == BUSY:
-                self._await_fast_path(end)
+            self._await_fast_path(lambda: self._limit != BUSY)
         self._limit = -1
         words = self._open_for_puts()
         self._check_size(size)
@@ -411,9 +409,7 @@ class Producing(Half):
         words = self._words
         if self._closed:
             raise self._closed_error()
-        state = words[STATE]
-        self._check_state(state)
-        if state != READY:
+        if self._checked_state(words) != READY:
             raise ShutDown(f"ring {self._name} was shut down: nothing more goes in")
         return words
 

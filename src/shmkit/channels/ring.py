@@ -15,7 +15,6 @@ frame.py what a frame is, segment.py every byte before the data.
 from __future__ import annotations
 
 import operator
-import time
 from dataclasses import dataclass
 from functools import partial
 from struct import Struct
@@ -23,14 +22,13 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from shmkit.channels.consumer import Consuming
 from shmkit.channels.frame import DISCARD, HEADER, PAD
-from shmkit.channels.half import BUSY
+from shmkit.channels.handle import BUSY, STATES
 from shmkit.channels.header import (
     CUT,
     DATA_BELL,
     DROPPED,
     HEAD,
     LEAST_DATA,
-    POISONED,
     READY,
     SHUT,
     SKIP,
@@ -42,8 +40,7 @@ from shmkit.channels.producer import LOW, Producing
 from shmkit.channels.segment import PARTICIPANTS, Segment
 from shmkit.channels.side import Side
 from shmkit.channels.turn import SharedTurn, Turn
-from shmkit.deadline import Deadline
-from shmkit.errors import Empty, Full, IncompatibleSegment
+from shmkit.errors import Empty, Full
 from shmkit.memory.url import Url
 from shmkit.sync.liveness import CONSUMER_BYTE, PRODUCER_BYTE
 from shmkit.sync.mutex import Mutex
@@ -51,20 +48,16 @@ from shmkit.sync.semaphores import TokenOf
 from shmkit.sync.waiting import NO_WORDS, Doorbell
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Where
     from shmkit.sync.semaphores import Counts
 
 __all__ = ["Ring", "RingStatistics"]
 
-# Flags; bits 4 to 7 are an index into _POLICIES.
+# Flags; bits 4 and 5 are an index into _POLICIES.
 _CHECKED: Final = 1  # frames carry a checksum
 _MANY_PRODUCERS: Final = 2
 _MANY_CONSUMERS: Final = 4
 _POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
-_STATES: Final = {READY: "open", SHUT: "shut down", CUT: "shut down at once", POISONED: "corrupt"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,9 @@ class Ring(Producing, Consuming):
     __slots__ = ()
 
     # What a subclass may want otherwise.
-    _KIND: ClassVar = 1
+    _KIND = 1
+    _NOUN = "ring"
+    _FLAGS = 0x30 | _MANY_CONSUMERS | _MANY_PRODUCERS | _CHECKED
     _SEMAPHORES: ClassVar[Counts] = {
         "data": 0,
         "space": 0,
@@ -125,17 +120,14 @@ class Ring(Producing, Consuming):
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
-        flags = segment.header.flags
-        self._segment = segment
-        self._words = words = segment.words
-        self._map = segment.map
-        self._base = segment.base
+        super().__init__(segment)
+        flags, words = segment.header.flags, segment.words
         self._data_word = segment.data_word
         self._size = segment.header.data_size
         self._mask = self._size - 1
         self._checked = bool(flags & _CHECKED)
         self._policy = _POLICIES[flags >> 4]
-        self._closed = self._notes_puts = self._notes_gets = False
+        self._notes_puts = self._notes_gets = False
         many_put, many_get = bool(flags & _MANY_PRODUCERS), bool(flags & _MANY_CONSUMERS)
         membership = segment.membership
         bells = membership.semaphores
@@ -171,20 +163,6 @@ class Ring(Producing, Consuming):
         message = f"another {what} on ring {self._name} did not end in time"
         late = partial(error, message)
         return Turn(late) if mutex is None else SharedTurn(late, mutex)
-
-    @classmethod
-    def _over(cls, segment: Segment) -> Self:
-        try:
-            flags, where = segment.header.flags, str(segment.buffer.url)
-            if flags & ~0xFF or flags & 8 or flags >> 4 >= len(_POLICIES):
-                raise IncompatibleSegment(
-                    f"ring {where!r} has flags {flags:#x}, which this shmkit does not know",
-                    where=where,
-                )
-            return cls(segment)
-        except BaseException:
-            segment.close()
-            raise
 
     # -- coming and going ------------------------------------------------------------------------
 
@@ -230,21 +208,6 @@ class Ring(Producing, Consuming):
                 keep=keep,
             )
         )
-
-    @classmethod
-    def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
-        """Join a ring that exists.
-
-        Args:
-            where: its memory: "NAME", "shm:NAME", "file:PATH" or a Path.
-            timeout: seconds to wait for it to be there and complete; None for ever.
-
-        Raises:
-            FileNotFoundError: there is none of that name.
-            IncompatibleSegment: it is no ring, or of another layout version, or half-made.
-            CorruptSegment: it is a ring whose header is broken.
-        """
-        return cls._over(Segment.attach(where, cls._KIND, cls._SEMAPHORES, timeout=timeout))
 
     @classmethod
     def ensure(
@@ -298,11 +261,9 @@ class Ring(Producing, Consuming):
             CorruptSegment: the ring was found broken before.
             ClosedError: this handle was closed.
         """
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         self._segment.membership.register()  # in a forked child, for the bells that others hear
-        state = self._words[STATE]
-        self._check_state(state)
+        state = self._checked_state(self._words)
         if state == READY or (immediate and state == SHUT):
             self._words[STATE] = CUT if immediate else SHUT  # step: shut.state
         self._data.ring_always()  # step: shut.data
@@ -327,9 +288,7 @@ class Ring(Producing, Consuming):
         self._closed = True
         self._put_turn.end()
         self._get_turn.end()
-        end = time.monotonic() + 1
-        while BUSY in (self._limit, self._seen):
-            self._await_fast_path(end)
+        self._await_fast_path(lambda: BUSY not in (self._limit, self._seen))
         self._limit = self._seen = self._get_at = -1
         if self._is_producer:
             self._producer.release()
@@ -340,57 +299,12 @@ class Ring(Producing, Consuming):
         self._space.close()
         self._words, self._map = NO_WORDS, self._segment.map
 
-    def unlink(self) -> None:
-        """Remove the ring's name: nobody can attach any more; who is attached goes on."""
-        self._segment.unlink()
-
-    def __enter__(self) -> Self:
-        if self._closed:
-            raise self._closed_error()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._segment.buffer.owner:
-            self.unlink()
-        self.close()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        if self._closed:
-            raise self._closed_error()
-        return _join, (type(self), self._segment.buffer)
-
     # -- looking ---------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> Url:
-        """Where the ring is; `str` of it is what `attach` takes."""
-        return self._segment.buffer.url
 
     @property
     def capacity(self) -> int:
         """Bytes of data."""
         return self._size
-
-    @property
-    def closed(self) -> bool:
-        """Whether this handle was closed."""
-        return self._closed
-
-    @property
-    def buffer(self) -> SharedBuffer:
-        """The memory the ring is in, header and all: for tools."""
-        return self._segment.buffer
-
-    def _open_words(self) -> memoryview[int]:
-        words = self._words
-        if self._closed:  # looked at after the words were taken: they are not the empty ones
-            raise self._closed_error()
-        return words
 
     def qsize(self) -> int:
         """How many frames are committed and not released; a moment later it may be another number.
@@ -455,7 +369,7 @@ class Ring(Producing, Consuming):
             committed=words[TAIL],
             released=words[HEAD],
             dropped=words[DROPPED],
-            state=_STATES.get(words[STATE], "corrupt"),
+            state=STATES.get(words[STATE], "corrupt"),
             producers=tuple(self._producer.holders()),
             consumers=tuple(self._consumer.holders()),
             participants=tuple(self._segment.membership.members()),
@@ -471,15 +385,11 @@ class Ring(Producing, Consuming):
             if has
         ]
         words = self._words
-        state = _STATES.get(words[STATE], "corrupt")
+        state = STATES.get(words[STATE], "corrupt")
         return (
             f"<Ring {self._name} {state}, {words[TAIL] - words[HEAD]} of {self._size} bytes used, "
             f"{' and '.join(roles) or 'no role'} here>"
         )
-
-
-def _join(cls: type[Ring], buffer: SharedBuffer) -> Ring:
-    return cls._over(Segment.join(buffer, cls._KIND, cls._SEMAPHORES, Deadline(0)))
 
 
 def _checked_options(

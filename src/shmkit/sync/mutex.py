@@ -179,7 +179,8 @@ class Mutex:
             try:
                 try:
                     # Not by a call, after which a handler could come: by the next of an iterator.
-                    for _ in self._tokens:  # step: mutex.take
+                    tokens = self._tokens  # step: mutex.take
+                    for _ in tokens:
                         words[phase] = INSIDE  # step: mutex.inside
                         self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
                         return YES

@@ -1,0 +1,208 @@
+"""Handle: one process's end of a channel, of whatever kind: coming, going, and what is common.
+
+A channel's class adds what it keeps (slots), `_begin`, which makes it a handle without a role, and
+`close`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar, Final, Self
+
+from shmkit.channels.header import CUT, POISONED, READY, SHUT, STATE
+from shmkit.channels.segment import Segment
+from shmkit.deadline import Deadline
+from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, PeerDied
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from shmkit.channels.side import Side
+    from shmkit.memory.buffer import SharedBuffer
+    from shmkit.memory.url import Url, Where
+    from shmkit.sync.semaphores import Counts
+
+__all__ = ["BUSY", "LIMIT", "STATES", "Handle"]
+
+BUSY: Final = -2
+"""In the bound of a fast path: a thread is on it. Another sees it only where a garbage collection
+came between (before 3.12), or from a finalizer that the collection ran."""
+
+LIMIT: Final = 1 << 63
+"""What no position and no version reaches: at a terabyte a second it would take three months."""
+
+STATES: Final[Mapping[int, str]] = {
+    READY: "open",
+    SHUT: "shut down",
+    CUT: "shut down at once",
+    POISONED: "corrupt",
+}
+
+
+class Handle:
+    """What every handle on a channel can do."""
+
+    __slots__ = ("__weakref__", "_base", "_closed", "_map", "_segment", "_words")
+
+    _KIND: ClassVar[int]
+    _NOUN: ClassVar[str]  # what the channel is called in messages
+    _SEMAPHORES: ClassVar[Counts]
+    _FLAGS: ClassVar[int] = 0  # those of the header that this class knows
+
+    _segment: Segment
+    _words: memoryview[int]
+    _map: mmap.mmap
+    _base: int  # index in the map of the first byte of the data
+    _closed: bool
+
+    def __init__(self, segment: Segment) -> None:
+        """Take over a segment; `create`, `attach` and `ensure` are the ways to make a handle."""
+        self._segment = segment
+        self._words = segment.words
+        self._map = segment.map
+        self._base = segment.base
+        self._closed = False
+
+    @classmethod
+    def _over(cls, segment: Segment) -> Self:
+        try:
+            flags, where = segment.header.flags, str(segment.buffer.url)
+            if flags & ~cls._FLAGS:
+                raise IncompatibleSegment(
+                    f"{cls._NOUN} {where!r} has flags {flags:#x}, which this shmkit does not know",
+                    where=where,
+                )
+            return cls(segment)
+        except BaseException:
+            segment.close()
+            raise
+
+    # -- coming and going ------------------------------------------------------------------------
+
+    @classmethod
+    def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
+        """Join one that exists.
+
+        Args:
+            where: its memory: "NAME", "shm:NAME", "file:PATH" or a Path.
+            timeout: seconds to wait for it to be there and complete; None for ever.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+            IncompatibleSegment: it is something else, or of another layout version, or half-made.
+            CorruptSegment: its header is broken.
+        """
+        return cls._over(Segment.attach(where, cls._KIND, cls._SEMAPHORES, timeout=timeout))
+
+    def close(self) -> None:
+        """Leave, and give the roles of this handle back. Idempotent."""
+        raise NotImplementedError
+
+    def unlink(self) -> None:
+        """Remove the name: nobody can attach any more; who is attached goes on."""
+        self._segment.unlink()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._segment.buffer.owner:
+            self.unlink()
+        self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        self._check_open()
+        return _join, (type(self), self._segment.buffer)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> Url:
+        """Where it is; `str` of it is what `attach` takes."""
+        return self._segment.buffer.url
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._closed
+
+    @property
+    def buffer(self) -> SharedBuffer:
+        """The memory it is in, header and all: for tools."""
+        return self._segment.buffer
+
+    @property
+    def _name(self) -> str:
+        return repr(str(self._segment.buffer.url))
+
+    # -- checking --------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
+    def _open_words(self) -> memoryview[int]:
+        words = self._words
+        self._check_open()  # after the words were taken: they are not the empty ones
+        return words
+
+    def _checked_state(self, words: memoryview[int]) -> int:
+        """READY, SHUT or CUT.
+
+        Raises:
+            CorruptSegment: it is, or was found to be.
+        """
+        state = words[STATE]
+        if not READY <= state <= CUT:
+            if state == POISONED:
+                raise self._segment.corrupt("an invariant was found broken before")
+            raise self._corrupt(f"state {state} is none of {READY} to {POISONED}")
+        return state
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"this handle on {self._NOUN} {self._name} was closed")
+
+    def _corrupt(self, detail: str) -> CorruptSegment:
+        return self._segment.poison(detail)
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    def _await_fast_path(self, is_free: Callable[[], bool]) -> None:
+        """Let a thread go on that a garbage collection interrupted on the fast path."""
+        deadline = Deadline(1)
+        while not is_free():
+            if deadline.expired():
+                raise RuntimeError(
+                    f"{self._NOUN} {self._name} was called by a finalizer that ran inside a call "
+                    "on the same handle: give the finalizer a handle of its own"
+                )
+            time.sleep(0)
+
+    def _tell_of_death(self, peer: Side, word: int, seen: int) -> None:
+        """Raise if the other side died, and a word is still as it was seen.
+
+        Raises:
+            PeerDied: it did; told once per death to each `Side`.
+        """
+        death = peer.death()
+        if death is None or self._words[word] != seen:
+            return  # alive, or its last act is still to be seen to
+        peer.tell(death)
+        raise PeerDied(
+            f"process {death.pid}, the {peer.role} of {self._NOUN} {self._name}, died without "
+            "closing it; what it had committed stays, and a successor may attach",
+            pid=death.pid,
+            role=peer.role,
+        )
+
+
+def _join(cls: type[Handle], buffer: SharedBuffer) -> Handle:
+    return cls._over(Segment.join(buffer, cls._KIND, cls._SEMAPHORES, Deadline(0)))
