@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shmkit import ClosedError, CorruptSegment, Event, SharedBuffer
+from shmkit.sync import waiting
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, Telling, again, semaphores_of
 
@@ -37,9 +38,9 @@ def start_waiting(threads: ThreadPoolExecutor, event: Event, *args: Any) -> Futu
     """Have a thread wait; it has looked when this returns."""
     looked = threading.Event()
     event._bell = Telling(event._bell, looked.set)  # type: ignore[assignment]
-    waiting = threads.submit(event.wait, *args)
+    task = threads.submit(event.wait, *args)
     assert looked.wait(20)
-    return waiting
+    return task
 
 
 def wait_and_tell(event: Event, where: str) -> bool:
@@ -106,13 +107,13 @@ def test_all_who_wait_are_woken(family: Family, unique_name: Callable[[], str], 
     mates = [family.start(event) for _ in range(3)]
     for setter in (event.set, lambda: mates[0].do("set")):
         # The first of the others sets, for it is not to wait.
-        waiting = mates[1:]
-        for mate in waiting:
+        others = mates[1:]
+        for mate in others:
             ask_to_wait(mate, unique_name())
         tasks = [start_waiting(threads, handle) for handle in (event, other, event)]
         setter()
         event.clear()
-        assert [mate.answer() for mate in waiting] == [True, True]
+        assert [mate.answer() for mate in others] == [True, True]
         assert [task.result(20) for task in tasks] == [True, True, True]
         assert event.is_set() is False
     other.close()
@@ -137,6 +138,21 @@ def test_who_waits_again_takes_nothing_from_the_others(event: Event, threads) ->
     done.set()
     event.set()
     assert all(task.result(20) for task in tasks)
+    for handle in handles:
+        handle.close()
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["set", "set and cleared"])
+def test_each_wakes_the_next(event: Event, threads, monkeypatch: Any, back: bool) -> None:
+    """They are woken: with slices so long nobody just looks up."""
+    monkeypatch.setattr(waiting, "SLICE", 60.0)
+    handles = [again(event) for _ in range(4)]
+    tasks = [threads.submit(handle.wait, 20) for handle in handles]
+    wait_until(lambda: all(handle._bell.sleeps for handle in handles))
+    event.set()
+    if back:
+        event.clear()
+    assert [task.result(10) for task in tasks] == 4 * [True]
     for handle in handles:
         handle.close()
 
@@ -380,11 +396,11 @@ def test_what_the_killed_leave_goes_with_the_next(unique_name: str) -> None:
 
 def test_one_that_says_it_is_shut_ends_no_wait_as_set(unique_name: str, threads) -> None:
     event = Event(unique_name)
-    waiting = start_waiting(threads, event)
+    task = start_waiting(threads, event)
     with SharedBuffer.attach(unique_name) as buffer:
         buffer.view("Q")[STATE] = 2
         with pytest.raises(CorruptSegment, match=unique_name):
-            waiting.result(20)
+            task.result(20)
         with pytest.raises(CorruptSegment, match=unique_name):
             event.wait(0)
     event.close()
