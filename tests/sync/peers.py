@@ -20,10 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from shmkit import Event, Lock
-from shmkit.sync.mutex import ENTERING
+from shmkit.sync.mutex import ENTERING, IDLE
 from tests.processes import Child, reap, wait_until
 
-__all__ = ["WAYS", "Family", "Peer", "Telling", "again", "semaphores_of", "stopped", "waiting"]
+__all__ = [
+    "WAYS",
+    "Family",
+    "Peer",
+    "Telling",
+    "again",
+    "at_it",
+    "semaphores_of",
+    "stopped",
+    "waiting",
+]
 
 TIMEOUT = 20.0
 # How another process comes by the object, and whether that has a name.
@@ -183,6 +193,12 @@ def waiting(lock: Lock) -> int:
         words[mutex._phase_of(line)] == ENTERING and lives()
         for line, lives in mutex._membership.lines()
     )
+
+
+def at_it(lock: Lock) -> int:
+    """How many lines, of the living and the dead, say that somebody waits for it or has it."""
+    mutex: Any = lock
+    return sum(mutex._words[mutex._phase_of(line)] != IDLE for line, _ in mutex._membership.lines())
 
 
 def stopped(pid: int) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from shmkit import Acquired, Lock
 from shmkit.sync.liveness import RESCUE_BYTE
 from tests.processes import run_python, wait_until
-from tests.sync.peers import Family, Peer, again, waiting
+from tests.sync.peers import Family, Peer, again, at_it, waiting
 
 NO, YES, AFTER_DEATH = Acquired.NO, Acquired.YES, Acquired.AFTER_DEATH
 MOMENT = 0.15  # seconds: more than a slice, for what must not happen
@@ -32,6 +32,7 @@ def test_a_death_inside_is_told_once(family: Family) -> None:
     assert mate.answer() is AFTER_DEATH
     assert lock.acquire(False) is NO
     mate.do("release")
+    assert at_it(lock) == 0  # the dead one neither
     assert lock.acquire() is YES
     lock.release()
     assert mate.do("acquire") is YES

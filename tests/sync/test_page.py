@@ -191,8 +191,10 @@ def test_a_beginning_that_somebody_erased(kind: Any, unique_name: str, part: sli
     with SharedBuffer.attach(unique_name) as buffer:
         before = bytes(buffer.buf[part])
         buffer.buf[part] = bytes(len(before))
+        erased = bytes(buffer.buf)
         with pytest.raises((CorruptSegment, IncompatibleSegment), match=unique_name):
             kind(unique_name)
+        assert bytes(buffer.buf) == erased
         use(thing)
         buffer.buf[part] = before
         other = kind(unique_name)
