@@ -20,6 +20,7 @@ NAMED = ["shm", "file"]
 TIMEOUT = 30.0
 MAKE = kill_points("shmkit.channels.segment")
 ENTER = ("semaphores.discard", "semaphores.epoch", "line.pid", "line.attached")
+ALONE = ("line.inside",)  # where somebody died inside a lock: tests/sync/test_lock_deaths.py
 LEAVE = ("unclaim", "member.roles", "member.leave")
 SHUT = ("shut.state", "shut.data", "shut.space")
 
@@ -72,7 +73,7 @@ def test_every_step_is_here():
     assert set(MAKE) == {"make.fields", "make.state", "make.ownership", "make.magic"}
     assert set(kill_points("shmkit.sync.membership")) == {*LEAVE[1:], "member.last"}
     assert set(kill_points("shmkit.sync.semaphores")) == set(ENTER[:2])
-    assert set(kill_points("shmkit.sync.lines")) == set(ENTER[2:])
+    assert set(kill_points("shmkit.sync.lines")) == {*ENTER[2:], *ALONE}
     assert set(kill_points("shmkit.channels.side")) == {"claim", "unclaim"}
     assert set(kill_points("shmkit.channels.ring")) == set(SHUT)
 

@@ -100,7 +100,6 @@ def test_a_word_is_overwritten(kind: Any, region: str, unique_name: str) -> None
     assert result.exitcode == 0, f"{last}\n{result.stderr}"
 
 
-@pytest.mark.xfail(strict=True, reason="a lock counts on without an end")
 @pytest.mark.parametrize("counter", COUNTERS)
 def test_a_counter_at_its_last_number(counter: int, unique_name: str) -> None:
     """It goes on from 0: what counts is whether it changes."""
@@ -122,7 +121,6 @@ def acquire_often(name: str, counter: int) -> None:
     other.close()
 
 
-@pytest.mark.xfail(strict=True, reason="it is taken for another thread's that is at the lock")
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
 def test_an_own_phase_that_cannot_be(used: bool, unique_name: str) -> None:
     """An acquire without a timeout tells, and does not wait for ever."""

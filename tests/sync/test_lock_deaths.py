@@ -12,6 +12,7 @@ import pytest
 
 from shmkit import Acquired, Lock
 from shmkit.sync.liveness import RESCUE_BYTE
+from shmkit.tools.testing import run_until
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, again, at_it, waiting
 
@@ -201,12 +202,6 @@ def test_threads_are_told_of_a_death_once(kin: Family) -> None:
     assert sorted(got) == [YES, YES, AFTER_DEATH]
 
 
-alone = pytest.mark.xfail(
-    strict=True, reason="the first one in wipes the lines, and with them a death inside"
-)
-
-
-@alone
 def test_a_death_is_told_to_who_comes_after_all_are_gone(unique_name: str) -> None:
     """Nobody was there when the holder died: what it guards is half-changed all the same."""
     for holder in ("a", "b"):
@@ -225,7 +220,24 @@ def test_a_death_is_told_to_who_comes_after_all_are_gone(unique_name: str) -> No
         assert got == [AFTER_DEATH, YES]
 
 
-@alone
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_death_is_told_though_the_next_one_dies_on_the_way_in(nth: int, unique_name: str) -> None:
+    """By whoever comes then, also if the line that was inside is another by now."""
+    for holder in ("a", "b"):
+        run_python(
+            "import os; from shmkit import Lock; a = Lock(args[0]); b = Lock(args[0])\n"
+            f"{holder}.acquire(); os.kill(os.getpid(), 9)",
+            unique_name,
+            check=False,
+        )
+        for _ in range(nth):
+            with run_until("line.inside", Lock, unique_name) as victim:
+                assert victim.reached
+        with Lock(unique_name) as how:
+            assert how is AFTER_DEATH
+        Lock(unique_name).close()
+
+
 def test_a_death_is_told_to_a_child_that_comes_late(name: str | None) -> None:
     """A forked child uses the lock for the first time when all others are dead."""
     told, tell = os.pipe()

@@ -143,13 +143,28 @@ class Lines:
         self.words[line + LINE_START] = start_time(os.getpid())
         self.words[line + LINE_ATTACHED] = time.time_ns()  # step: line.attached
 
-    def wipe(self) -> None:
-        """Empty them all, for one that is alone and makes the semaphores anew."""
+    def wipe(self) -> set[int]:
+        """Empty them all, for one that is alone and makes the semaphores anew.
+
+        Returns:
+            The locks that somebody died INSIDE: the first line is left to say so, and whoever
+            acquires one of them next is to be told. Where there is only one line, none.
+        """
+        inside = {
+            lock
+            for lock in range(LOCKS if self.participants > 1 else 0)
+            if any(self.words[phase] == INSIDE for phase, _ in self.phases(lock))
+        }
+        kept = {self.at(0) + LINE_PHASES + LOCK_WORDS * lock for lock in inside}
+        for phase in kept:  # first: should it be killed here, the next one finds it, too
+            self.words[phase] = INSIDE  # step: line.inside
         for slot in range(self.participants):
             line = self.at(slot)
             self._bury(line)
             for word in range(line, line + LINE_WORDS):
-                self.words[word] = 0
+                if word not in kept:
+                    self.words[word] = 0
+        return inside
 
     def _bury(self, line: int) -> None:
         """Write down elsewhere what a line of the dead says of roles, before it is used again."""

@@ -78,6 +78,11 @@ class Membership:
         self._finalizer: Finalize | None = None
 
     @property
+    def where(self) -> str:
+        """Where the segment is."""
+        return str(self._buffer.url)
+
+    @property
     def presence(self) -> Presence:
         """The lock bytes of this handle, in this process.
 
@@ -85,7 +90,7 @@ class Membership:
             ClosedError: the handle was closed.
         """
         if self._presence is None:
-            raise ClosedError(f"this handle on {str(self._buffer.url)!r} was closed")
+            raise ClosedError(f"this handle on {self.where!r} was closed")
         return self._presence
 
     @contextmanager
@@ -103,7 +108,7 @@ class Membership:
         while not presence.try_lock(CREATION_BYTE):
             if deadline.expired():
                 raise TimeoutError(
-                    f"somebody has been entering {str(self._buffer.url)!r} for {patience} s: "
+                    f"somebody has been entering {self.where!r} for {patience} s: "
                     "is a process stopped there?"
                 )
             time.sleep(0.0005)  # the blocking form of this lock knows no timeout
@@ -157,10 +162,10 @@ class Membership:
             words, incarnation, self.presence.descriptor, owner=self._buffer.owner
         )
         if self.is_alone(participants):
-            # What the lines say of locks is void, for the semaphores are made anew.
-            self._lines.wipe()
+            # The semaphores are made anew: what the lines say of locks is void, but for deaths inside.
+            held = self._lines.wipe()
             self._take_line()
-            self._semaphores.make()
+            self._semaphores.make(held)
         else:
             self._semaphores.open()  # first: their tokens tell which lines are free
             self._take_line()
@@ -172,7 +177,7 @@ class Membership:
             self._clear_evidence()
             slot = lines.lock_free_one()
         if slot is None:
-            raise NoFreeLine(str(self._buffer.url), lines.participants, lines.count_evidence())
+            raise NoFreeLine(self.where, lines.participants, lines.count_evidence())
         lines.sign(slot)
         self._slot, self._pid = slot, os.getpid()
         if self._watch is not None:

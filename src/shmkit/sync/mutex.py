@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import posix_ipc
 
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError
+from shmkit.errors import ClosedError, CorruptSegment
 from shmkit.sync.lines import (
     ENTERING,
     IDLE,
@@ -74,6 +74,7 @@ __all__ = [
 NOBODY: Final = 0  # no thread has this ident
 
 _TRIES: Final = 30  # yields before the first slice: a holder that runs is out by then
+_COUNTER: Final = (1 << 63) - 1  # from there on from 0: what counts is whether it changes
 _NO_LINE: Final = 0  # index of a word that is never 0, so never IDLE: the magic
 
 _yield = getattr(os, "sched_yield", lambda: None)
@@ -208,6 +209,7 @@ class Mutex:
         """
         words, phase = self._words, self._phase
         if words[phase] != INSIDE:
+            self._check_open()
             raise RuntimeError("release of a lock that this handle does not hold")
         self.owner = NOBODY
         words[phase] = LEAVING  # step: mutex.leaving
@@ -273,12 +275,22 @@ class Mutex:
                     words[phase] = ENTERING  # step: mutex.entering
                     self.owner = mark
                     return True
+                if words[phase] > LEAVING:
+                    raise self._corrupt(words[phase])
                 left = deadline.remaining()
                 if left == 0:
                     return False
                 self._wake.acquire(timeout=min(left, SLICE))
         finally:
             self._queue -= 1
+
+    def _corrupt(self, phase: int) -> CorruptSegment:
+        where, detail = self._membership.where, f"phase {phase} of this handle at a lock"
+        return CorruptSegment(
+            f"segment {where!r} is corrupt: {detail}; close it, unlink it and create it anew",
+            where=where,
+            detail=detail,
+        )
 
     def _wake_one(self) -> None:
         try:
@@ -291,7 +303,7 @@ class Mutex:
         membership.register()
         self._use(membership.token(self._index))  # in a forked child perhaps others by now
         phase = self._phase_of(membership.line())
-        self._entries = self._words[phase + 2]
+        self._entries = self._words[phase + 2] & _COUNTER
         self._phase = phase
 
     def _wait_for_token(self, deadline: Deadline) -> Acquired:
@@ -306,7 +318,7 @@ class Mutex:
                 words[phase] = INSIDE  # step: mutex.inside
                 self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
                 return YES
-            words[phase + 1] += 1  # step: mutex.tick
+            words[phase + 1] = (words[phase + 1] + 1) & _COUNTER  # step: mutex.tick
             if tries and left:
                 tries -= 1
                 _yield()

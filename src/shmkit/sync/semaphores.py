@@ -110,15 +110,21 @@ class Semaphores:
             self.opened[name] = Semaphore.attach(f"{self._stem}-{name}")
         self._epoch = self._words[EPOCH]
 
-    def make(self) -> None:
-        """Make them anew; for who is alone."""
+    def make(self, held: Collection[int] = ()) -> None:
+        """Make them anew; for who is alone.
+
+        Args:
+            held: indices of locks whose token is with one that died.
+        """
+        without = {name for lock, name in self._tokens.items() if lock in held}
+        counts = {name: n - (name in without) for name, n in self._counts.items()}
         if self._are_current:  # a forked child: it inherited them, with what the dead left in them
-            for name, count in self._counts.items():
+            for name, count in counts.items():
                 self.opened[name].reset(count)
             return
         self._count_epoch()  # step: semaphores.epoch
         self._epoch = self._words[EPOCH]
-        for name, count in self._counts.items():
+        for name, count in counts.items():
             full = f"{self._stem}-{name}"
             Semaphore.discard(full)  # step: semaphores.discard
             self.opened[name] = Semaphore.create(full, count, tracked=self._removes_names)
