@@ -67,7 +67,8 @@ class Case(NamedTuple):
 
 def points_of(side: str, sharing: str) -> Iterator[str]:
     """The steps, on each of their paths, that one side of a ring comes to."""
-    yield from kill_points(f"shmkit.channels.{side}", paths=True)
+    for module in (side, {"producer": "placing", "consumer": "finding"}[side]):
+        yield from kill_points(f"shmkit.channels.{module}", paths=True)
     yield from kill_points("shmkit.sync.waiting", paths=True)
     if sharing == "many":
         yield from kill_points("shmkit.sync.mutex", paths=True)
@@ -116,8 +117,9 @@ CASES = all_cases()
 def test_every_step_is_in_the_matrix():
     """A step that no case brings a victim to would not be tested."""
     tested = {case.step for case in CASES} | RESCUE | {"put.drop", "get.drop"}
-    modules = ("shmkit.channels.producer", "shmkit.channels.consumer", "shmkit.sync.mutex")
-    assert tested == set(kill_points(*modules, "shmkit.sync.waiting"))
+    modules = ("producer", "placing", "consumer", "finding")
+    channels = [f"shmkit.channels.{module}" for module in modules]
+    assert tested == set(kill_points(*channels, "shmkit.sync.mutex", "shmkit.sync.waiting"))
 
 
 @pytest.mark.parametrize(
@@ -244,8 +246,8 @@ def drop(ring: Ring, ledger: Ledger, me: int) -> None:
     [
         ("drop-new", "put.drop"),
         ("drop-oldest", "get.drop"),
-        ("drop-oldest", "get.head@Consuming._release"),
-        ("drop-oldest", "put.tail@Producing._publish"),
+        ("drop-oldest", "get.head@Finding._release"),
+        ("drop-oldest", "put.tail@Placing._publish"),
     ],
 )
 def test_killed_while_a_full_ring_drops(policy, point, backend, sharing, make_where):

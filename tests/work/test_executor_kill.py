@@ -31,10 +31,10 @@ pytestmark = [
 
 # Where a worker that dies has not begun its call, and where it has; after that, the result is in.
 BEFORE = [
-    ("call.taken@CallRing._take_shared", True),
-    ("call.head", True),
-    ("call.taken@CallRing._release", False),
-    ("get.head", False),
+    ("call.taken", True),
+    ("get.head@Consuming._get_shared", True),
+    ("call.taken", False),
+    ("get.head@Finding._release", False),
     ("call.started", True),
     ("call.started", False),
 ]

@@ -37,11 +37,10 @@ import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shmkit.channels.frame import HEADER, PAD
+from shmkit.channels.frame import HEADER, LOW, PAD
 from shmkit.channels.handle import BUSY, LIMIT, STATES
 from shmkit.channels.header import DATA_BELL, LEAST_DATA, READY, STATE, TAIL
 from shmkit.channels.one_writer import READERS, OneWriter, contiguous
-from shmkit.channels.producer import LOW
 from shmkit.channels.subscription import OLDEST, Subscription
 from shmkit.errors import FrameTooLarge
 from shmkit.sync.ordering import STRONG_ORDER, fence

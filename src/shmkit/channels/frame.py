@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DISCARD", "HEADER", "PAD", "Frame", "as_bytes", "checksum"]
+__all__ = ["DISCARD", "HEADER", "LOW", "PAD", "Frame", "as_bytes", "checksum"]
 
 HEADER: Final = 16
+LOW: Final = 0xFFFFFFFF  # the length in word 0
 PAD: Final = 1 << 48
 DISCARD: Final = 2 << 48
 

@@ -82,6 +82,30 @@ class Handle:
     # -- coming and going ------------------------------------------------------------------------
 
     @classmethod
+    def _create(
+        cls,
+        where: Where | Url,
+        data_size: int,
+        *,
+        flags: int = 0,
+        participants: int,
+        keep: bool,
+        ensure: bool = False,
+    ) -> Self:
+        make = Segment.ensure if ensure else Segment.create
+        return cls._over(
+            make(
+                where,
+                cls._KIND,
+                data_size,
+                cls._SEMAPHORES,
+                flags=flags,
+                participants=participants,
+                keep=keep,
+            )
+        )
+
+    @classmethod
     def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
         """Join one that exists.
 

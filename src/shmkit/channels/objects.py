@@ -16,10 +16,9 @@ import os
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.codec import Encoded, Memory, Received, decode, encode, load
-from shmkit.channels.frame import HEADER, checksum
+from shmkit.channels.frame import HEADER, LOW, checksum
 from shmkit.channels.header import HEAD, SKIP, TAIL
 from shmkit.channels.parcel import Label, Parcels
-from shmkit.channels.producer import LOW
 from shmkit.channels.ring import Ring
 from shmkit.channels.segment import PARTICIPANTS
 from shmkit.deadline import Deadline

@@ -8,7 +8,7 @@ that the kernel takes back, so a successor goes on where a dead one stopped. Rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from shmkit.channels.frame import as_bytes
 from shmkit.channels.handle import BUSY, STATES, Handle
@@ -26,7 +26,6 @@ from shmkit.sync.waiting import NO_WORDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkit.memory.url import Url, Where
     from shmkit.sync.semaphores import Counts
 
 __all__ = ["READERS", "OneWriter", "contiguous"]
@@ -80,15 +79,6 @@ class OneWriter(Handle):
         return Side(self._segment, self._ROLE, 0, PRODUCER_BYTE, self._NOUN)
 
     # -- coming and going ------------------------------------------------------------------------
-
-    @classmethod
-    def _create(
-        cls, where: Where | Url, size: int, *, participants: int, keep: bool, ensure: bool = False
-    ) -> Self:
-        make = Segment.ensure if ensure else Segment.create
-        return cls._over(
-            make(where, cls._KIND, size, cls._SEMAPHORES, participants=participants, keep=keep)
-        )
 
     def close(self) -> None:
         """Leave, and give the role of this handle back. Idempotent.

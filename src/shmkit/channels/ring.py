@@ -21,7 +21,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from shmkit.channels.consumer import Consuming
-from shmkit.channels.frame import DISCARD, HEADER, PAD
+from shmkit.channels.frame import DISCARD, HEADER, LOW, PAD
 from shmkit.channels.handle import BUSY, STATES
 from shmkit.channels.header import (
     CUT,
@@ -36,7 +36,7 @@ from shmkit.channels.header import (
     STATE,
     TAIL,
 )
-from shmkit.channels.producer import LOW, Producing
+from shmkit.channels.producer import Producing
 from shmkit.channels.segment import PARTICIPANTS, Segment
 from shmkit.channels.side import Side
 from shmkit.channels.turn import SharedTurn, Turn
@@ -197,17 +197,7 @@ class Ring(Producing, Consuming):
             OSError: ENOSPC, no room for it.
         """
         flags, size = _checked_options(where, capacity, producers, consumers, when_full)
-        return cls._over(
-            Segment.create(
-                where,
-                cls._KIND,
-                size,
-                cls._SEMAPHORES,
-                flags=flags,
-                participants=participants,
-                keep=keep,
-            )
-        )
+        return cls._create(where, size, flags=flags, participants=participants, keep=keep)
 
     @classmethod
     def ensure(
@@ -237,16 +227,8 @@ class Ring(Producing, Consuming):
             ValueError, OSError: as `create`.
         """
         flags, size = _checked_options(where, capacity, producers, consumers, when_full)
-        return cls._over(
-            Segment.ensure(
-                where,
-                cls._KIND,
-                size,
-                cls._SEMAPHORES,
-                flags=flags,
-                participants=participants,
-                keep=keep,
-            )
+        return cls._create(
+            where, size, flags=flags, participants=participants, keep=keep, ensure=True
         )
 
     def shutdown(self, immediate: bool = False) -> None:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from shmkit.channels.frame import HEADER, PAD
+from shmkit.channels.frame import HEADER, LOW, PAD
 from shmkit.channels.header import CUT, READY, STATE, TAIL
-from shmkit.channels.producer import LOW
 from shmkit.channels.turn import Turn
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown

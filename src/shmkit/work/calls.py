@@ -16,13 +16,12 @@ ring, and another takes it; after it, `started` tells whether the call may run a
 
 from __future__ import annotations
 
-from threading import get_ident
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
+from shmkit.channels.frame import HEADER
 from shmkit.channels.half import SHARED
-from shmkit.channels.header import CUT, HEAD, SKIP, SPACE_BELL, STATE, TAIL
+from shmkit.channels.header import HEAD, TAIL
 from shmkit.channels.objects import ObjectRing
-from shmkit.channels.turn import PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty
 
@@ -75,6 +74,7 @@ class CallRing(ObjectRing):
     def note_in(self, line: memoryview[int]) -> None:
         """Give this handle the line in which it notes what it takes."""
         self._line = line
+        self._notes_gets = True
 
     @property
     def position(self) -> int:
@@ -88,48 +88,18 @@ class CallRing(ObjectRing):
             Exception: it is damaged; it is taken, and out of the ring.
             Empty, ShutDown, PeerDied, CorruptSegment, ClosedError: as `get`.
         """
-        frame = self._take_shared()
+        words = self._words
+        if self._seen == SHARED and words[TAIL] - words[HEAD] < HEADER:
+            self._data.glance(TAIL, words[TAIL])  # before the lock, which others want
+        frame = self._get_shared()
         return self._get_carefully(timeout) if frame is None else frame
 
-    def _take_shared(self) -> bytes | None:
-        """The fast path: lock, look, note, get; None: take the careful one."""
-        mutex, words = self._get_mutex, self._words
-        line, me = self._line, get_ident()
-        assert mutex is not None
-        assert line is not None
-        if self._seen != SHARED or mutex.owner == me:
-            return None
-        if words[TAIL] - words[HEAD] < 16:
-            self._data.glance(TAIL, words[TAIL])  # before the lock, which others want
-        if not mutex.acquire(True, PATIENCE, me):
-            return None
-        try:
-            head = words[HEAD]
-            known = words[TAIL]
-            if words[SKIP] == head or not 16 <= known - head <= self._size or words[STATE] >= CUT:
-                mutex.release()
-                return None
-            at = head & self._mask
-            size = words[self._data_word + (at >> 3)]
-            if size > min(known - head, self._size - at) - 16:
-                mutex.release()
-                return None  # a flag, a kind, or broken
-            at += self._base + 16
-            frame: bytes = self._map[at : at + size]
-            head += (size + 31) & -16
-            line[TAKEN] = head  # step: call.taken
-            self._head = words[HEAD] = head  # step: call.head
-            mutex.release()
-        except BaseException:
-            mutex.leave(me)
-            raise
-        if words[SPACE_BELL]:
-            self._space.ring()
-        return frame
+    def _note_get(self, head: int, end: int) -> None:  # noqa: ARG002
+        if self._line is not None:
+            self._line[TAKEN] = end  # step: call.taken
 
     def _release(self, head: int) -> None:
-        if self._line is not None:
-            self._line[TAKEN] = head  # step: call.taken
+        self._note_get(self._head, head)
         super()._release(head)
 
     def look(self, lines: memoryview[int], of: list[int]) -> Seen | None:
