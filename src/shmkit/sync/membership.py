@@ -162,7 +162,7 @@ class Membership:
             words, incarnation, self.presence.descriptor, owner=self._buffer.owner
         )
         if self.is_alone(participants):
-            # The semaphores are made anew: what the lines say of locks is void, but for deaths inside.
+            # The semaphores are made anew: what lines say of locks is void, but for deaths inside.
             held = self._lines.wipe()
             self._take_line()
             self._semaphores.make(held)
