@@ -42,7 +42,7 @@ class Case(NamedTuple):
         defines: macros, as NAME or NAME=VALUE.
         holds: whether what is promised holds.
         progress: look for cycles without progress, under weak fairness, not for assertions.
-        quick: takes a few seconds; part of the tests.
+        quick: takes a second or two; part of the tests.
         full: takes a minute or a gigabyte; only in the full run.
     """
 
@@ -51,7 +51,7 @@ class Case(NamedTuple):
     defines: tuple[str, ...] = ()
     holds: bool = True
     progress: bool = False
-    quick: bool = True
+    quick: bool = False
     full: bool = False
 
 
@@ -70,16 +70,14 @@ _TWO = ("CRASHES=2", "NEWCOMERS=1")
 _NOBODY_COMES = ("CRASHES=2", "NEWCOMERS=0")
 _NO_LINE = (*_NOBODY_COMES, "TRIES=1")  # a newcomer sees to the evidence, and may die doing so
 CASES: Final = (
-    Case("mutex, one death", "mutex", _ONE, quick=False),
-    Case("mutex, two deaths, nobody comes", "mutex", _NOBODY_COMES, quick=False),
-    Case("mutex, two deaths", "mutex", _TWO, quick=False, full=True),
-    Case(
-        "mutex, somebody gets in", "mutex", ("CRASHES=1", "NEWCOMERS=0"), progress=True, quick=False
-    ),
+    Case("mutex, one death", "mutex", _ONE),
+    Case("mutex, two deaths, nobody comes", "mutex", _NOBODY_COMES),
+    Case("mutex, two deaths", "mutex", _TWO, full=True),
+    Case("mutex, somebody gets in", "mutex", ("CRASHES=1", "NEWCOMERS=0"), progress=True),
     Case("mutex, somebody gets in: a newcomer", "mutex", _ONE, progress=True, full=True),
     Case("mutex, somebody gets in: no line is free", "mutex", _NO_LINE, progress=True, full=True),
     Case("mutex: posting instead of succeeding", "mutex", (*_TWO, "POST_INSTEAD"), holds=False),
-    Case("mutex: no wait for ticks", "mutex", (*_TWO, "NO_TICK_WAIT"), holds=False),
+    Case("mutex: no wait for ticks", "mutex", (*_TWO, "NO_TICK_WAIT"), holds=False, quick=True),
     Case("mutex: entries read last", "mutex", (*_TWO, "ENTRIES_LAST"), holds=False),
     Case(
         "mutex: newcomer clears beside a rescuer",
@@ -93,7 +91,6 @@ CASES: Final = (
         (*_NOBODY_COMES, "CLEAR_UNASKED"),
         holds=False,
         progress=True,
-        quick=False,
     ),
     Case(
         "mutex: evidence cleared before the token is back",
@@ -108,14 +105,13 @@ CASES: Final = (
         (*_NO_LINE, "TAKE_FOR_NOTHING"),
         holds=False,
         progress=True,
-        quick=False,
     ),
-    Case("bell, one producer", "bell"),
-    Case("bell, three asleep", "bell", ("CONSUMERS=3", "FRAMES=2"), quick=False),
-    Case("bell, many producers", "bell", ("CONSUMERS=3", "FRAMES=2", "CAREFUL_PUT"), quick=False),
-    Case("bell, two deaths and slices", "bell", ("CRASHES=2", "SLICES"), quick=False),
+    Case("bell, one producer", "bell", quick=True),
+    Case("bell, three asleep", "bell", ("CONSUMERS=3", "FRAMES=2")),
+    Case("bell, many producers", "bell", ("CONSUMERS=3", "FRAMES=2", "CAREFUL_PUT")),
+    Case("bell, two deaths and slices", "bell", ("CRASHES=2", "SLICES")),
     Case("bell: a death, and no slices", "bell", ("CRASHES=1",), holds=False),
-    Case("bell: no fence", "bell", ("NO_FENCE",), holds=False),
+    Case("bell: no fence", "bell", ("NO_FENCE",), holds=False, quick=True),
     Case("bell: a fence for the sleeper alone", "bell", ("OWN_FENCE",), holds=False),
     Case("bell: no look after the flag", "bell", ("NO_LOOK_AGAIN",), holds=False),
     Case("bell: the woken does not set the flag", "bell", ("NO_FLAG_AGAIN",), holds=False),
