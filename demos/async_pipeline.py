@@ -58,11 +58,11 @@ async def pipeline(jobs: Queue[Any], done: Queue[Any]) -> tuple[dict[int, str], 
     await asyncio.sleep(0.01)
     impatient.cancel()  # there was nothing to get yet, and it has taken nothing
 
-    tasks = [asyncio.create_task(feed()), asyncio.create_task(tick())]
+    feeding, ticking = asyncio.create_task(feed()), asyncio.create_task(tick())
     digests = dict([await results.get() for _ in range(JOBS)])
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await feeding  # the last digest may be here before the word that there is nothing more
+    ticking.cancel()
+    await asyncio.gather(ticking, return_exceptions=True)
     return digests, ticks
 
 
