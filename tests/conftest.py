@@ -153,6 +153,11 @@ _RUN = pytest.StashKey[Run]()
 _run: Run | None = None
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: half as many again as there are cores, for tests wait for processes."""
+    return max(2, 3 * (os.cpu_count() or 1) // 2)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Mark every process of this run, and remember what was there before it."""
     global _run
