@@ -48,6 +48,7 @@ class Lock(Mutex):
         super().__init__(page.membership, page.words, 0)
         page.membership.presence.call_after_fork(self.start_anew)
         page.membership.watch(self, page.close)
+        page.membership.call_after_move(self._follow)
 
     @property
     def name(self) -> str:
@@ -63,6 +64,20 @@ class Lock(Mutex):
             self.release()
         self.retire()
         self._page.close()
+
+    def _pass_on(self) -> None:
+        """Leave what a rescue got as it was found: a line of one that died inside.
+
+        An acquire that was to tell of the death was ended by a signal handler: the next one tells.
+        """
+        try:
+            self._membership.move(self._index)
+        except OSError:  # no line is free, or somebody is stopped at the door
+            self.release()
+
+    def _follow(self) -> None:
+        if self._phase:
+            self._phase = self._phase_of(self._membership.line())
 
     def __reduce__(self) -> tuple[object, ...]:
         self._check_open()

@@ -134,7 +134,6 @@ class Mutex:
         self._phase = _NO_LINE
         self._use(membership.token(index))
         self.start_anew()
-        membership.call_after_move(self._follow)
 
     def _use(self, semaphore: Semaphore | NoSemaphore) -> None:
         self._semaphore = semaphore
@@ -341,16 +340,11 @@ class Mutex:
         if words[phase] == ENTERING:
             words[phase] = IDLE  # without the token: whoever takes it is INSIDE in the same step
         elif words[phase] == INSIDE:
-            # By a rescue, with a death to tell of. Left behind like the line of a dead one, it is
-            # told to the next.
-            try:
-                self._membership.move(self._index)
-            except OSError:  # no line is free, or somebody is stopped at the door
-                self.release()
+            self._pass_on()  # it came by a rescue
 
-    def _follow(self) -> None:
-        if self._phase != _NO_LINE:
-            self._phase = self._phase_of(self._membership.line())
+    def _pass_on(self) -> None:
+        """Give back what was got by a rescue in an acquire that can not tell of the death."""
+        self.release()
 
     def _check_open(self) -> None:
         if self._semaphore.closed:
