@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from shmkit.sync.lines import LINE_PHASES, LINE_PID, LINE_WORDS, PARTICIPANT_LINE
 from shmkit.sync.lock import Acquired, Lock
 from shmkit.tools.testing import deadline, kill_points, start_until
+from tests.processes import wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="a stopped child is asked for by waitid"),
@@ -133,6 +135,19 @@ def the_lock(name):
     assert not [name for name in left if Path("/dev/shm", name).exists()]
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a child is."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def has_waited(lock: Lock, pid: int) -> bool:
+    """Whether a process has wanted a lock in vain for a moment."""
+    words = lock._page.words
+    lines = range(PARTICIPANT_LINE, len(words) - LINE_WORDS + 1, LINE_WORDS)
+    ticks = LINE_PHASES + 1
+    return any(words[line + LINE_PID] == pid and words[line + ticks] for line in lines)
+
+
 def after_that(lock: Lock, guarded: Guarded, start) -> None:
     """Those who are left go on, alone inside."""
     before = guarded.visits
@@ -169,7 +184,10 @@ def test_stopped_among_three(point, guarded, start_process_fork):
     """A stopped one is not robbed, and goes on as if nothing had been."""
     with the_lock(None) as lock:
         mates = [start_process_fork(contend, lock, guarded, 40) for _ in range(2)]
+        assert lock.acquire(timeout=TIMEOUT)  # so that the victim comes to wait
         with start_until(point, contend, lock, guarded, 40, signal=signal.SIGSTOP) as victim:
+            wait_until(lambda: is_stopped(victim.pid) or has_waited(lock, victim.pid))
+            lock.release()
             assert victim.await_point(TIMEOUT)
             before, end = guarded.visits, time.monotonic() + MOMENT
             while time.monotonic() < end and any(mate.is_alive() for mate in mates):
