@@ -59,6 +59,10 @@ class Consuming(Finding):
             CorruptSegment: an index, a frame's length or its checksum is impossible.
             ClosedError: this handle was closed.
         """
+        found: bytes | None
+        if self._get_mutex is not None:
+            found = self._get_shared()
+            return self._get_carefully(timeout) if found is None else found
         words = self._words
         # No call from here until _seen is stored.
         at = self._get_at
@@ -82,11 +86,7 @@ class Consuming(Finding):
                 return frame
         elif self._see_frames(timeout):
             return self.get(timeout)
-        if self._get_mutex is not None:
-            shared = self._get_shared()
-            if shared is not None:
-                return shared
-        found: bytes = self._get_carefully(timeout)
+        found = self._get_carefully(timeout)
         return found
 
     def _see_frames(self, timeout: float | None) -> bool:

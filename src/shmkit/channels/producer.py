@@ -60,6 +60,10 @@ class Producing(Placing):
         if type(data) is not bytes:
             data = as_bytes(data)
         size = len(data)
+        if self._put_mutex is not None:
+            if not self._put_shared(data, size):
+                self._put_carefully(data, size, timeout)
+            return
         words = self._words
         # No call from here until _limit is stored.
         at = self._put_at
@@ -77,7 +81,7 @@ class Producing(Placing):
                 self._data.ring()
         elif end > limit >= 0 and self._see_room(end):
             self.put(data, timeout)
-        elif self._put_mutex is None or not self._put_shared(data, size):
+        else:
             self._put_carefully(data, size, timeout)
 
     def _see_room(self, end: int) -> bool:
