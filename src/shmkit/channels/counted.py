@@ -171,7 +171,9 @@ class CountedRing(ObjectRing):
 
     def _note_put(self, tail: int) -> bool:
         words = self._words
-        if not self._has_place(words, self._put(words)):
+        at = _PUTS + 1 + 2 * words[_PUTS]
+        count = words[at + 1] + (words[at] != tail)  # as _count, of what nobody changes now
+        if 0 < self._maxsize <= count - self._taken_seen and not self._has_place(words, count):
             return False
         self._note(words, _PUTS, tail)
         return True
