@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from shmkit import IncompatibleSegment, Ring, Semaphore, SharedBuffer
+from shmkit.channels import segment
+from shmkit.channels.segment import Segment
 from shmkit.memory import ownership
 from tests import leaks
 from tests.processes import run_python, wait_until
@@ -154,6 +156,59 @@ def test_a_ring_in_use_is_joined_by_another_incarnation_of_the_name(named: str) 
         with Ring.attach(named) as fourth:
             assert incarnation(fourth) == incarnation(second)
         second.unlink()
+
+
+# ------------------------------------------------------------------ its owner leaves
+
+
+def test_an_owner_that_leaves_while_another_attaches(named: str, monkeypatch: Any) -> None:
+    """Between opening the memory and entering: there is nothing to join any more."""
+    owner = Ring.create(named, capacity=4096)
+    wait = Segment._await_magic
+
+    def leave(self: Segment, deadline: Any) -> None:
+        owner.unlink()
+        owner.close()
+        wait(self, deadline)
+
+    monkeypatch.setattr(Segment, "_await_magic", leave)
+    with pytest.raises(FileNotFoundError):
+        Ring.attach(named)
+
+
+def test_an_owner_that_leaves_while_another_ensures(named: str, monkeypatch: Any) -> None:
+    """Between its look at the name and its attach: it makes the ring, and does not wait first."""
+    owner = Ring.create(named, capacity=4096)
+    remove = Segment._remove_corpse
+
+    def leave(buffer: SharedBuffer, semaphores: Any) -> bool:
+        answer = remove(buffer, semaphores)
+        owner.unlink()
+        owner.close()
+        return answer
+
+    monkeypatch.setattr(Segment, "_remove_corpse", staticmethod(leave))
+    monkeypatch.setattr(segment, "_TAKEOVER", 1000.0)  # the time it would wait
+    with Ring.ensure(named, capacity=8192) as ring:
+        assert ring.capacity == 8192
+        ring.put(b"into what others find")
+        with Ring.attach(named) as other:
+            assert other.get(timeout=0) == b"into what others find"
+        ring.unlink()
+
+
+@linux
+def test_the_last_one_out_removes_the_semaphores_whoever_it_is(named: str) -> None:
+    owner = Ring.create(named, capacity=4096)
+    heir = Ring.attach(named)
+    names = [semaphore.name for semaphore in heir._segment.membership.semaphores.values()]
+    owner.close()
+    heir.put(b"frame")
+    heir.close()
+    assert not [name for name in names if Path(f"/dev/shm/sem.{name}").exists()]
+    with Ring.attach(named) as ring:  # and the name is still there
+        assert ring.get(timeout=0) == b"frame"
+    owner.unlink()
 
 
 # ------------------------------------------------------------------ half-made

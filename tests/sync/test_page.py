@@ -6,13 +6,14 @@ import os
 import pickle
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shmkit import (
+    Acquired,
     ClosedError,
     CorruptSegment,
     Event,
@@ -21,6 +22,7 @@ from shmkit import (
     Ring,
     SharedBuffer,
 )
+from shmkit.sync.membership import Membership
 from tests import leaks
 from tests.processes import run_python
 from tests.sync.peers import semaphores_of
@@ -295,3 +297,21 @@ def test_pickling_a_closed_one(kind: Any, unique_name: str) -> None:
         pickle.dumps(thing)
     with pytest.raises(FileNotFoundError, match=unique_name):
         pickle.loads(late)
+
+
+@linux
+def test_a_name_that_is_just_being_made_anew(unique_name: str, monkeypatch: Any) -> None:
+    """The last user leaves while another enters, and a third has made the name, and no size yet."""
+    last, admit = Lock(unique_name), Membership.admit
+
+    def hold_up(self: Membership, take_line: Callable[[], None]) -> None:
+        monkeypatch.setattr(Membership, "admit", admit)
+        last.close()
+        Path("/dev/shm", unique_name).touch()
+        admit(self, take_line)
+
+    monkeypatch.setattr(Membership, "admit", hold_up)
+    lock = Lock(unique_name)
+    assert lock.acquire() is Acquired.YES
+    lock.release()
+    lock.close()

@@ -135,7 +135,10 @@ class Consuming(Finding):
             self._head = words[HEAD] = end  # step: get.head
             mutex.release()
         except BaseException:
-            mutex.leave(me)  # a handler that raises may have come before the release
+            try:
+                mutex.leave(me)  # a handler that raises may have come before the release
+            finally:
+                mutex.leave(me)  # or another one, before that
             raise
         if words[SPACE_BELL]:  # step: get.bell
             self._space.ring()

@@ -55,6 +55,8 @@ _DONE: Final = 0x210 // 8
 NEWS: Final = 0x218 // 8
 _DONE_BELL: Final = 0x240 // 8
 
+_COUNT: Final = (1 << 63) - 1  # a number that nobody counted up to is not to overflow its word
+
 PARTICIPANTS: Final = 256
 _OVERHEAD: Final = 4096  # more than an object's frame has around it
 
@@ -137,9 +139,9 @@ class CountedRing(ObjectRing):
     @staticmethod
     def _note(words: memoryview[int], notes: int, position: int) -> None:
         """Note how many passed up to here; the next store of tail or head is one more."""
-        holds = words[notes]
+        holds = words[notes] & 1
         at = notes + 1 + 2 * holds
-        count = words[at + 1] + (words[at] != position)
+        count = words[at + 1] + (words[at] != position) & _COUNT
         at = notes + 3 - 2 * holds
         words[at] = position  # step: count.position
         words[at + 1] = count  # step: count.number
@@ -150,7 +152,7 @@ class CountedRing(ObjectRing):
         """Objects that passed a side; while others are at it, how many there were a moment ago."""
         while True:
             holds = words[notes]
-            at = notes + 1 + 2 * holds
+            at = notes + 1 + 2 * (holds & 1)
             noted, count = words[at], words[at + 1]
             now = words[position]
             if words[notes] == holds and words[at] == noted:
@@ -171,7 +173,7 @@ class CountedRing(ObjectRing):
 
     def _note_put(self, tail: int) -> bool:
         words = self._words
-        at = _PUTS + 1 + 2 * words[_PUTS]
+        at = _PUTS + 1 + 2 * (words[_PUTS] & 1)
         count = words[at + 1] + (words[at] != tail)  # as _count, of what nobody changes now
         if 0 < self._maxsize <= count - self._taken_seen and not self._has_place(words, count):
             return False

@@ -126,7 +126,10 @@ class Producing(Placing):
             self._tail = words[TAIL] = end  # step: put.tail
             mutex.release()
         except BaseException:
-            mutex.leave(me)  # a handler that raises may have come before the release
+            try:
+                mutex.leave(me)  # a handler that raises may have come before the release
+            finally:
+                mutex.leave(me)  # or another one, before that
             raise
         if words[DATA_BELL]:  # step: put.bell
             self._data.ring()

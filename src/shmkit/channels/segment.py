@@ -8,11 +8,9 @@ same lock.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels import header
@@ -67,7 +65,7 @@ class Segment:
     def __init__(self, buffer: SharedBuffer, kind: int, semaphores: Counts) -> None:
         self.buffer = buffer
         self.kind = kind
-        self.membership = _member(buffer, semaphores)
+        self.membership = Membership(buffer, semaphores)
 
     # -- coming in ---------------------------------------------------------------------------
 
@@ -178,10 +176,32 @@ class Segment:
                 time.sleep(_POLL)  # somebody else is at this point, and about to remove it
                 continue
             try:
-                if not cls._remove_corpse(buffer, semaphores):
-                    return cls.attach(where, kind, semaphores, timeout=deadline.remaining())
+                if cls._remove_corpse(buffer, semaphores):
+                    continue
+                found = cls._find(where, deadline)
+                if found is not None:
+                    return cls.join(found, kind, semaphores, deadline)
             except FileNotFoundError:
                 continue  # unlinked meanwhile: it is ours to make after all
+
+    @staticmethod
+    def _find(where: Where | Url, deadline: Deadline) -> SharedBuffer | None:
+        """What is there now, if that has a size; None, after a moment, if it is just being made.
+
+        Raises:
+            FileNotFoundError: nothing is.
+        """
+        try:
+            found = SharedBuffer.attach(where)
+        except IncompatibleSegment:
+            if deadline.expired():
+                raise
+        else:
+            if found.size > 1 or deadline.expired():
+                return found
+            found.close()  # of somebody who is about to remove it: see ensure
+        time.sleep(_POLL)
+        return None
 
     @classmethod
     def join(
@@ -221,7 +241,7 @@ class Segment:
             if self.buffer.url.scheme != "anon":
                 try:
                     os.close(self.buffer.descriptor())
-                except (FileNotFoundError, IncompatibleSegment) as error:
+                except FileNotFoundError as error:
                     raise _taken_over(self.buffer) from error
             view = self.buffer.buf
             view[8 : 8 + len(fixed)] = fixed  # step: make.fields
@@ -233,8 +253,14 @@ class Segment:
 
     def _enter(self) -> None:
         participants, incarnation = self.header.participants, self.header.incarnation
-        enter = self.membership.enter
-        self.membership.admit(partial(enter, self.words, participants, incarnation))
+
+        def enter() -> None:
+            if self.buffer.url.scheme != "anon":
+                # Whoever is alone makes semaphores: not for memory that nobody else can find.
+                os.close(self.buffer.descriptor())
+            self.membership.enter(self.words, participants, incarnation)
+
+        self.membership.admit(enter)
 
     @staticmethod
     def _remove_corpse(buffer: SharedBuffer, semaphores: Counts) -> bool:
@@ -249,7 +275,7 @@ class Segment:
                 time.sleep(_POLL)  # its creator may be on the way to the lock
             if not is_corpse():
                 return False
-            with closing(_member(buffer, semaphores)) as membership, membership.entering():
+            with closing(Membership(buffer, semaphores)) as membership, membership.entering():
                 # Looked at again, now that no creator can be at it.
                 if not is_corpse():
                     return False
@@ -322,20 +348,6 @@ class Segment:
         """Remove the name: nobody can attach any more, who is there goes on."""
         self.buffer.unlink()
         self.membership.unlink_semaphores()
-
-
-def _member(buffer: SharedBuffer, semaphores: Counts) -> Membership:
-    """A membership of memory whose name may just have gone.
-
-    Raises:
-        FileNotFoundError: the name is gone, or leads to other memory, if only begun.
-    """
-    try:
-        return Membership(buffer, semaphores)
-    except IncompatibleSegment as error:
-        raise FileNotFoundError(
-            errno.ENOENT, "was unlinked, and is being made anew", str(buffer.url)
-        ) from error
 
 
 def _taken_over(buffer: SharedBuffer) -> FileExistsError:

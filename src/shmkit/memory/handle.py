@@ -10,7 +10,7 @@ import weakref
 from types import TracebackType
 from typing import Any, Self
 
-from shmkit.errors import ClosedError
+from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import opening
 from shmkit.memory.backends.base import Identity
 from shmkit.memory.loans import Loans
@@ -177,13 +177,14 @@ class Handle:
             raise OSError(errno.ENOTSUP, "was read and is not mapped", str(self._url))
         writable = checked_access(access or self._access) == "rw"
         if self._url.scheme != "anon":
-            opened = opening.open_existing(self._url, writable=writable, timeout=0)
+            try:
+                opened = opening.open_existing(self._url, writable=writable, timeout=0)
+            except IncompatibleSegment as error:  # new memory, that is just being made
+                raise self._name_is_lost() from error
             if opened.identity == self._identity:
                 return opened.keep_fd()
             os.close(opened.fd)
-            raise FileNotFoundError(
-                errno.ENOENT, "was unlinked, and the name leads to other memory now", str(self._url)
-            )
+            raise self._name_is_lost()
         if not self._descriptors:
             raise OSError(
                 errno.ENOTSUP,
@@ -192,6 +193,11 @@ class Handle:
             )
         flags = os.O_RDWR if writable else os.O_RDONLY
         return os.open(f"/proc/self/fd/{self._descriptors[0]}", flags | os.O_CLOEXEC)
+
+    def _name_is_lost(self) -> FileNotFoundError:
+        return FileNotFoundError(
+            errno.ENOENT, "was unlinked, and the name leads to other memory now", str(self._url)
+        )
 
     # ------------------------------------------------------------------ letting go
 

@@ -33,6 +33,7 @@ __all__ = ["Opened", "create", "ensure", "open_existing"]
 
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
+_MOMENT: Final = 0.02  # seconds that a live creator does not need to get to the lock
 # What flock says where this kind of memory has no such locks (macOS: shared memory).
 _NO_LOCKS: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
 
@@ -129,12 +130,23 @@ def ensure(url: Url, size: int, *, keep: bool, mode: int) -> Opened:
             opened = _open(url, writable=True)
         except FileNotFoundError:
             continue  # its owner unlinked it between the two calls
+        _await_size(opened)
         status = os.fstat(opened.fd)
         if status.st_size or not stat.S_ISREG(status.st_mode):
             return opened
         if _finish(opened, size, keep=keep, made=False):
             return opened
         os.close(opened.fd)
+
+
+def _await_size(opened: Opened) -> None:
+    """Let a creator get on that is between the name and the lock."""
+    deadline = Deadline(_MOMENT)
+    while not deadline.expired() and leads_to(opened.url, opened.identity):
+        status = os.fstat(opened.fd)
+        if status.st_size or not stat.S_ISREG(status.st_mode):
+            return
+        time.sleep(_FIRST_PAUSE)
 
 
 def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:

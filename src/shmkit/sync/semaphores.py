@@ -152,15 +152,14 @@ class Semaphores:
         return self.opened[self._tokens[lock]]
 
     def remove_as_last(self) -> None:
-        """Remove the names if the last one out is to do that; for who is that."""
+        """Remove the names; for the last one out. Whoever comes then makes them anew."""
         tracked = self._is_tracked_here()
-        if tracked or self._words[OWNERSHIP] == _NOBODY:
-            # A forked child that still has them, and comes back, is to make others, with names.
-            self._count_epoch()
-            for semaphore in self.opened.values():
-                semaphore.unlink()
-                if tracked:
-                    resource_tracker.unregister(f"/{semaphore.name}", "semaphore")
+        # A forked child that still has them, and comes back, is to make others, with names.
+        self._count_epoch()
+        for semaphore in self.opened.values():
+            semaphore.unlink()
+            if tracked:
+                resource_tracker.unregister(f"/{semaphore.name}", "semaphore")
 
     def _is_tracked_here(self) -> bool:
         return self._words[OWNERSHIP] > _OWNER and self._words[OWNERSHIP] == _tracker()
