@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import pickle
@@ -471,3 +472,13 @@ def test_a_stopped_wait_goes_on(start_child: Any, unique_name: str) -> None:
     child.finish()
     made.unlink()
     made.close()
+
+
+def test_no_room_for_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(posix_ipc, "Semaphore", refuse)
+    with pytest.raises(OSError, match=r"no room for semaphore 'x'.*/dev/shm") as caught:
+        Semaphore(name="x")
+    assert caught.value.errno == errno.ENOSPC

@@ -84,7 +84,7 @@ class Ownership:
         self._identity = identity
         self._pid = os.getpid()
         self._on_exit: Callable[[], None] = _nothing
-        # The tracker's protocol is a line of ASCII with colons; other names are for gc to find.
+        # The tracker's protocol is a line of ASCII with colons; other names stay.
         self._tracked = name.isascii() and not set(name) & set(":\r\n")
         self._unregister = resource_tracker.unregister
         if self._tracked:

@@ -72,7 +72,7 @@ class NoFreeLine(OSError):
     """
 
     def __init__(self, where: str, lines: int, evidence: int) -> None:
-        held, remedy = "", "close a handle, or create the segment with more"
+        held, remedy = "", "close a handle; what takes `participants` can be created with more"
         if evidence:
             held = f", {evidence} of them by some that died at a lock and may have its token"
             remedy = f"acquire that lock by a handle that is open, which clears them; or {remedy}"

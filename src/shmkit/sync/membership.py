@@ -16,7 +16,6 @@ import os
 import time
 import warnings
 import weakref
-from contextlib import contextmanager
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Final
@@ -49,6 +48,32 @@ __all__ = ["Membership"]
 _PRIORITY: Final = -40  # at exit: after the children were joined, before names are removed
 _PATIENCE: Final = 1.0  # seconds for rescuers to find a lost token: a slice, ticks, another slice
 _POLL: Final = 0.002  # seconds away from the door, for them to get through it
+
+
+class _Door:
+    """The creation byte for the length of a `with`.
+
+    No generator: that would hold the byte for as long as somebody has the traceback of a handler
+    that raised just when it was got.
+    """
+
+    def __init__(self, presence: Presence, patience: float, where: str) -> None:
+        self._presence = presence
+        self._patience = patience
+        self._where = where
+
+    def __enter__(self) -> None:
+        deadline = Deadline(self._patience)
+        while not self._presence.try_lock(CREATION_BYTE):
+            if deadline.expired():
+                raise TimeoutError(
+                    f"somebody has been entering {self._where!r} for {self._patience} s: "
+                    "is a process stopped there?"
+                )
+            time.sleep(0.0005)  # the blocking form of this lock knows no timeout
+
+    def __exit__(self, *_: object) -> None:
+        self._presence.unlock(CREATION_BYTE)
 
 
 class Membership:
@@ -93,29 +118,17 @@ class Membership:
             raise ClosedError(f"this handle on {self.where!r} was closed")
         return self._presence
 
-    @contextmanager
-    def entering(self, patience: float = 5) -> Iterator[None]:
-        """Alone at the door: nobody else creates, enters or leaves inside this `with`.
+    def entering(self, patience: float = 5) -> _Door:
+        """Alone at the door: nobody else creates, enters or leaves inside a `with` of this.
 
         Args:
             patience: seconds to wait for whoever is there. They pass in microseconds, unless they
                 are stopped.
 
         Raises:
-            TimeoutError: it was not enough.
+            TimeoutError: at the `with`: it was not enough.
         """
-        presence, deadline = self.presence, Deadline(patience)
-        while not presence.try_lock(CREATION_BYTE):
-            if deadline.expired():
-                raise TimeoutError(
-                    f"somebody has been entering {self.where!r} for {patience} s: "
-                    "is a process stopped there?"
-                )
-            time.sleep(0.0005)  # the blocking form of this lock knows no timeout
-        try:
-            yield
-        finally:
-            presence.unlock(CREATION_BYTE)
+        return _Door(self.presence, patience, self.where)
 
     def token(self, lock: int) -> Semaphore:
         """The semaphore of one of the segment's locks, as it is now.

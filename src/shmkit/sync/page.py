@@ -4,7 +4,7 @@ A page has no creator that owns it. Whoever needs it first makes it, the last on
 and all zeros is a sound beginning; so there is nothing to be half-made. The resource tracker does
 not know these names: it would remove them at the end of the first process tree, under the feet of
 the others, and the next to come would make a second lock of the same name. A page whose users were
-all killed stays until its next use, or `gc`.
+all killed stays until its next use.
 
     offset  field                                              written by
     0x000   magic "SHMKIT\x01\0"                               the first

@@ -139,6 +139,14 @@ class Semaphore:
             ) from error
         except posix_ipc.PermissionsError as error:
             raise PermissionError(f"semaphore {name!r} belongs to another user") from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                f"no room for semaphore {name!r}: it takes a page where the system keeps "
+                "semaphores, /dev/shm on Linux: remove something there, or make it larger",
+            ) from error
         self.name = name
         self.closed = False
         self._mapped = _Mapped(semaphore)

@@ -47,7 +47,7 @@ def once(
         name: what it is called on this machine; processes of this user that give the same name
             share.
         build: makes the bytes (any contiguous buffer) or the numpy array; called with the name's
-            lock held, by one process at a time.
+            lock held, by one process at a time: it must not ask for the same name.
         timeout: seconds to wait while another process builds; None for ever.
 
     Returns:
@@ -87,7 +87,12 @@ class _Page(SharedPage):
     def publish(self, content: Any) -> None:
         """Copy what was built into a segment of its own, and say where it is."""
         is_array = hasattr(content, "dtype") and hasattr(content, "shape")
-        view = memoryview(b"") if is_array else memoryview(content)
+        try:
+            view = memoryview(b"") if is_array else memoryview(content)
+        except TypeError as error:
+            raise TypeError(
+                f"build made a {type(content).__name__}: let it make bytes, or a numpy array"
+            ) from error
         self.tidy()  # of one who died here
         self.buffer.buf[_NAME : _NAME + 16] = secrets.token_bytes(16)
         if is_array:
