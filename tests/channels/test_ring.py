@@ -534,3 +534,21 @@ def test_room_that_was_reckoned_for_a_discarded_frame_is_not_believed(where: Any
             else:
                 sent.append(b"*" * 4046)
             assert second.get_many() == [b"across", *sent]
+
+
+def test_a_lap_that_is_skipped_while_a_shared_side_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frame is behind the end of the lap; at the head there is what an older one left."""
+    with Ring.create(capacity=4096, producers="many", consumers="many") as ring:
+        ring.put(bytes(2984))
+        assert ring.get() == bytes(2984)
+        look = Ring._see_shared_frames
+
+        def put_meanwhile(self: Ring, head: int) -> int:
+            monkeypatch.setattr(Ring, "_see_shared_frames", look)
+            other.put(b"x" * 2000)
+            return look(self, head)
+
+        with pickle.loads(pickle.dumps(ring)) as other:
+            monkeypatch.setattr(Ring, "_see_shared_frames", put_meanwhile)
+            assert ring.get(timeout=10) == b"x" * 2000
+            assert ring.empty()

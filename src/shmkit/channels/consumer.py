@@ -117,15 +117,12 @@ class Consuming(Finding):
             return None
         try:
             head, known = words[HEAD], self._known
-            if words[SKIP] == head or words[STATE] >= CUT:
-                mutex.release()
-                return None
             if not 16 <= known - head <= self._size:
                 known = self._see_shared_frames(head)
             at = self._base + (head & self._mask)
             size = words[at >> 3]
             end = head + ((size + 31) & -16)
-            if end > known:  # none, or a flag, a kind, or broken
+            if end > known or words[STATE] >= CUT:  # none, or a flag, a kind, or broken
                 mutex.release()
                 return None
             at += 16
@@ -146,8 +143,10 @@ class Consuming(Finding):
 
     def _see_shared_frames(self, head: int) -> int:
         """How far there are frames for the fast path; `head` if there are none."""
-        tail = self._words[TAIL]
-        if not 16 <= tail - head <= self._size or tail & 15:
+        words = self._words
+        tail = words[TAIL]
+        # The skip after the tail: it is stored before, and the tail may have come just now.
+        if not 16 <= tail - head <= self._size or tail & 15 or words[SKIP] == head:
             return head  # none, or for the careful path to see what it is
         self._known = known = min(tail, (head | self._mask) + 1)
         return known
