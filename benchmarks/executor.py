@@ -11,15 +11,14 @@ within each round.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 from executor_contenders import load
 from harness import clock
+from options import is_wanted, new_parser
 from report import Table, Watch, conditions, print_conditions, print_table, write_json
 
 __all__ = ["main"]
@@ -115,17 +114,9 @@ def _ratio(ours: list[float] | None, theirs: list[float] | None, less_is_better:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what was asked for; 1 if ours failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, help="measurements of each cell (default: 7)")
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these")
-    parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    given = parser.parse_args(argv)
+    given = new_parser(__doc__, rounds=7).parse_args(argv)
     makers, missing = load()
-    if given.only:
-        wanted = [part.lower() for part in given.only]
-        makers = {n: make for n, make in makers.items() if any(w in n.lower() for w in wanted)}
+    makers = {name: make for name, make in makers.items() if is_wanted(name, given.only)}
     found = conditions()
     print_conditions(found, missing)
     watch = Watch()

@@ -12,7 +12,6 @@ the peak of the process rises; pages of a mapped file count, though they are the
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -27,6 +26,7 @@ from statistics import median
 from typing import Any
 
 from file_contenders import BLOCK, LATE, WORDS, FileContender, load
+from options import is_wanted, new_parser
 from report import Table, conditions, print_conditions, print_table, write_json
 
 OPERATIONS = (
@@ -210,7 +210,7 @@ def rows_of(cells: list[Cell]) -> dict[tuple[str, str], list[Cell]]:
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def show(cells: list[Cell], contenders: list[FileContender], size: int) -> None:
+def show(cells: list[Cell], contenders: list[FileContender], size: int, *, markdown: bool) -> None:
     """Times of both ways, what they say about each other, memory."""
     operations = list(dict.fromkeys(cell.operation for cell in cells))
     table = {(cell.contender.name, cell.operation, cell.way): cell for cell in cells}
@@ -220,7 +220,9 @@ def show(cells: list[Cell], contenders: list[FileContender], size: int) -> None:
             [one.name, *(_time(table.get((one.name, operation, way))) for operation in operations)]
             for one in contenders
         ]
-        print_table(Table(f"{label}, {way}: microseconds", ["", *operations], rows))
+        print_table(
+            Table(f"{label}, {way}: microseconds", ["", *operations], rows), markdown=markdown
+        )
         ratios = [
             ["time of shmkit / mmap.mmap"]
             + [_ratio(table, OURS, BARE, operation, way) for operation in operations],
@@ -230,13 +232,15 @@ def show(cells: list[Cell], contenders: list[FileContender], size: int) -> None:
         if way == WAYS[0]:
             found = [f"{TUTORIAL[o]:g} x" if o in TUTORIAL else "-" for o in operations]
             ratios.append(["the tutorial's, on 2.4 MB", *found])
-        print_table(Table("Ratios", ["", *operations], ratios))
+        print_table(Table("Ratios", ["", *operations], ratios), markdown=markdown)
     rows = [
         [one.name]
         + [_memory(table.get((one.name, operation, WAYS[0]))) for operation in operations]
         for one in contenders
     ]
-    print_table(Table(f"{label}, {WAYS[0]}: peak memory, MB", ["", *operations], rows))
+    print_table(
+        Table(f"{label}, {WAYS[0]}: peak memory, MB", ["", *operations], rows), markdown=markdown
+    )
     for cell in cells:
         if cell.failure:
             print(f"{cell.contender.name}, {cell.operation}, {cell.way}: {cell.failure}")
@@ -280,20 +284,14 @@ def _text_file(size: int) -> Iterator[Path]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what was asked for; 1 if one of ours failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = new_parser(__doc__, rounds=5, seconds=0.2)
     parser.add_argument(
         "--size", nargs="+", type=float, metavar="MB", default=[2.4], help="default: 2.4"
     )
-    parser.add_argument("--rounds", type=int, help="measurements of each cell (default: 5)")
-    parser.add_argument("--seconds", type=float, help="of each measurement (default: 0.2)")
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these")
     parser.add_argument("--operation", nargs="+", choices=OPERATIONS, default=OPERATIONS)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     given = parser.parse_args(argv)
     contenders, missing = load()
-    names = [name.lower() for name in given.only]
-    contenders = [c for c in contenders if not names or any(n in c.name.lower() for n in names)]
+    contenders = [c for c in contenders if is_wanted(c.name, given.only)]
     found = conditions()
     print_conditions(found, missing)
     results: dict[str, Any] = {}
@@ -310,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         with _text_file(size) as path:
             rounds = given.rounds or (1 if given.quick else 5)
             in_turns(cells, rounds, path, given.seconds or (0.01 if given.quick else 0.2))
-        show(cells, contenders, size)
+        show(cells, contenders, size, markdown=given.markdown)
         results[f"{megabytes:g} MB"] = [_plain(cell) for cell in cells]
         failed |= any(cell.failure and cell.contender.ours for cell in cells)
     if given.json:

@@ -6,17 +6,16 @@ two at once   two processes acquire and release, each as often as it can: pairs 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import posix_ipc
 from harness import Failed, Line, Run, clock
+from options import new_parser
 from report import Table, Watch, conditions, print_conditions, print_table, write_json
 
 from shmkit import Lock, Semaphore
@@ -101,12 +100,7 @@ def measure(
 
 def main(argv: list[str] | None = None) -> int:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, help="measurements of each cell (default: 7)")
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    given = parser.parse_args(argv)
+    given = new_parser(__doc__, rounds=7, contenders=False).parse_args(argv)
     found = conditions()
     print_conditions(found, {})
     watch = Watch()

@@ -12,18 +12,17 @@ ratios within each round.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from contenders import Contender, load
 from harness import Failed
 from measures import many_to_many, round_trips, stream
+from options import is_wanted, new_parser
 from report import Table, Watch, conditions, print_conditions, print_table, write_json
 
 SIZES = {64: "64 B", 1 << 10: "1 KiB", 64 << 10: "64 KiB", 1 << 20: "1 MiB"}
@@ -46,7 +45,6 @@ class Options:
         seconds: about how long each measurement of a stream lasts.
         count: frames of each instead, None to go by the seconds.
         trips: round trips back to back, and after silence.
-        only: parts of the names of those who take part; empty for all.
         markdown: tables for a document.
     """
 
@@ -54,7 +52,6 @@ class Options:
     seconds: float
     count: int | None
     trips: tuple[int, int]
-    only: list[str]
     markdown: bool
 
 
@@ -266,29 +263,21 @@ TOPOLOGIES = {"spsc": spsc, "rtt": rtt, "mpmc": mpmc}
 
 def main(argv: list[str] | None = None) -> int:
     """Run what was asked for; 1 if one of ours failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = new_parser(__doc__, rounds=5, seconds=0.4)
     parser.add_argument(
         "--topology", choices=[*TOPOLOGIES, "all"], default="all", help="default: all"
     )
-    parser.add_argument("--rounds", type=int, help="measurements of each cell (default: 5)")
-    parser.add_argument("--seconds", type=float, help="of each measurement (default: 0.4)")
     parser.add_argument("--count", type=int, help="frames of each measurement instead")
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these")
-    parser.add_argument("--markdown", action="store_true", help="tables for a document")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     given = parser.parse_args(argv)
     options = Options(
         rounds=given.rounds or (1 if given.quick else 5),
         seconds=given.seconds or (0.05 if given.quick else 0.4),
         count=given.count,
         trips=(200, 20) if given.quick else (5000, 300),
-        only=[name.lower() for name in given.only],
         markdown=given.markdown,
     )
     contenders, missing = load()
-    if options.only:
-        contenders = [c for c in contenders if any(o in c.name.lower() for o in options.only)]
+    contenders = [c for c in contenders if is_wanted(c.name, given.only)]
     found = conditions() | {"meanwhile": {}}
     print_conditions(found, missing)
     cells: dict[str, list[Cell]] = {}

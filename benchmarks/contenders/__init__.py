@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from options import import_each
 
 from contenders.base import Channel, Contender
 
@@ -26,14 +26,7 @@ def load() -> tuple[list[Contender], dict[str, str]]:
     Returns:
         Those that are here, and for each library (or part of one) that is not, the reason.
     """
-    found: list[Contender] = []
-    missing: dict[str, str] = {}
-    for file, library in FILES.items():
-        try:
-            module = importlib.import_module(f"contenders.{file}")
-        except (ImportError, OSError, AttributeError) as error:
-            missing[library] = f"{type(error).__name__}: {error}"
-        else:
-            found += module.CONTENDERS
-            missing |= getattr(module, "SKIPPED", {})
-    return found, missing
+    modules, missing = import_each(__name__, FILES)
+    for module in modules:
+        missing |= getattr(module, "SKIPPED", {})
+    return [contender for module in modules for contender in module.CONTENDERS], missing

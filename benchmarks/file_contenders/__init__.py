@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from options import import_each
 
 from file_contenders.base import BLOCK, EARLY, FROM, LATE, WORD, WORDS, FileContender
 
@@ -32,13 +32,5 @@ def load() -> tuple[list[FileContender], dict[str, str]]:
     Returns:
         Those that are here, and for each library that is not, the reason.
     """
-    found: list[FileContender] = []
-    missing: dict[str, str] = {}
-    for file, library in FILES.items():
-        try:
-            module = importlib.import_module(f"file_contenders.{file}")
-        except ImportError as error:
-            missing[library] = f"{type(error).__name__}: {error}"
-        else:
-            found += module.CONTENDERS
-    return found, missing
+    modules, missing = import_each(__name__, FILES)
+    return [contender for module in modules for contender in module.CONTENDERS], missing

@@ -6,9 +6,10 @@ used by forked children. Where a queue can be bounded, it holds some megabytes.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
+
+from options import import_each
 
 __all__ = ["ROOM", "load"]
 
@@ -27,11 +28,5 @@ def load() -> tuple[dict[str, Callable[[int], Any]], dict[str, str]]:
     Returns:
         Makers by name, and for each library that is not here the reason.
     """
-    found: dict[str, Callable[[int], Any]] = {}
-    missing: dict[str, str] = {}
-    for file, library in _FILES.items():
-        try:
-            found |= importlib.import_module(f"object_contenders.{file}").CONTENDERS
-        except (ImportError, OSError) as error:
-            missing[library] = f"{type(error).__name__}: {error}"
-    return found, missing
+    modules, missing = import_each(__name__, _FILES)
+    return {name: make for module in modules for name, make in module.CONTENDERS.items()}, missing
