@@ -304,8 +304,7 @@ class Consuming(Finding):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         deadline = Deadline(timeout)
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         turn = self._get_turn
         while not (yield from turn.around(deadline, self._lend_found())):
             self._await_frame(deadline)
@@ -321,8 +320,7 @@ class Consuming(Finding):
         turn = self._get_turn
         at, size = self._current()
         yield memoryview(self._map)[at : at + size].toreadonly()
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         if self._get_turn is not turn:
             raise RuntimeError("the parent process is peeking at this frame: only that releases it")
         self._advance(size)

@@ -141,7 +141,7 @@ class CountedRing(ObjectRing):
         """Note how many passed up to here; the next store of tail or head is one more."""
         holds = words[notes] & 1
         at = notes + 1 + 2 * holds
-        count = words[at + 1] + (words[at] != position) & _COUNT
+        count = (words[at + 1] + (words[at] != position)) & _COUNT
         at = notes + 3 - 2 * holds
         words[at] = position  # step: count.position
         words[at + 1] = count  # step: count.number

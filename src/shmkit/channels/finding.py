@@ -50,8 +50,7 @@ class Finding(Half):
         attempt_soon: Callable[[], _T | None],
     ) -> _T:
         """Attempt something in turn until there is a frame for it; after a wait first without."""
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         turn = self._get_turn
         while (taken := turn.run(deadline, attempt)) is None:
             self._await_frame(deadline)
@@ -65,9 +64,7 @@ class Finding(Half):
 
     def _find(self) -> bool:
         """Stand at the next frame to deliver, checked; whether there is one."""
-        words = self._words
-        if self._closed:
-            raise self._closed_error()
+        words = self._open_words()
         # Before the tail: whoever shut the ring down had put before.
         state = self._checked_state(words)
         if state == CUT:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self
 from shmkit.channels.header import CUT, POISONED, READY, SHUT, STATE
 from shmkit.channels.segment import Segment
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, PeerDied
+from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, PeerDied, ShutDown
 
 if TYPE_CHECKING:
     import mmap
@@ -190,6 +190,18 @@ class Handle:
                 raise self._segment.corrupt("an invariant was found broken before")
             raise self._corrupt(f"state {state} is none of {READY} to {POISONED}")
         return state
+
+    def _words_for_putting(self) -> memoryview[int]:
+        """The words, while something may go in.
+
+        Raises:
+            ClosedError, CorruptSegment: as they say.
+            ShutDown: nothing may any more.
+        """
+        words = self._open_words()
+        if self._checked_state(words) != READY:
+            raise ShutDown(f"{self._NOUN} {self._name} was shut down: nothing more goes in")
+        return words
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"this handle on {self._NOUN} {self._name} was closed")

@@ -17,7 +17,6 @@ from shmkit.channels.segment import Segment
 from shmkit.channels.side import Side
 from shmkit.channels.turn import Turn
 from shmkit.deadline import Deadline
-from shmkit.errors import ShutDown
 from shmkit.sync.gong import Gong
 from shmkit.sync.liveness import PRODUCER_BYTE
 from shmkit.sync.ordering import ATOMIC_RUNS, join_fence_all
@@ -110,16 +109,12 @@ class OneWriter(Handle):
 
     def _write_in_turn(self, write: Callable[[memoryview[int]], _T]) -> _T:
         """Call a function in the turn of this handle's writing threads, off the fast path."""
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
 
         def act() -> _T:
             self._await_fast_path(self._is_off_fast_path)
             self._limit = -1
-            words = self._open_words()
-            if self._checked_state(words) != READY:
-                raise ShutDown(f"{self._NOUN} {self._name} was shut down: nothing more goes in")
-            return write(words)
+            return write(self._words_for_putting())
 
         return self._turn.run(Deadline(None), act)
 

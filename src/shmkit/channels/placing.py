@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from shmkit.channels.frame import HEADER, LOW, PAD, checksum
 from shmkit.channels.half import SHARED, Half
 from shmkit.channels.handle import BUSY
-from shmkit.channels.header import DROPPED, HEAD, READY, SKIP, TAIL
-from shmkit.errors import FrameTooLarge, Full, ShutDown
+from shmkit.channels.header import DROPPED, HEAD, SKIP, TAIL
+from shmkit.errors import FrameTooLarge, Full
 from shmkit.sync.ordering import STRONG_ORDER, fence
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class Placing(Half):
 
     def _put_in_turn(self, attempt: Callable[[], bool | None], deadline: Deadline) -> None:
         """Attempt something in turn until there is room for it, or the policy drops it."""
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         turn = self._put_turn
         while turn.run(deadline, attempt) is False:
             self._await_room(deadline)
@@ -82,7 +81,7 @@ class Placing(Half):
         if self._limit == BUSY:
             self._await_fast_path(lambda: self._limit != BUSY)
         self._limit = -1
-        words = self._open_for_puts()
+        words = self._words_for_putting()
         self._check_size(size)
         if not self._is_producer:
             self._producer.claim()
@@ -125,14 +124,6 @@ class Placing(Half):
         if self._ahead:
             self._room = -1  # it was reckoned with the lap's end passed
         self._tail, self._ahead = tail, False
-
-    def _open_for_puts(self) -> memoryview[int]:
-        words = self._words
-        if self._closed:
-            raise self._closed_error()
-        if self._checked_state(words) != READY:
-            raise ShutDown(f"ring {self._name} was shut down: nothing more goes in")
-        return words
 
     def _write(self, data: bytes | memoryview, size: int, *, in_place: bool = False) -> None:
         tail = self._tail

@@ -235,13 +235,10 @@ class Producing(Placing):
         if self._checked:
             self._write(batch[done], len(batch[done]))
             return done + 1
-        words, data, room, tail = (
-            self._words,
-            self._map,
-            self._room,
-            self._tail,
-        )  # No frame of a run
-        # wraps around: in the map and in the words a position is off by a constant.
+        words, data = self._words, self._map
+        room, tail = self._room, self._tail
+        # No frame of a run wraps around: in the map and in the words a position is off by a
+        # constant.
         lap = tail & ~self._mask
         byte, word = self._base + HEADER - lap, self._data_word - (lap >> 3)
         for frame in batch[done:] if done else batch:
@@ -281,8 +278,7 @@ class Producing(Placing):
         if size < 0:
             raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
         deadline = Deadline(timeout)
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         turn = self._put_turn
         while (yield from turn.around(deadline, self._lend(size, deadline))) is False:
             self._await_room(deadline)
@@ -307,8 +303,7 @@ class Producing(Placing):
 
         view = memoryview(self._map)[start : start + size]
         yield Frame(view, truncate)
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         if self._put_turn is not turn:
             raise RuntimeError("this frame is reserved by the parent process: only that commits it")
         self._write(view[:committed], committed, in_place=True)

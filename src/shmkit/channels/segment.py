@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels import header
@@ -175,33 +175,16 @@ class Segment:
                 buffer.close()
                 time.sleep(_POLL)  # somebody else is at this point, and about to remove it
                 continue
-            try:
-                if cls._remove_corpse(buffer, semaphores):
-                    continue
-                found = cls._find(where, deadline)
-                if found is not None:
-                    return cls.join(found, kind, semaphores, deadline)
-            except FileNotFoundError:
-                continue  # unlinked meanwhile: it is ours to make after all
-
-    @staticmethod
-    def _find(where: Where | Url, deadline: Deadline) -> SharedBuffer | None:
-        """What is there now, if that has a size; None, after a moment, if it is just being made.
-
-        Raises:
-            FileNotFoundError: nothing is.
-        """
-        try:
-            found = SharedBuffer.attach(where)
-        except IncompatibleSegment:
-            if deadline.expired():
-                raise
-        else:
-            if found.size > 1 or deadline.expired():
-                return found
-            found.close()  # of somebody who is about to remove it: see ensure
-        time.sleep(_POLL)
-        return None
+            with ExitStack() as undo:
+                undo.callback(buffer.close)
+                try:
+                    if cls._remove_corpse(buffer, semaphores):
+                        continue
+                    joined = cls.join(buffer, kind, semaphores, deadline)
+                except FileNotFoundError:
+                    continue  # unlinked meanwhile: it is ours to make after all
+                undo.pop_all()
+                return joined
 
     @classmethod
     def join(
@@ -264,29 +247,28 @@ class Segment:
 
     @staticmethod
     def _remove_corpse(buffer: SharedBuffer, semaphores: Counts) -> bool:
-        """Unlink what a creator left half-made; whether it was that. Closes the buffer."""
+        """Unlink what a creator left half-made; whether it was that."""
 
         def is_corpse() -> bool:
             return buffer.created or header.is_half_made(bytes(buffer.buf[:PAGE]), buffer.size)
 
-        with closing(buffer):
-            grace = Deadline(0 if buffer.created else _GRACE)
-            while is_corpse() and not grace.expired():
-                time.sleep(_POLL)  # its creator may be on the way to the lock
+        grace = Deadline(0 if buffer.created else _GRACE)
+        while is_corpse() and not grace.expired():
+            time.sleep(_POLL)  # its creator may be on the way to the lock
+        if not is_corpse():
+            return False
+        with closing(Membership(buffer, semaphores)) as membership, membership.entering():
+            # Looked at again, now that no creator can be at it.
             if not is_corpse():
                 return False
-            with closing(Membership(buffer, semaphores)) as membership, membership.entering():
-                # Looked at again, now that no creator can be at it.
-                if not is_corpse():
-                    return False
-                incarnation = header.incarnation(bytes(buffer.buf[:PAGE]))
-                if incarnation is not None:
-                    membership.discard_semaphores(incarnation)
-                if not buffer.created:
-                    status = os.fstat(membership.presence.descriptor)
-                    await_tracker(buffer.url, identity_of(status))
-                buffer.unlink()
-                return True
+            incarnation = header.incarnation(bytes(buffer.buf[:PAGE]))
+            if incarnation is not None:
+                membership.discard_semaphores(incarnation)
+            if not buffer.created:
+                status = os.fstat(membership.presence.descriptor)
+                await_tracker(buffer.url, identity_of(status))
+            buffer.unlink()
+            return True
 
     def _await_magic(self, deadline: Deadline) -> None:
         view, where = self.buffer.buf, str(self.buffer.url)
@@ -331,12 +313,7 @@ class Segment:
 
     def corrupt(self, detail: str) -> CorruptSegment:
         """The error that says what is broken."""
-        where = str(self.buffer.url)
-        return CorruptSegment(
-            f"segment {where!r} is corrupt: {detail}; close it, unlink it and create it anew",
-            where=where,
-            detail=detail,
-        )
+        return self.membership.corrupt(detail)
 
     def close(self) -> None:
         """Leave; the memory goes with the last view of it. Idempotent."""
