@@ -31,7 +31,7 @@ pytestmark = [
 TIMEOUT = 30.0
 ROUNDS = 20
 MOMENT = 0.2
-POINTS = kill_points("shmkit.sync.mutex", paths=True)
+POINTS = kill_points("shmkit.sync.mutex", "shmkit.sync.rescue", paths=True)
 STEPS = {point.partition("@")[0] for point in POINTS}
 
 # Where the victim has the token, or may have it: a stopped one is waited for.

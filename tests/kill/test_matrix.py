@@ -71,13 +71,13 @@ def points_of(side: str, sharing: str) -> Iterator[str]:
         yield from kill_points(f"shmkit.channels.{module}", paths=True)
     yield from kill_points("shmkit.sync.waiting", paths=True)
     if sharing == "many":
-        yield from kill_points("shmkit.sync.mutex", paths=True)
+        yield from kill_points("shmkit.sync.mutex", "shmkit.sync.rescue", paths=True)
 
 
 def is_reachable(case: Case) -> bool:
     """Whether this matrix brings a victim of that side there."""
     name, _, function = case.point.partition("@")
-    if name in RESCUE or function == "Mutex._succeed" or name in {"put.drop", "get.drop"}:
+    if name in RESCUE or function == "Rescuing._succeed" or name in {"put.drop", "get.drop"}:
         return False  # see the tests below
     if name in {"bell.flag_again", "bell.fence_again"}:
         return case.many
@@ -119,7 +119,8 @@ def test_every_step_is_in_the_matrix():
     tested = {case.step for case in CASES} | RESCUE | {"put.drop", "get.drop"}
     modules = ("producer", "placing", "consumer", "finding")
     channels = [f"shmkit.channels.{module}" for module in modules]
-    assert tested == set(kill_points(*channels, "shmkit.sync.mutex", "shmkit.sync.waiting"))
+    syncs = [f"shmkit.sync.{module}" for module in ("mutex", "rescue", "waiting")]
+    assert tested == set(kill_points(*channels, *syncs))
 
 
 @pytest.mark.parametrize(

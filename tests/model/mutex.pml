@@ -1,5 +1,5 @@
-/* The protocol of src/shmkit/sync/mutex.py and evidence.py: a semaphore for exclusion, phases, ticks,
- * rescue; and newcomers that find every line to be evidence.
+/* The protocol of src/shmkit/sync/mutex.py, rescue.py and evidence.py: a semaphore for exclusion,
+ * phases, ticks, rescue; and newcomers that find every line to be evidence.
  *
  * LINES participants, each with a line of its own. A killer ends up to CRASHES of them, each before
  * any of its statements; the kernel then drops its locks, its line stays as it was. Newcomers take

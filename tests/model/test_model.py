@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
-from shmkit.sync import evidence, mutex, waiting
+from shmkit.sync import evidence, mutex, rescue, waiting
 from shmkit.tools.testing import kill_points
 from tests.model import run
 from tests.model.run import CASES, HERE, HINT, Case, Outcome, check, choose, main, steps
 
-MODELS = {"mutex": (mutex, evidence), "bell": (waiting,)}
+MODELS = {"mutex": (mutex, rescue, evidence), "bell": (waiting,)}
 
 needs_spin = pytest.mark.skipif(not (shutil.which("spin") and shutil.which("gcc")), reason=HINT)
 

@@ -7,7 +7,7 @@ proofs:
 - somebody is INSIDE: it has the token;
 - the token can be had. It goes back *before* anything is forgotten, and it is taken only where
   there is evidence: so whoever dies with it in hand leaves that evidence behind, and the next
-  rescuer (mutex.py) finds the token lost.
+  rescuer (rescue.py) finds the token lost.
 
 Both functions are for one that is alone at the door, so that no line of the dead gets an owner
 meanwhile, and that holds the lock's rescue byte, so that no rescuer clears a line after somebody

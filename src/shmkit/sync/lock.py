@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from shmkit.sync.mutex import Acquired, Mutex
+from shmkit.sync.acquired import Acquired
+from shmkit.sync.mutex import Mutex
 from shmkit.sync.page import SharedPage
 from shmkit.sync.semaphores import TokenOf
 
@@ -34,7 +35,7 @@ class Lock(Mutex):
         OSError: no room, or 120 handles are there.
 
     Notes:
-        How a dead holder is told from a slow one: mutex.py. At most 120 handles at a time.
+        How a dead holder is told from a slow one: rescue.py. At most 120 handles at a time.
     """
 
     __slots__ = ("_page",)
@@ -48,7 +49,6 @@ class Lock(Mutex):
         super().__init__(page.membership, page.words, 0)
         page.membership.presence.call_after_fork(self.start_anew)
         page.membership.watch(self, page.close)
-        page.membership.call_after_move(self._follow)
 
     @property
     def name(self) -> str:
@@ -71,12 +71,10 @@ class Lock(Mutex):
         An acquire that was to tell of the death was ended by a signal handler: the next one tells.
         """
         try:
-            self._membership.move(self._index)
+            self._membership.move()
         except OSError:  # no line is free, or somebody is stopped at the door
             self.release()
-
-    def _follow(self) -> None:
-        if self._phase:
+        else:
             self._phase = self._phase_of(self._membership.line())
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -16,22 +16,13 @@ import os
 import time
 import warnings
 import weakref
-from functools import partial
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError
+from shmkit.errors import ClosedError, CorruptSegment
 from shmkit.sync import evidence
-from shmkit.sync.lines import (
-    LINE_PHASES,
-    LINE_PID,
-    LINE_ROLES,
-    LINE_WORDS,
-    LOCK_WORDS,
-    Lines,
-    NoFreeLine,
-)
+from shmkit.sync.lines import LINE_PID, LINE_ROLES, Lines, NoFreeLine
 from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, RESCUE_BYTE, Presence
 from shmkit.sync.semaphores import Semaphores, ownership
 from shmkit.sync.waiting import NO_WORDS
@@ -97,7 +88,6 @@ class Membership:
         self._incarnation = ""
         self._slot = -1
         self._pid = os.getpid()
-        self._followers: list[weakref.WeakMethod[Callable[[], None]]] = []
         self._remove: Callable[[], None] = _nothing
         self._watch: Callable[[], None] | None = None
         self._finalizer: Finalize | None = None
@@ -117,6 +107,14 @@ class Membership:
         if self._presence is None:
             raise ClosedError(f"this handle on {self.where!r} was closed")
         return self._presence
+
+    def corrupt(self, detail: str) -> CorruptSegment:
+        """The error that says what is broken in the segment."""
+        return CorruptSegment(
+            f"segment {self.where!r} is corrupt: {detail}; close it, unlink it and create it anew",
+            where=self.where,
+            detail=detail,
+        )
 
     def entering(self, patience: float = 5) -> _Door:
         """Alone at the door: nobody else creates, enters or leaves inside a `with` of this.
@@ -193,8 +191,6 @@ class Membership:
             raise NoFreeLine(self.where, lines.participants, lines.count_evidence())
         lines.sign(slot)
         self._slot, self._pid = slot, os.getpid()
-        if self._watch is not None:
-            self._watch()
 
     def _clear_evidence(self) -> None:
         """Make lines of the dead free ones, at each lock whose token is somewhere else."""
@@ -221,32 +217,17 @@ class Membership:
         """Index of each participant's line, and a question to the kernel whether it is alive."""
         return self._lines.everybody()
 
-    def call_after_move(self, follow: Callable[[], None]) -> None:
-        """Have a bound method called when this handle's line has become another."""
-        self._followers.append(weakref.WeakMethod(follow))
-
-    def move(self, lock: int) -> None:
-        """Leave the line behind as that of one that died at a lock, and take another.
-
-        Args:
-            lock: index of the lock. The rest of the line moves along.
+    def move(self) -> None:
+        """Leave the line behind as that of one that died, and take another.
 
         Raises:
             OSError: there is no other line.
         """
-        self.admit(partial(self._move, lock))
-        for follower in self._followers:
-            follow = follower()
-            if follow is not None:
-                follow()
+        self.admit(self._move)
 
-    def _move(self, lock: int) -> None:
-        words, left, old = self._words, self._slot, self.line()
+    def _move(self) -> None:
+        left = self._slot
         self._take_line()
-        new = self.line()
-        for word in range(LINE_ROLES, LINE_WORDS):
-            if not 0 <= word - LINE_PHASES - LOCK_WORDS * lock < LOCK_WORDS:
-                words[new + word], words[old + word] = words[old + word], 0
         self.presence.unlock(PARTICIPANT_BYTE + left)
 
     def is_alone(self, participants: int) -> bool:
@@ -270,8 +251,6 @@ class Membership:
         def start() -> None:
             alive = weak()
             if alive is not None:
-                if self._finalizer is not None:
-                    self._finalizer.cancel()
                 self._finalizer = Finalize(
                     alive, _forgotten, (close, text, os.getpid()), exitpriority=_PRIORITY
                 )
@@ -288,6 +267,8 @@ class Membership:
     def _register(self) -> None:
         if not self._is_registered:  # not by another thread meanwhile
             self.enter(self._words, self._lines.participants, self._incarnation)
+            if self._watch is not None:
+                self._watch()
 
     @property
     def _is_registered(self) -> bool:

@@ -7,20 +7,7 @@ its token, so each participant writes into its own line where it is:
 
 Beside its phase it counts its `entries`: how often it got INSIDE. Waits come in slices, and a slice
 that times out is counted in the waiter's `ticks`: "I did not have the token just now". Whoever
-waited a slice in vain looks for the dead, one rescuer at a time (a kernel-held lock byte, so that a
-rescuer's own death frees it):
-
-- One died INSIDE: it had the token. The rescuer becomes the holder in its place: it writes itself
-  INSIDE, and only then the dead IDLE. It posts nothing: killed between a post and the clearing, it
-  would have made a second token.
-- Some died ENTERING or LEAVING: the token may have died with them, or not. It did if it is nowhere
-  else. In this order: note every phase and count of entries; nobody alive is INSIDE or LEAVING; a
-  try at the semaphore fails; each live one that is ENTERING ticks once more (it might have taken
-  the token and not yet said so); and then all is as noted, and a try fails again. Then the rescuer
-  becomes the holder.
-
-Lines of those who died ENTERING or LEAVING are evidence, until the token is seen elsewhere: here,
-or by a newcomer that finds no other line (evidence.py).
+waited a slice in vain looks for the dead (rescue.py).
 
 `tests/model/mutex.pml` is this protocol, for Spin: three participants, killed at any step. The
 participants' lines and their liveness: lines.py, liveness.py.
@@ -28,26 +15,19 @@ participants' lines and their liveness: lines.py, liveness.py.
 
 from __future__ import annotations
 
-import enum
 import os
 import threading
 from itertools import repeat
 from threading import get_ident
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import posix_ipc
 
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError, CorruptSegment
-from shmkit.sync.lines import (
-    ENTERING,
-    IDLE,
-    INSIDE,
-    LEAVING,
-    LINE_PHASES,
-    LOCK_WORDS,
-)
-from shmkit.sync.liveness import RESCUE_BYTE
+from shmkit.errors import ClosedError
+from shmkit.sync.acquired import NO, YES, Acquired
+from shmkit.sync.lines import ENTERING, IDLE, INSIDE, LEAVING
+from shmkit.sync.rescue import Rescuing
 from shmkit.sync.semaphore import SLICE, NoSemaphore
 from shmkit.sync.waiting import NO_WORDS
 
@@ -58,18 +38,7 @@ if TYPE_CHECKING:
     from shmkit.sync.membership import Membership
     from shmkit.sync.semaphore import Semaphore
 
-__all__ = [
-    "AFTER_DEATH",
-    "ENTERING",
-    "IDLE",
-    "INSIDE",
-    "LEAVING",
-    "NO",
-    "NOBODY",
-    "YES",
-    "Acquired",
-    "Mutex",
-]
+__all__ = ["NOBODY", "Mutex"]
 
 NOBODY: Final = 0  # no thread has this ident
 
@@ -80,25 +49,7 @@ _NO_LINE: Final = 0  # index of a word that is never 0, so never IDLE: the magic
 _yield = getattr(os, "sched_yield", lambda: None)
 
 
-class Acquired(enum.IntEnum):
-    """What an acquire came to; false if the lock was not acquired."""
-
-    NO = 0
-    YES = 1
-    AFTER_DEATH = 2
-    """Acquired, and the holder before died holding it: what it guards may be half-changed."""
-
-
-YES: Final = Acquired.YES
-NO: Final = Acquired.NO
-AFTER_DEATH: Final = Acquired.AFTER_DEATH
-
-
-# Index of a phase word -> phase, entries before it was read, entries after.
-_Lines: TypeAlias = dict[int, tuple[int, int, int]]
-
-
-class Mutex:
+class Mutex(Rescuing):
     """One participant's handle on one of the locks of its segment. Threads of a process take turns.
 
     Args:
@@ -109,17 +60,11 @@ class Mutex:
 
     __slots__ = (
         "__weakref__",
-        "_entries",
         "_gate",
-        "_index",
-        "_membership",
-        "_phase",
         "_post_token",
         "_queue",
-        "_semaphore",
         "_tokens",
         "_wake",
-        "_words",
         "owner",
     )
 
@@ -275,21 +220,13 @@ class Mutex:
                     self.owner = mark
                     return True
                 if words[phase] > LEAVING:
-                    raise self._corrupt(words[phase])
+                    raise self._membership.corrupt(f"phase {words[phase]} of this handle at a lock")
                 left = deadline.remaining()
                 if left == 0:
                     return False
                 self._wake.acquire(timeout=min(left, SLICE))
         finally:
             self._queue -= 1
-
-    def _corrupt(self, phase: int) -> CorruptSegment:
-        where, detail = self._membership.where, f"phase {phase} of this handle at a lock"
-        return CorruptSegment(
-            f"segment {where!r} is corrupt: {detail}; close it, unlink it and create it anew",
-            where=where,
-            detail=detail,
-        )
 
     def _wake_one(self) -> None:
         try:
@@ -349,76 +286,3 @@ class Mutex:
     def _check_open(self) -> None:
         if self._semaphore.closed:
             raise ClosedError("this lock was closed")
-
-    # -- rescue ------------------------------------------------------------------------------------
-
-    def _phase_of(self, line: int) -> int:
-        return line + LINE_PHASES + LOCK_WORDS * self._index
-
-    def _look_for_the_dead(self, *, patient: bool) -> Acquired:
-        """Become the holder if the token went with a dead one."""
-        presence, byte = self._membership.presence, RESCUE_BYTE + self._index
-        if not presence.try_lock(byte):  # step: mutex.rescue
-            return NO  # another is at it
-        try:
-            dead, rest = self._survey()
-            if dead and any(self._words[at] == INSIDE for at in rest):
-                with self._membership.entering(SLICE):
-                    self._membership.forget_beside_holder(self._index)
-                return NO
-            if any(phase == INSIDE for phase, *_ in dead.values()):
-                return self._succeed(dead, AFTER_DEATH)
-            if dead and patient:
-                return self._look_for_the_token(dead, rest)
-            return NO
-        except TimeoutError:
-            return NO  # somebody is stopped at the door
-        finally:
-            presence.unlock(byte)  # step: mutex.rescued
-
-    def _survey(self) -> tuple[_Lines, _Lines]:
-        """Phases and entries of all the others: of those who died at the lock, and of the rest."""
-        dead: _Lines = {}
-        rest: _Lines = {}
-        words = self._words
-        with self._membership.entering(SLICE):  # no newcomer takes a line while we look
-            for line, lives in self._membership.lines():
-                at = self._phase_of(line)
-                if at != self._phase:
-                    # The entries on both sides of the phase, or what is noted was never so at once;
-                    # the phase after the life, for that of the dead does not change any more.
-                    entries = words[at + 2]
-                    died = words[at] != IDLE and not lives() and words[at] != IDLE
-                    (dead if died else rest)[at] = words[at], entries, words[at + 2]
-        return dead, rest
-
-    def _succeed(self, dead: _Lines, how: Acquired) -> Acquired:
-        # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
-        # after us. None that is INSIDE would be a lost token.
-        words, phase = self._words, self._phase
-        words[phase] = INSIDE  # step: mutex.inside
-        self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
-        for at in dead:
-            words[at] = IDLE  # step: mutex.clear
-        return how
-
-    def _look_for_the_token(self, dead: _Lines, rest: _Lines) -> Acquired:
-        """Some died ENTERING or LEAVING: is the token in anybody's hands?"""
-        words, take = self._words, self._semaphore.acquire_within
-        if any(phase in (INSIDE, LEAVING) for phase, *_ in rest.values()):
-            return NO
-        if take(0):  # step: mutex.try
-            return self._succeed(dead, YES)
-        noted = {at: words[at + 1] for at, (phase, *_) in rest.items() if phase == ENTERING}
-        deadline = Deadline(4 * SLICE)
-        while any(words[at] == ENTERING and words[at + 1] == tick for at, tick in noted.items()):
-            # The wait is on the token itself: should it turn up, it is ours.
-            if take(SLICE / 10):  # step: mutex.try
-                return self._succeed(dead, YES)
-            if deadline.expired():
-                return NO  # one of them is stopped, perhaps with the token: it is waited for
-        if self._survey() != (dead, rest):
-            return NO
-        if take(0):  # step: mutex.try
-            return self._succeed(dead, YES)
-        return self._succeed(dead, AFTER_DEATH)

@@ -1,16 +1,15 @@
-"""The semaphores of a segment: made by the first one in, removed by whoever is to do that.
+"""The semaphores of a segment: made by the first one in, removed by the last one out.
 
 They have names, and somebody has to remove them. The first one in makes them afresh: what a crash
 left is thrown away, nobody is there to miss it. A count in the header, the epoch, tells a forked
 child, which inherits semaphores and is no participant yet, whether they are still those of the
-others. Who removes them stands in the header, too:
+others. The last one out removes them, whoever it is. Who else does stands in the header:
 
     OWNER      a named segment that goes with its creator: the semaphores go with it, too (at its
                unlink, its process's end, or by the resource tracker if it is killed)
-    NOBODY     a segment that outlives processes (a file, keep=True): the last one out
-    an inode   anonymous memory: the last one out, who also tells the resource tracker. The inode
-               is that of the pipe to the tracker which knows the names; a process with another
-               tracker leaves them alone.
+    NOBODY     a segment that outlives processes (a file, keep=True)
+    an inode   anonymous memory: the resource tracker, if all are killed. The inode is that of the
+               pipe to the tracker which knows the names; who has another tells it nothing.
 """
 
 from __future__ import annotations
