@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEATHS",
     "ENTERING",
+    "ENTRIES",
     "IDLE",
     "INSIDE",
     "LEAVING",
@@ -37,6 +38,8 @@ __all__ = [
     "LOCKS",
     "LOCK_WORDS",
     "PARTICIPANT_LINE",
+    "PHASE",
+    "TICKS",
     "Lines",
     "NoFreeLine",
     "start_time",
@@ -48,14 +51,17 @@ DEATHS: Final = 0x100 // 8
 PARTICIPANT_LINE: Final = 0x400 // 8  # the first of the lines
 LINE_WORDS: Final = 128 // 8
 
-# Words of a line; phase, ticks and entries follow for each of the locks in the segment.
+# Words of a line.
 LINE_PID: Final = 0
 LINE_START: Final = 1
 LINE_ATTACHED: Final = 2  # ns; tells one owner of a line from the next
 LINE_ROLES: Final = 3  # bits: what the owner does; in a line of the dead, what it died doing
-LINE_PHASES: Final = 4
-LOCK_WORDS: Final = 3  # phase, ticks, entries
+LINE_PHASES: Final = 4  # from there on words for each of the locks in the segment:
 LOCKS: Final = 2
+LOCK_WORDS: Final = 3
+PHASE: Final = 0
+TICKS: Final = 1
+ENTRIES: Final = 2
 
 # Phases, see mutex.py.
 IDLE: Final = 0

@@ -75,7 +75,7 @@ class Lock(Mutex):
         except OSError:  # no line is free, or somebody is stopped at the door
             self.release()
         else:
-            self._phase = self._phase_of(self._membership.line())
+            self._stand_at(self._membership.line())
 
     def __reduce__(self) -> tuple[object, ...]:
         self._check_open()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
-from itertools import repeat
+from itertools import repeat, starmap
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
@@ -26,8 +26,8 @@ import posix_ipc
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.sync.acquired import NO, YES, Acquired
-from shmkit.sync.lines import ENTERING, IDLE, INSIDE, LEAVING
-from shmkit.sync.rescue import Rescuing
+from shmkit.sync.lines import ENTERING, ENTRIES, IDLE, INSIDE, LEAVING, PHASE, TICKS
+from shmkit.sync.rescue import COUNTER, Rescuing
 from shmkit.sync.semaphore import SLICE, NoSemaphore
 from shmkit.sync.waiting import NO_WORDS
 
@@ -43,8 +43,8 @@ __all__ = ["NOBODY", "Mutex"]
 NOBODY: Final = 0  # no thread has this ident
 
 _TRIES: Final = 30  # yields before the first slice: a holder that runs is out by then
-_COUNTER: Final = (1 << 63) - 1  # from there on from 0: what counts is whether it changes
-_NO_LINE: Final = 0  # index of a word that is never 0, so never IDLE: the magic
+_NO_PLACE: Final = memoryview(b"\xff" * 24).cast("Q")  # in no phase
+_NO_WAIT: Final = (0.0,)
 
 _yield = getattr(os, "sched_yield", lambda: None)
 
@@ -76,18 +76,18 @@ class Mutex(Rescuing):
         self._membership = membership
         self._words = words
         self._index = index
-        self._phase = _NO_LINE
         self._use(membership.token(index))
         self.start_anew()
 
     def _use(self, semaphore: Semaphore | NoSemaphore) -> None:
         self._semaphore = semaphore
-        self._tokens: Iterator[None] = map(semaphore.raw.acquire, repeat(0))
+        # `starmap` hands the tuple on as it is, where `map` would make one for each call.
+        self._tokens: Iterator[None] = starmap(semaphore.raw.acquire, repeat(_NO_WAIT))
         self._post_token: Callable[[], None] = semaphore.raw.release
 
     def start_anew(self) -> None:
         """Hold nothing and be nobody: at first, and in a forked child."""
-        self._phase = _NO_LINE  # index of this participant's phase word
+        self._place = _NO_PLACE
         self._entries = 0
         self.owner = NOBODY
         self._gate = threading.Lock()
@@ -117,17 +117,17 @@ class Mutex(Rescuing):
         """
         # No call between the look and the store: so threads of this process exclude each other. And
         # none after it is INSIDE: a handler that raises runs when a call returns.
-        words, phase = self._words, self._phase
-        if words[phase] == IDLE:
-            words[phase] = ENTERING  # step: mutex.entering
+        place = self._place
+        if place[PHASE] == IDLE:
+            place[PHASE] = ENTERING  # step: mutex.entering
             self.owner = me
             try:
                 try:
                     # Not by a call, after which a handler could come: by the next of an iterator.
                     tokens = self._tokens  # step: mutex.take
                     for _ in tokens:
-                        words[phase] = INSIDE  # step: mutex.inside
-                        self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
+                        place[PHASE] = INSIDE  # step: mutex.inside
+                        self._entries = place[ENTRIES] = self._entries + 1  # step: mutex.count
                         return YES
                 except posix_ipc.BusyError:
                     return self._wait_for_token(Deadline(timeout if block else 0))
@@ -151,16 +151,16 @@ class Mutex(Rescuing):
         Raises:
             RuntimeError: this handle does not hold it.
         """
-        words, phase = self._words, self._phase
-        if words[phase] != INSIDE:
+        place = self._place
+        if place[PHASE] != INSIDE:
             self._check_open()
             raise RuntimeError("release of a lock that this handle does not hold")
         self.owner = NOBODY
-        words[phase] = LEAVING  # step: mutex.leaving
+        place[PHASE] = LEAVING  # step: mutex.leaving
         try:
             self._post_token()  # step: mutex.post
         finally:
-            words[phase] = IDLE  # step: mutex.idle
+            place[PHASE] = IDLE  # step: mutex.idle
         if self._queue:
             self._wake_one()
 
@@ -174,13 +174,13 @@ class Mutex(Rescuing):
 
         Whoever of them holds it is waited for, a second at most.
         """
-        words, deadline = self._words, Deadline(1)
+        deadline = Deadline(1)
         self._semaphore.close()
         while True:
             given_up = deadline.expired()  # it is in a `with`, and finds the handle closed after it
-            phase = self._phase  # no call until it is _NO_LINE
-            if phase == _NO_LINE or words[phase] == IDLE or given_up:
-                self._phase, self._words = _NO_LINE, NO_WORDS
+            place = self._place  # no call until it is _NO_PLACE
+            if place is _NO_PLACE or place[PHASE] == IDLE or given_up:
+                self._place, self._words = _NO_PLACE, NO_WORDS
                 self._use(NoSemaphore())
                 return
             self._wake.acquire(timeout=SLICE / 10)
@@ -199,28 +199,28 @@ class Mutex(Rescuing):
     @property
     def held(self) -> bool:
         """Whether this handle holds it."""
-        return self._words[self._phase] == INSIDE
+        return self._place[PHASE] == INSIDE
 
     # -- waiting -----------------------------------------------------------------------------------
 
     def _wait_for_turn(self, deadline: Deadline, mark: int) -> bool:
         """Wait until no other thread of this handle is at it, and be the one that is: ENTERING."""
-        words = self._words
         self._queue += 1
         try:
             while True:
                 self._check_open()
-                if self._phase == _NO_LINE:
+                if self._place is _NO_PLACE:
                     with self._gate:
-                        if self._phase == _NO_LINE:
+                        if self._place is _NO_PLACE:
                             self._take_place()
-                phase = self._phase  # no call until it is ENTERING
-                if words[phase] == IDLE:
-                    words[phase] = ENTERING  # step: mutex.entering
+                place = self._place  # no call until it is ENTERING
+                phase = place[PHASE]
+                if phase == IDLE:
+                    place[PHASE] = ENTERING  # step: mutex.entering
                     self.owner = mark
                     return True
-                if words[phase] > LEAVING:
-                    raise self._membership.corrupt(f"phase {words[phase]} of this handle at a lock")
+                if phase > LEAVING and place is not _NO_PLACE:
+                    raise self._membership.corrupt(f"phase {phase} of this handle at a lock")
                 left = deadline.remaining()
                 if left == 0:
                     return False
@@ -238,23 +238,20 @@ class Mutex(Rescuing):
         membership = self._membership
         membership.register()
         self._use(membership.token(self._index))  # in a forked child perhaps others by now
-        phase = self._phase_of(membership.line())
-        self._entries = self._words[phase + 2] & _COUNTER
-        self._phase = phase
+        self._stand_at(membership.line())
 
     def _wait_for_token(self, deadline: Deadline) -> Acquired:
         """From ENTERING on: to INSIDE with the token, or back to IDLE without."""
-        words, phase = self._words, self._phase
-        tries = _TRIES
+        place, tries = self._place, _TRIES
         while True:
             left = deadline.remaining()
             patience = 0 if tries else min(left, SLICE)
             if self._semaphore.acquire_within(patience):  # step: mutex.take
                 # No call from the token on, as in acquire.
-                words[phase] = INSIDE  # step: mutex.inside
-                self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
+                place[PHASE] = INSIDE  # step: mutex.inside
+                self._entries = place[ENTRIES] = self._entries + 1  # step: mutex.count
                 return YES
-            words[phase + 1] = (words[phase + 1] + 1) & _COUNTER  # step: mutex.tick
+            place[TICKS] = (place[TICKS] + 1) & COUNTER  # step: mutex.tick
             if tries and left:
                 tries -= 1
                 _yield()
@@ -264,7 +261,7 @@ class Mutex(Rescuing):
                 return got
             if left == 0 or self._semaphore.closed:
                 self.owner = NOBODY
-                words[phase] = IDLE  # step: mutex.give_up
+                place[PHASE] = IDLE  # step: mutex.give_up
                 if self._queue:
                     self._wake_one()
                 self._check_open()
@@ -272,11 +269,11 @@ class Mutex(Rescuing):
 
     def _abandon(self) -> None:
         """Get out of an acquire that was ended by a signal handler."""
-        words, phase = self._words, self._phase
+        place = self._place
         self.owner = NOBODY
-        if words[phase] == ENTERING:
-            words[phase] = IDLE  # without the token: whoever takes it is INSIDE in the same step
-        elif words[phase] == INSIDE:
+        if place[PHASE] == ENTERING:
+            place[PHASE] = IDLE  # without the token: whoever takes it is INSIDE in the same step
+        elif place[PHASE] == INSIDE:
             self._pass_on()  # it came by a rescue
 
     def _pass_on(self) -> None:

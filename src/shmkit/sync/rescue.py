@@ -18,11 +18,21 @@ with the token in hand leaves behind what it had found.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shmkit.deadline import Deadline
 from shmkit.sync.acquired import AFTER_DEATH, NO, YES
-from shmkit.sync.lines import ENTERING, IDLE, INSIDE, LEAVING, LINE_PHASES, LOCK_WORDS
+from shmkit.sync.lines import (
+    ENTERING,
+    ENTRIES,
+    IDLE,
+    INSIDE,
+    LEAVING,
+    LINE_PHASES,
+    LOCK_WORDS,
+    PHASE,
+    TICKS,
+)
 from shmkit.sync.liveness import RESCUE_BYTE
 from shmkit.sync.semaphore import SLICE
 
@@ -31,7 +41,9 @@ if TYPE_CHECKING:
     from shmkit.sync.membership import Membership
     from shmkit.sync.semaphore import NoSemaphore, Semaphore
 
-__all__ = ["Rescuing"]
+__all__ = ["COUNTER", "Rescuing"]
+
+COUNTER: Final = (1 << 63) - 1  # from there on from 0: what counts is whether it changes
 
 # Index of a phase word -> phase, entries before it was read, entries after.
 _Lines: TypeAlias = dict[int, tuple[int, int, int]]
@@ -40,17 +52,24 @@ _Lines: TypeAlias = dict[int, tuple[int, int, int]]
 class Rescuing:
     """The half of a `Mutex` that looks for the dead."""
 
-    __slots__ = ("_entries", "_index", "_membership", "_phase", "_semaphore", "_words")
+    __slots__ = ("_entries", "_index", "_membership", "_place", "_semaphore", "_words")
 
     _membership: Membership
     _words: memoryview[int]
     _index: int
     _semaphore: Semaphore | NoSemaphore
-    _phase: int  # index of this participant's phase word
+    _place: memoryview[int]  # this participant's words at this lock
     _entries: int
 
     def _phase_of(self, line: int) -> int:
         return line + LINE_PHASES + LOCK_WORDS * self._index
+
+    def _stand_at(self, line: int) -> None:
+        """Make this participant's line the place to write where it is."""
+        phase = self._phase_of(line)
+        place = self._words[phase : phase + LOCK_WORDS]
+        self._entries = place[ENTRIES] & COUNTER
+        self._place = place
 
     def _look_for_the_dead(self, *, patient: bool) -> Acquired:
         """Become the holder if the token went with a dead one."""
@@ -77,26 +96,26 @@ class Rescuing:
         """Phases and entries of all the others: of those who died at the lock, and of the rest."""
         dead: _Lines = {}
         rest: _Lines = {}
-        words = self._words
+        words, own = self._words, self._membership.line()
         with self._membership.entering(SLICE):  # no newcomer takes a line while we look
             for line, lives in self._membership.lines():
-                at = self._phase_of(line)
-                if at != self._phase:
+                if line != own:
+                    at = self._phase_of(line)
                     # The entries on both sides of the phase, or what is noted was never so at once;
                     # the phase after the life, for that of the dead does not change any more.
-                    entries = words[at + 2]
+                    entries = words[at + ENTRIES]
                     died = words[at] != IDLE and not lives() and words[at] != IDLE
-                    (dead if died else rest)[at] = words[at], entries, words[at + 2]
+                    (dead if died else rest)[at] = words[at], entries, words[at + ENTRIES]
         return dead, rest
 
     def _succeed(self, dead: _Lines, how: Acquired) -> Acquired:
         # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
         # after us. None that is INSIDE would be a lost token.
-        words, phase = self._words, self._phase
-        words[phase] = INSIDE  # step: mutex.inside
-        self._entries = words[phase + 2] = self._entries + 1  # step: mutex.count
+        place = self._place
+        place[PHASE] = INSIDE  # step: mutex.inside
+        self._entries = place[ENTRIES] = self._entries + 1  # step: mutex.count
         for at in dead:
-            words[at] = IDLE  # step: mutex.clear
+            self._words[at] = IDLE  # step: mutex.clear
         return how
 
     def _look_for_the_token(self, dead: _Lines, rest: _Lines) -> Acquired:
@@ -106,9 +125,9 @@ class Rescuing:
             return NO
         if take(0):  # step: mutex.try
             return self._succeed(dead, YES)
-        noted = {at: words[at + 1] for at, (phase, *_) in rest.items() if phase == ENTERING}
+        noted = {at: words[at + TICKS] for at, (phase, *_) in rest.items() if phase == ENTERING}
         deadline = Deadline(4 * SLICE)
-        while any(words[at] == ENTERING and words[at + 1] == tick for at, tick in noted.items()):
+        while any(words[at] == ENTERING and words[at + TICKS] == tick for at, tick in noted.items()):
             # The wait is on the token itself: should it turn up, it is ours.
             if take(SLICE / 10):  # step: mutex.try
                 return self._succeed(dead, YES)
