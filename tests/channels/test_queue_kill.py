@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 
 from shmkit import CorruptSegment, Empty, Full, JoinableQueue, Queue
-from shmkit.channels.parcel import leftovers
+from shmkit.channels.leftovers import PREFIX, leftovers
 from shmkit.tools.testing import run_until
-from tests.processes import TIMEOUT
+from tests.processes import TIMEOUT, wait_until
 
 COUNT_STEPS = ["count.position", "count.number", "count.turn"]
 FAST_STEPS = ["put.tail@Producing._put_shared", "get.head@Consuming._get_shared"]
@@ -202,6 +203,19 @@ def test_a_parcel_being_sent_is_not_swept(make_queue: Callable[..., Any]) -> Non
     assert parcels(queue) == []
 
 
+def test_a_sweep_before_a_parcel_is_locked_loses_nothing(
+    make_queue: Callable[..., Any],
+) -> None:
+    queue = make_queue(capacity=4096)
+    with run_until("parcel.lock", put, queue, LARGE, signal=signal.SIGSTOP, method="fork") as it:
+        assert it.reached
+        assert queue._ring.sweep() == 1
+        os.kill(it.pid, signal.SIGCONT)
+        assert (queue.get(timeout=TIMEOUT) == LARGE).all()
+        wait_until(lambda: it.exitcode == 0, TIMEOUT)
+    assert parcels(queue) == []
+
+
 def test_large_objects_killed_half_way_in_the_ring(make_queue: Callable[..., Any]) -> None:
     queue = make_queue(capacity=1 << 20)
     for step in ("object.write", "object.header", "put.tail"):
@@ -242,6 +256,37 @@ def test_what_nobody_can_receive_any_more_is_found(unique_name: Any) -> None:
     assert names <= set(leftovers())
     for name in names:
         (SHM / name).unlink()
+
+
+NO_RINGS = [
+    b"",
+    b"\xff",
+    b"7",
+    b"{}",
+    b"[1, 2, 3]",
+    b'["no url", 1, 2]',
+    b'["shm:", 1, 2]',
+    b'["shm:x"]',
+    b'["shm:x", 1, 2, 3]',
+    b'["shm:x", "a", null]',
+    b'["shm:x", 1, 1e400]',
+    b'["shm:x", -1, 18446744073709551616]',
+    b"[" * 10_000,
+    pickle.dumps(("shm:x", (1, 2))),
+]
+
+
+@pytest.mark.parametrize("ring", NO_RINGS)
+def test_a_parcel_of_no_ring_is_left_over(tmp_path: Path, ring: bytes) -> None:
+    path = SHM / f"{PREFIX}-test-{tmp_path.parent.name}-{tmp_path.name}"
+    try:
+        for length in (len(ring), 0, 1 << 63):
+            path.write_bytes(ring + length.to_bytes(8, "little") + b"SHMKIT\x02\0")
+            assert path.name in leftovers()
+        path.write_bytes(ring)
+        assert path.name in leftovers()
+    finally:
+        path.unlink()
 
 
 # ------------------------------------------------------------------ parcels that were tampered with

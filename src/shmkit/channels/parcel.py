@@ -18,9 +18,9 @@ Whoever is killed, and where:
 - the reader before it released the label: another reader takes the parcel anew.
 - the reader after that: garbage.
 
-`sweep` removes the garbage of one ring; the last one to leave a ring that nobody can find again
-calls `tidy`, which takes everything, label or not. `leftovers` finds what neither was called
-for: segments whose ring is in nobody's memory.
+`sweep` removes the garbage of one ring; it holds the parcel's lock, and who makes a parcel looks
+once it has the lock whether that is still there. The last one to leave a ring that nobody can find
+again calls `tidy`, which takes everything, label or not. What neither was called for: leftovers.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import hashlib
 import os
 import pickle
 import secrets
-import struct
 from contextlib import contextmanager
 from glob import escape
 from multiprocessing import resource_tracker
@@ -39,11 +38,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from shmkit.channels.codec import Encoded, Received, decode
+from shmkit.channels.leftovers import PREFIX, SHM, trailer, unsent
 from shmkit.errors import CorruptSegment
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity, identity_of
+from shmkit.memory.holders import is_somewhere
 from shmkit.memory.reserve import free_memory
-from shmkit.memory.resizing import mappers
 from shmkit.memory.url import Url
 
 if TYPE_CHECKING:
@@ -51,16 +51,10 @@ if TYPE_CHECKING:
 
     from shmkit.memory.url import Scheme
 
-__all__ = ["Label", "Parcel", "Parcels", "leftovers"]
+__all__ = ["Label", "Parcel", "Parcels"]
 
-_SHM: Final = Path("/dev/shm")
-_PREFIX: Final = "shmkit-p"
 _AT_ONCE: Final = 512  # pieces in one write; IOV_MAX is 1024
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
-# Behind the content, for `leftovers`: which ring it is of, the length of that, and a mark.
-_TRAILER: Final = struct.Struct("<Q8s")
-_MAGIC: Final = b"SHMKIT\x02\0"
-_NOWHERE: Final = (0, 0)
 _TRACKED_AS: Final = "shared_memory"
 
 
@@ -104,12 +98,11 @@ class Parcels:
         seed = incarnation + (f":{_tracker()}" if self._tracked else "")
         digest = hashlib.blake2b(seed.encode(), digest_size=4).hexdigest()
         # At most 30 characters where it is a segment: macOS.
-        self._prefix = f"{url.name}.parcel-" if url.scheme == "file" else f"{_PREFIX}{digest}-"
+        self._prefix = f"{url.name}.parcel-" if url.scheme == "file" else f"{PREFIX}{digest}-"
         self._kind: Scheme = "file" if url.scheme == "file" else "shm"
         self._url = url
         self._identity = identity
-        ring = pickle.dumps((str(url), identity), 5)
-        self._trailer = ring + _TRAILER.pack(len(ring), _MAGIC)
+        self._trailer = trailer(url, identity)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -133,8 +126,8 @@ class Parcels:
         forget = self._track(url)
         fd = -1
         try:
-            fd = backend_for(url.scheme).create(url.name, 0o600)  # step: parcel.create
-            fcntl.flock(fd, fcntl.LOCK_EX)  # step: parcel.lock
+            while (fd := self._make(url)) < 0:
+                self._register(url)  # whoever took it had the tracker forget it
             _write(fd, pieces + [self._trailer], size, str(url))  # step: parcel.write
             if not self._tracked:
                 forget()  # step: parcel.forget
@@ -147,12 +140,26 @@ class Parcels:
             if fd >= 0:
                 os.close(fd)
 
+    def _make(self, url: Url) -> int:
+        """Make an empty parcel and lock it; -1 if a `sweep` that came between the two took it."""
+        backend = backend_for(url.scheme)
+        fd = backend.create(url.name, 0o600)  # step: parcel.create
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # step: parcel.lock
+            if backend.identify(url.name) == identity_of(os.fstat(fd)):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return -1
+
     def _track(self, url: Url) -> Callable[[], None]:
         """Have the tracker remove a segment that a kill leaves; returns what ends that."""
+        self._register(url)
         tracked = self._kind == "shm"
-        if tracked:
-            # Before there is anything: the tracker is not to learn of it too late.
-            resource_tracker.register(f"/{url.name}", _TRACKED_AS)
 
         def forget() -> None:
             nonlocal tracked
@@ -161,6 +168,11 @@ class Parcels:
                 resource_tracker.unregister(f"/{url.name}", _TRACKED_AS)
 
         return forget
+
+    def _register(self, url: Url) -> None:
+        # Before there is anything: the tracker is not to learn of it too late.
+        if self._kind == "shm":
+            resource_tracker.register(f"/{url.name}", _TRACKED_AS)
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -197,7 +209,7 @@ class Parcels:
         if self._kind == "file":
             prefix = Path(self._prefix)
             return [str(path) for path in prefix.parent.glob(f"{escape(prefix.name)}*")]
-        return [path.name for path in _SHM.glob(f"{self._prefix}*")]
+        return [path.name for path in SHM.glob(f"{self._prefix}*")]
 
     def sweep(self, is_labelled: Callable[[str], bool]) -> int:
         """Remove the parcels that nobody is sending and nobody will receive.
@@ -211,16 +223,17 @@ class Parcels:
         removed = 0
         for name in self.names():
             url = Url(self._kind, name)
-            # In this order: a sender commits before it unlocks.
-            if not _is_being_sent(url) and not is_labelled(str(url)):
-                self.remove(url)
-                removed += 1
+            with unsent(url) as fd:
+                # In this order: a sender commits before it unlocks.
+                if fd >= 0 and not is_labelled(str(url)):
+                    self.remove(url)
+                    removed += 1
         return removed
 
     def tidy(self) -> None:
         """Remove every parcel, if nobody has the ring, and nobody can find it again."""
         names = self.names()
-        if names and not _is_somewhere(str(self._url), self._identity):
+        if names and not is_somewhere(self._url, self._identity):
             for name in names:
                 self.remove(Url(self._kind, name))
 
@@ -278,63 +291,6 @@ class Parcel:
         os.close(self._fd)
 
 
-def leftovers() -> list[str]:
-    """Names of segments that were parcels, and that no living process sends or will receive.
-
-    Of rings that can still be found by their name only their users know: those have `sweep`.
-    """
-    found = []
-    for path in _SHM.glob(f"{_PREFIX}*"):
-        url = Url("shm", path.name)
-        ring = _ring_of(url)
-        if ring is not None and not _is_being_sent(url) and not _is_somewhere(*ring):
-            found.append(path.name)
-    return found
-
-
-def _ring_of(url: Url) -> tuple[str, Identity] | None:
-    """Url and memory of a parcel's ring; nobody's if it is half-made, None if it is gone."""
-    try:
-        fd = backend_for(url.scheme).open(url.name, writable=False)
-    except (FileNotFoundError, PermissionError):
-        return None
-    try:
-        end = os.fstat(fd).st_size - _TRAILER.size
-        if end < 0:
-            return "anon:", _NOWHERE
-        size, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
-        if magic != _MAGIC or size > end:
-            return "anon:", _NOWHERE
-        where, identity = pickle.loads(os.pread(fd, size, end - size))
-        return where, identity
-    finally:
-        os.close(fd)
-
-
-def _is_somewhere(where: str, identity: Identity) -> bool:
-    """Whether a memory can be found by its name, or is in some process."""
-    if identity == _NOWHERE:
-        return False
-    url = Url.parse(where)
-    try:
-        if url.scheme != "anon" and backend_for(url.scheme).identify(url.name) == identity:
-            return True
-    except FileNotFoundError:
-        pass  # its name is gone, but not necessarily its memory
-    return bool(mappers(identity, private=True)) or _is_open(identity)
-
-
-def _is_open(identity: Identity) -> bool:
-    """Whether a process has a descriptor of a memory: one that was just started has no map yet."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if identity_of(link.stat()) == identity:
-                return True
-        except OSError:
-            continue  # closed or ended meanwhile, or another user's
-    return False
-
-
 def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]:
     if not isinstance(content, Encoded):
         return [content], len(content)
@@ -374,26 +330,13 @@ def _write(fd: int, pieces: list[bytes | memoryview], size: int, what: str) -> N
         ) from error
 
 
-def _is_being_sent(url: Url) -> bool:
-    """Whether somebody alive holds the lock of a parcel; also if it is gone."""
-    try:
-        fd = backend_for(url.scheme).open(url.name, writable=False)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
 def _remove(url: Url) -> bool:
     try:
         backend_for(url.scheme).unlink(url.name)
     except FileNotFoundError:
         return False  # somebody was first
+    except PermissionError:
+        return False  # another user made something of such a name
     return True
 
 

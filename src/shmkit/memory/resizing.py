@@ -10,49 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from shmkit.memory.backends.base import Identity
+from shmkit.memory.holders import mappers
 
-__all__ = ["RESIZING", "mappers", "refuse_if_mapped"]
+if TYPE_CHECKING:
+    from shmkit.memory.backends.base import Identity
+
+__all__ = ["RESIZING", "refuse_if_mapped"]
 
 RESIZING: Final = threading.Lock()  # one resize at a time in this process
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=RESIZING._at_fork_reinit)  # type: ignore[attr-defined]
-
-
-def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
-    """Which processes map a memory, and how often.
-
-    Args:
-        identity: the memory.
-        private: whether other users have no access to it; then those whose maps this process
-            may not see do not count.
-
-    Returns:
-        Number of maps by process id.
-
-    Raises:
-        OSError: ENOTSUP: this system does not tell.
-    """
-    device, inode = identity
-    mark = f"{os.major(device):02x}:{os.minor(device):02x}", str(inode)
-    found: dict[int, int] = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            maps = (process / "maps").read_text(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended meanwhile
-        except PermissionError as error:
-            if private:
-                continue
-            raise _cannot_tell(f"process {process.name} hides its maps") from error
-        fields = (line.split(maxsplit=5)[3:5] for line in maps.splitlines())
-        number = sum(tuple(pair) == mark for pair in fields)
-        if number:
-            found[int(process.name)] = number
-    return found
 
 
 def refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
@@ -62,7 +31,10 @@ def refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
         BufferError: it is mapped elsewhere.
         OSError: ENOTSUP: this system does not tell.
     """
-    found = mappers(identity, private=private)
+    try:
+        found = mappers(identity, private=private)
+    except PermissionError as error:
+        raise _cannot_tell(str(error.strerror)) from error
     here = found.pop(os.getpid(), 0)
     if not here:
         # Some filesystems (btrfs) show another device in /proc/*/maps than stat does.

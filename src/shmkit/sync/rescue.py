@@ -127,7 +127,9 @@ class Rescuing:
             return self._succeed(dead, YES)
         noted = {at: words[at + TICKS] for at, (phase, *_) in rest.items() if phase == ENTERING}
         deadline = Deadline(4 * SLICE)
-        while any(words[at] == ENTERING and words[at + TICKS] == tick for at, tick in noted.items()):
+        while any(
+            words[at] == ENTERING and words[at + TICKS] == tick for at, tick in noted.items()
+        ):
             # The wait is on the token itself: should it turn up, it is ours.
             if take(SLICE / 10):  # step: mutex.try
                 return self._succeed(dead, YES)
