@@ -149,10 +149,7 @@ def _maps() -> Iterator[str]:
 
 def _children() -> Iterator[str]:
     """Pids of child processes, zombies too, except multiprocessing's helpers."""
-    helpers = {
-        getattr(resource_tracker._resource_tracker, "_pid", None),
-        getattr(forkserver._forkserver, "_forkserver_pid", None),
-    }
+    helpers = _helpers()
     for task in _listdir(Path("/proc/self/task")):
         try:
             pids = Path(f"/proc/self/task/{task}/children").read_text().split()
@@ -161,6 +158,14 @@ def _children() -> Iterator[str]:
         for pid in pids:
             if int(pid) not in helpers:
                 yield pid
+
+
+def _helpers() -> set[int | None]:
+    """Pids of the processes that `multiprocessing` keeps beside this one, to its end."""
+    return {
+        getattr(resource_tracker._resource_tracker, "_pid", None),
+        getattr(forkserver._forkserver, "_forkserver_pid", None),
+    }
 
 
 def _command(pid: str) -> str:
@@ -201,9 +206,10 @@ def _run_of(pid: str) -> str | None:
 
 
 def _strays() -> Iterator[str]:
-    """Processes started in this run, other than this one, that still live."""
+    """Processes started in this run, other than this one and its helpers, that still live."""
+    expected = _helpers() | {os.getpid()}
     for pid in _pids():
-        if int(pid) != os.getpid() and _run_of(pid) == os.environ.get(RUN, "-"):
+        if int(pid) not in expected and _run_of(pid) == os.environ.get(RUN, "-"):
             command = _command(pid)
             if command != "(gone)" and not command.startswith("[Z]"):
                 yield pid
