@@ -16,6 +16,8 @@ and it may start processes of its own by any method (below `if __name__ == "__ma
 A function is called with the arguments, in a `Child` with `link` before them. Arguments and
 messages are pickled. In a test take `Child` through the fixture `start_child`, which reaps it.
 
+And `in_child(act)` forks: what a child does with what it inherits.
+
 Nothing of pytest is imported here: every child imports this module.
 """
 
@@ -37,7 +39,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-__all__ = ["TIMEOUT", "Child", "Result", "connect", "run_python", "wait_until"]
+__all__ = ["TIMEOUT", "Child", "Result", "connect", "in_child", "run_python", "wait_until"]
 
 TIMEOUT = 20.0  # seconds a child gets when a test does not say otherwise
 
@@ -284,6 +286,36 @@ def connect() -> tuple[Connection | None, tuple[Any, ...], Callable[..., Any] | 
     for fd in fds:
         os.set_inheritable(fd, False)
     return (Connection(fds[0]) if fds else None), args, function
+
+
+def in_child(act: Callable[[], object], *, seconds: int = 10) -> object:
+    """What `act()` returns in a forked child; an exception comes back as one."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)  # a child that hangs is killed by it
+        try:
+            try:
+                answer: object = act()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+                answer = error
+            except BaseException as error:  # noqa: BLE001 - of pytest's, which do not pickle
+                answer = AssertionError(repr(error))
+            with os.fdopen(writer, "wb") as pipe:
+                pickle.dump(answer, pipe)
+        finally:
+            os._exit(0)  # nothing gets from here into the parent's pytest
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        content = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == 0, f"the child ended with {status} (SIGALRM: it hung)"
+    answer = pickle.loads(content)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:

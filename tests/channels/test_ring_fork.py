@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,43 +15,13 @@ from typing import Any
 import pytest
 
 from shmkit import ClosedError, Empty, Full, PeerDied, Ring, RoleTaken
-from tests.processes import run_python
+from tests.processes import in_child, run_python
 
 
 @pytest.fixture
 def ring(where: Any):
     with Ring.create(where, capacity=4096) as ring:
         yield ring
-
-
-def in_child(act: Callable[[], object], *, seconds: int = 10) -> object:
-    """What `act()` returns in a forked child; an exception comes back as one."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(seconds)  # a child that hangs is killed by it
-        try:
-            try:
-                answer: object = act()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-                answer = error
-            except BaseException as error:  # noqa: BLE001 - of pytest's, which do not pickle
-                answer = AssertionError(repr(error))
-            with os.fdopen(writer, "wb") as pipe:
-                pickle.dump(answer, pipe)
-        finally:
-            os._exit(0)  # nothing gets from here into the parent's pytest
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        content = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status == 0, f"the child ended with {status} (SIGALRM: it hung)"
-    answer = pickle.loads(content)
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 def test_the_child_reads_what_the_parent_writes(ring: Ring) -> None:

@@ -111,9 +111,16 @@ class ProcessPoolExecutor(Executor):
         Raises:
             BrokenProcessPool: no worker can be started, or the initializer failed.
             RuntimeError: the executor was shut down, the interpreter is about to end, or this
-                process is a fork of the one that made the executor.
+                process is a fork of one that has used it.
         """
-        pool = self._pool or self._start()
+        pool = self._pool
+        if pool is None:
+            pool = self._start()
+        elif os.getpid() != self._pid:  # before the lock: a thread of the parent may have had it
+            raise RuntimeError(
+                f"this executor belongs to process {self._pid}, of which this one is a fork: make "
+                "an executor here"
+            )
         future: Future[_T] = CallFuture()
         task = (fn, args, kwargs)
         try:
@@ -138,11 +145,6 @@ class ProcessPoolExecutor(Executor):
             if not self._is_shut_down and _exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"this executor belongs to process {self._pid}, of which this one is a fork: make "
-                "an executor here"
-            )
 
     def _start(self) -> Pool:
         with self._starting:
@@ -165,6 +167,7 @@ class ProcessPoolExecutor(Executor):
                 pool.abandon()
                 raise
             _collectors[thread] = pool
+            self._pid = os.getpid()
             self._processes = pool.processes
             self._executor_manager_thread = thread
             self._pool = pool
