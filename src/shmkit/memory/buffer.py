@@ -193,7 +193,8 @@ class SharedBuffer(Searching, Streaming, Structured):
         """Go to another map of the memory, and return the one before."""
         before = self._open_region()
         self._buf = None
-        self._region, self._whole, self._size = region, region.whole, len(region.whole)
+        self._stand_on(region)
+        self._size = len(region.whole)
         return before
 
     @classmethod

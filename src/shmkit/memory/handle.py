@@ -39,6 +39,7 @@ class Handle:
         "_descriptors",
         "_identity",
         "_loans",
+        "_map",
         "_offset",
         "_owner",
         "_pid",
@@ -61,7 +62,9 @@ class Handle:
     _loans: Loans
     _buf: memoryview | None  # what .buf gave out last; nobody else may hold it
     _region: Region | None
-    _whole: memoryview | None  # _region.whole, one step closer to the hot paths
+    # One step closer to the hot paths: _region.whole, and the map if it is these bytes exactly.
+    _whole: memoryview | None
+    _map: mmap.mmap | None
     _descriptors: list[int]  # of anonymous memory: the memfd; a list, for its atomic pop
     _pid: int  # that has to close this handle; 0: nobody has to
 
@@ -90,10 +93,15 @@ class Handle:
         self._pid = os.getpid()
         keeps_fd = opened.url.scheme == "anon" and opened.fd >= 0
         self._descriptors = [opened.keep_fd()] if keeps_fd else []
-        self._region, self._whole = region, region.whole  # last: from now on __del__ counts
+        self._stand_on(region)  # last: from now on __del__ counts
         if self._owner is not None:
             self._owner.before_exit(weakref.WeakMethod(self._warn_if_open))
         return self
+
+    def _stand_on(self, region: Region) -> None:
+        is_exact = region.memory is not None and len(region.memory) == len(region.whole)
+        self._map = region.memory if is_exact else None
+        self._region, self._whole = region, region.whole
 
     # ------------------------------------------------------------------ what it is
 
@@ -215,10 +223,11 @@ class Handle:
         if region is None:
             return
         self._buf = None  # not released: a user may hold it
-        self._region = self._whole = None  # first: other threads then know why it is released
+        # First: other threads then know why it is released.
+        self._region = self._whole = self._map = None
         if not region.close() and strict:
             region.reopen()
-            self._region, self._whole = region, region.whole
+            self._stand_on(region)
             raise BufferError(
                 f"{self!r} has views in use: {self._views_in_use()}. Delete them first, or close "
                 "without strict=True: the memory then stays until the last is gone"

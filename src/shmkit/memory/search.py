@@ -41,7 +41,7 @@ class Searching(Content):
         Raises:
             ClosedError: the handle was closed.
         """
-        return self._search("find", _needle(sub), start, end)
+        return self._search("find", sub if type(sub) is bytes else _needle(sub), start, end)
 
     def rfind(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
         """Where `sub` begins for the last time in `[start:end]`; -1 if nowhere.
@@ -54,7 +54,7 @@ class Searching(Content):
         Raises:
             ClosedError: the handle was closed.
         """
-        return self._search("rfind", _needle(sub), start, end)
+        return self._search("rfind", sub if type(sub) is bytes else _needle(sub), start, end)
 
     def count(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
         """How often `sub` is in `[start:end]` without overlapping itself.
@@ -199,6 +199,15 @@ class Searching(Content):
         return self.find(sub) >= 0  # type: ignore[arg-type]
 
     def _search(self, way: str, needle: bytes, start: Index, end: Index) -> int:
+        exact, size = self._map, self._size
+        if exact is not None and needle:
+            try:
+                begin, stop = 0 if start is None else start, size if end is None else end
+                found: int = getattr(exact, way)(needle, begin, stop)
+            except (ValueError, OverflowError):
+                pass  # closed or resized meanwhile by another thread; or beyond all indices
+            else:
+                return found
         while True:
             region = self._open_region()
             first, last = 0, self._size
