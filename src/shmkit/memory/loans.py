@@ -26,14 +26,16 @@ class Loans:
     environment variable SHMKIT_DEBUG set to anything but "" and "0".
     """
 
-    __slots__ = ("_out", "_places")
+    __slots__ = ("_notes_places", "_out")
 
     def __init__(self) -> None:
         self._out: dict[int, tuple[weakref.ref[Any], str]] = {}
-        self._places = sys.flags.dev_mode or os.environ.get("SHMKIT_DEBUG", "0") not in ("", "0")
+        self._notes_places: bool | None = None  # not asked yet: most handles give out nothing
 
     def give(self, view: T, label: str) -> T:
         """Note a view that goes to the user, and return it."""
+        if self._notes_places is None:
+            self._notes_places = _is_debugging()
         key = id(view)
         out = self._out
 
@@ -42,13 +44,17 @@ class Loans:
 
         out[key] = (
             weakref.ref(view, forget),
-            f"{label}, made at {_caller()}" if self._places else label,
+            f"{label}, made at {_caller()}" if self._notes_places else label,
         )
         return view
 
     def describe(self) -> list[str]:
         """A line for each view that is still in use."""
         return [label for ref, label in list(self._out.values()) if ref() is not None]
+
+
+def _is_debugging() -> bool:
+    return sys.flags.dev_mode or os.environ.get("SHMKIT_DEBUG", "0") not in ("", "0")
 
 
 def _caller() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["backend_for"]
 
 
+@cache
 def backend_for(scheme: Scheme) -> Backend:
     """The backend of a scheme.
 
