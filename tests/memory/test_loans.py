@@ -42,9 +42,11 @@ def test_views_outlive_their_buffer(make_buffer, access: str) -> None:
 ARRAYS = """
 import numpy as np
 from shmkit import SharedBuffer
-where, way = args
+where, way, raw = args
 with SharedBuffer.create(where, 100_000) as made:
     buffer = SharedBuffer.attach(made)
+    if raw == "raw before":
+        buffer.raw
     array = {
         "ndarray": lambda: buffer.ndarray(90_000, "u1"),
         "records": lambda: buffer.records("B").to_numpy()["f0"],
@@ -54,6 +56,8 @@ with SharedBuffer.create(where, 100_000) as made:
         "numpy.asarray": lambda: np.asarray(buffer.buf),
         "a part": lambda: np.ndarray(90_000, "u1", buffer=buffer.buf[5:])[100:],
     }[way]()
+    if raw == "raw after":
+        buffer.raw
     try:
         buffer.close(strict=True)
         raise SystemExit("it was closed under the array")
@@ -88,7 +92,14 @@ assert not mapped()
 def test_a_lone_array_outlives_its_buffer(where, way: str) -> None:
     """However an array was made, it is no crash, and the memory goes with it."""
     pytest.importorskip("numpy", reason="numpy is not installed")
-    run_python(ARRAYS, where, way)
+    run_python(ARRAYS, where, way, "")
+
+
+@pytest.mark.parametrize("raw", ["raw before", "raw after"])
+def test_an_array_outlives_a_buffer_whose_map_was_given_out(raw: str) -> None:
+    """Who asked for the map says nothing about the arrays on it."""
+    pytest.importorskip("numpy", reason="numpy is not installed")
+    run_python(ARRAYS, None, "numpy.ndarray", raw)
 
 
 def test_memory_goes_with_its_last_view(make_buffer) -> None:
@@ -103,9 +114,9 @@ def test_memory_goes_with_its_last_view(make_buffer) -> None:
 
 def test_close_without_views_unmaps_at_once(make_buffer) -> None:
     buffer = SharedBuffer.attach(make_buffer(b"abc"))
-    memory: mmap.mmap = buffer.raw[0]
-    buffer.close()
-    assert memory.closed
+    memory = weakref.ref(buffer.raw[0])
+    buffer.close(strict=True)
+    assert memory() is None
 
 
 def test_strict_close_names_the_views(make_buffer) -> None:
@@ -240,10 +251,14 @@ def test_dropped_handles_are_told(make_buffer) -> None:
     assert made[:] == b"abc"
 
 
-def test_raw_map_is_closed_with_the_handle(make_buffer) -> None:
+def test_raw_map_outlives_the_handle(make_buffer) -> None:
+    """As a view does: who has it reads on, and it goes with its last reference."""
     buffer = SharedBuffer.attach(make_buffer(b"abc"))
     memory, start = buffer.raw
-    assert memory[start : start + 3] == b"abc"
+    gone = weakref.ref(memory)
+    with pytest.raises(BufferError, match="or its map"):
+        buffer.close(strict=True)
     buffer.close()
-    with pytest.raises(ValueError, match="closed"):
-        memory[start]
+    assert memory[start : start + 3] == b"abc"
+    del memory
+    assert gone() is None

@@ -154,7 +154,8 @@ class Handle:
     def raw(self) -> tuple[mmap.mmap, int]:
         """The map, and the index in it of this buffer's byte 0: for hot paths.
 
-        The map is this handle's: do not close or resize it.
+        The map is this handle's: do not close or resize it. It counts as a view: it stays valid
+        after `close`, and goes with its last reference.
 
         Raises:
             ClosedError: the handle was closed.
@@ -163,7 +164,6 @@ class Handle:
         region = self._open_region()
         if region.memory is None:
             raise ValueError(f"{self!r} has no map")
-        region.lent = True
         return region.memory, region.start
 
     def descriptor(self, access: Access | None = None) -> int:
@@ -307,7 +307,9 @@ class Handle:
         return self._region
 
     def _views_in_use(self) -> str:
-        return "; ".join(self._loans.describe() or ["a view of a view that it gave out"])
+        return "; ".join(
+            self._loans.describe() or ["a view of a view that it gave out, or its map"]
+        )
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"{self!r} was closed: attach() again")

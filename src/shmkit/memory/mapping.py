@@ -42,27 +42,25 @@ class Region:
         start: index in `memory` of the region's byte 0.
         whole: all bytes of the region, in a view that is not handed out.
         mapped: False if the bytes are a copy that was read.
-        lent: whether the map itself was given out, to users who leave its closing to its owner.
     """
 
     memory: mmap.mmap | None
     start: int
     whole: memoryview
     mapped: bool = True
-    lent: bool = False
 
     def close(self) -> bool:
-        """Unmap, unless a view of the memory is in use: then the last view does it.
+        """Unmap, unless a view of the memory, or its map, is in use: then the last of them does it.
 
         Returns:
-            False if a view is still in use.
+            False if one is still in use.
         """
         try:
             self.whole.release()
             if self.memory is not None:
                 # numpy.ndarray(buffer=view) takes the map out of the view and keeps that, without
                 # a word to it: only its references tell. The map then goes with the last of them.
-                if not self.lent and sys.getrefcount(self.memory) > _OURS:
+                if sys.getrefcount(self.memory) > _OURS:
                     return False
                 self.memory.close()
         except BufferError:
