@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from shmkit import SharedBuffer
 from shmkit.memory import resizing
 from tests.contracts.buffer import pattern
+from tests.processes import wait_until
 
 SIZE = 10_000
 
@@ -195,3 +198,45 @@ def test_unlinked_memory_cannot_be_resized(make_where, kind: str) -> None:
         with pytest.raises(FileNotFoundError):
             buffer.resize(2 * SIZE)
         assert buffer[:] == bytes(SIZE)
+
+
+# ------------------------------------------------------------------ two at once
+
+FAIL = """
+import errno, os
+from shmkit import SharedBuffer
+def fill(fd, start, length):
+    link.send(os.fstat(fd).st_size)
+    link.recv()
+    raise OSError(errno.ENOSPC, "full")
+os.posix_fallocate = fill
+with args[0] as buffer:
+    try:
+        buffer.resize(1 << 20)
+    except OSError as error:
+        link.send(error.errno)
+"""
+
+
+def waits_for_lock(buffer: SharedBuffer) -> bool:
+    inode = f":{buffer._identity[1]} "
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and inode in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/locks tells who waits")
+def test_a_failed_growth_leaves_that_of_others(make_buffer, start_child) -> None:
+    """What was added while another process found no room is not cut off with its own."""
+    buffer = make_buffer(SIZE)
+    child = start_child(FAIL, buffer)
+    assert child.receive() == SIZE
+    growing = threading.Thread(target=buffer.resize, args=(5 * SIZE,))
+    growing.start()
+    wait_until(lambda: not growing.is_alive() or waits_for_lock(buffer))
+    child.send("go on")
+    assert child.receive() == errno.ENOSPC
+    growing.join()
+    assert memory_size(buffer) == 5 * SIZE
+    buffer[-1] = 7
+    assert buffer[-1] == 7
+    child.finish()

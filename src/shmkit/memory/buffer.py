@@ -17,7 +17,7 @@ from shmkit.memory.mapping import (
     map_anonymous,
     map_region,
 )
-from shmkit.memory.opening import Opened
+from shmkit.memory.opening import Opened, locked
 from shmkit.memory.records import Structured
 from shmkit.memory.reserve import checked_size, reserve
 from shmkit.memory.resizing import RESIZING, refuse_if_mapped
@@ -146,6 +146,10 @@ class SharedBuffer(Searching, Streaming, Structured):
         their maps of the old size; they attach again, or resize to the same size, to see more.
         While memory shrinks no other thread may use this handle.
 
+        Resizes of the same memory wait for each other, with its lock of `flock` in hand: who holds
+        that himself waits for ever. Other programs must not change a file's size meanwhile: if
+        there is no room, it gets back the size that it had.
+
         Args:
             size: bytes, at least 1. New bytes are zero, and their room is reserved.
 
@@ -165,7 +169,8 @@ class SharedBuffer(Searching, Streaming, Structured):
                 f"{self!r} cannot be resized: that takes a handle with access='rw' on all of the "
                 "memory"
             )
-        with RESIZING, Opened(self._url, self.descriptor(), self._identity) as opened:
+        opened = Opened(self._url, self.descriptor(), self._identity)
+        with opened, locked(opened.fd), RESIZING:
             present = os.fstat(opened.fd).st_size
             if wanted > present:
                 reserve(opened.fd, wanted, str(self._url), start=present)

@@ -2,7 +2,8 @@
 
 Whoever makes memory with a name holds a kernel lock (flock) on it from just after the exclusive
 creation until its room is reserved. So one who finds memory of size 0 can tell a creator at work
-from a dead one: with the lock in hand and the size still 0, the memory is his.
+from a dead one: with the lock in hand and the size still 0, the memory is his. Whoever changes its
+size later holds the same lock.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from shmkit.memory.url import Url
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Opened", "create", "ensure", "open_existing"]
+__all__ = ["Opened", "create", "ensure", "locked", "open_existing"]
 
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
@@ -193,7 +194,7 @@ def _finish(opened: Opened, size: int, *, keep: bool, made: bool) -> bool:
     Returns:
         False if it got them from somebody else, or its name is gone.
     """
-    with _closed_on_error(opened), _locked(opened.fd):
+    with _closed_on_error(opened), locked(opened.fd):
         if not made and not os.fstat(opened.fd).st_size:
             await_tracker(opened.url, opened.identity)
         status = os.fstat(opened.fd)
@@ -221,7 +222,8 @@ def _closed_on_error(opened: Opened) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(fd: int) -> Iterator[None]:
+def locked(fd: int) -> Iterator[None]:
+    """Hold the kernel's lock on memory, where it has one; wait for it without end."""
     if sys.platform == "win32":
         yield
         return
