@@ -167,6 +167,18 @@ def test_hidden_maps(make_buffer, monkeypatch, backend: str) -> None:
         assert buffer[:] == pattern(SIZE)[:100]
 
 
+@pytest.mark.parametrize("size", [SIZE - 1, SIZE, 2 * SIZE, 5 * SIZE - 1])
+def test_shrinking_what_others_made_longer(make_buffer, size: int) -> None:
+    """The handle has all of the memory then, also where that is more than it had."""
+    buffer = make_buffer(pattern(SIZE))
+    with SharedBuffer.attach(buffer) as other:
+        other.resize(5 * SIZE)
+        other[SIZE:] = pattern(4 * SIZE)
+    buffer.resize(size)
+    assert buffer.size == len(buffer) == memory_size(buffer) == size
+    assert buffer[:] == (pattern(SIZE) + pattern(4 * SIZE))[:size]
+
+
 # ------------------------------------------------------------------ refused
 
 

@@ -181,7 +181,7 @@ class SharedBuffer(Searching, Streaming, Structured):
 
     def _shrink(self, fd: int, size: int) -> None:
         before = self._size
-        old = self._move(map_region(fd, "rw", 0, min(size, before)))
+        old = self._move(map_region(fd, "rw", 0, size))  # more, if others made it longer
         try:
             if not old.close():
                 raise BufferError(
@@ -189,10 +189,10 @@ class SharedBuffer(Searching, Streaming, Structured):
                 )
             private = self._url.scheme == "anon" or not os.fstat(fd).st_mode & 0o077
             refuse_if_mapped(self._identity, private=private, what=str(self._url))
+            os.truncate(fd, size)
         except BaseException:
             self._move(map_region(fd, "rw", 0, before)).close()
             raise
-        os.truncate(fd, size)
 
     def _move(self, region: Region) -> Region:
         """Go to another map of the memory, and return the one before."""
