@@ -197,9 +197,14 @@ class SharedBuffer(Searching, Streaming, Structured):
     def _move(self, region: Region) -> Region:
         """Go to another map of the memory, and return the one before."""
         before = self._open_region()
-        self._buf = None
         self._stand_on(region)
         self._size = len(region.whole)
+        self._buf = None  # last, as whoever sets it looks at _whole
+        if before.left:  # closed by another thread meanwhile, and open again by the lines above
+            region.left = True
+            self._stand_nowhere()
+            region.close()
+            raise self._closed_error()
         return before
 
     @classmethod

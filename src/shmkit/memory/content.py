@@ -46,9 +46,18 @@ class Content(Handle):
                 return view
             except ValueError:
                 pass
-        view = self._on_bytes(lambda whole: whole[:])
-        self._buf = view
-        return self._loans.give(view, "memoryview (.buf)")
+        while True:
+            whole = self._bytes()
+            try:
+                view = whole[:]
+            except ValueError:
+                if self._whole is whole:
+                    raise
+                continue  # another thread closed or resized it meanwhile
+            self._buf = view
+            if self._whole is whole:
+                return self._loans.give(view, "memoryview (.buf)")
+            self._buf = None  # of bytes that are the handle's no more
 
     def view(
         self,
@@ -119,7 +128,12 @@ class Content(Handle):
             return
         begin = region.start + first
         aligned = begin - begin % mmap.PAGESIZE
-        region.memory.flush(aligned, begin + count - aligned)
+        try:
+            region.memory.flush(aligned, begin + count - aligned)
+        except ValueError:
+            if self._region is region:
+                raise
+            self.flush(offset, size)  # another thread closed or resized it meanwhile
 
     def advise(self, advice: str) -> None:
         """Tell the kernel how the bytes will be used; what it does not know has no effect.
@@ -148,6 +162,10 @@ class Content(Handle):
         except OSError as error:
             if error.errno != errno.EINVAL:  # a kernel without huge pages
                 raise
+        except ValueError:
+            if self._region is region:
+                raise
+            self.advise(advice)  # another thread closed or resized it meanwhile
 
     def __len__(self) -> int:
         return self._size

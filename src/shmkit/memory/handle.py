@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import opening
-from shmkit.memory.backends.base import Identity
+from shmkit.memory.backends.base import Identity, identity_of
 from shmkit.memory.loans import Loans
 from shmkit.memory.mapping import Access, Region, checked_access
 from shmkit.memory.opening import Opened
@@ -102,6 +102,11 @@ class Handle:
         is_exact = region.memory is not None and len(region.memory) == len(region.whole)
         self._map = region.memory if is_exact else None
         self._region, self._whole = region, region.whole
+
+    def _stand_nowhere(self) -> None:
+        # First: other threads then know why the bytes are released.
+        self._region = self._whole = self._map = None
+        self._buf = None  # last, as whoever sets it looks at _whole; not released: in use perhaps
 
     # ------------------------------------------------------------------ what it is
 
@@ -193,14 +198,26 @@ class Handle:
                 return opened.keep_fd()
             os.close(opened.fd)
             raise self._name_is_lost()
-        if not self._descriptors:
+        try:
+            kept = self._descriptors[0]
+        except IndexError:
+            self._open_region()  # closed by another thread meanwhile
             raise OSError(
                 errno.ENOTSUP,
                 "anonymous memory has no descriptor on this system: hand it on by fork, or use "
                 "'shm:NAME' or 'file:PATH'",
-            )
-        flags = os.O_RDWR if writable else os.O_RDONLY
-        return os.open(f"/proc/self/fd/{self._descriptors[0]}", flags | os.O_CLOEXEC)
+            ) from None
+        # Not waiting: another thread may close it, and the number may be a pipe's by now.
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            fd = os.open(f"/proc/self/fd/{kept}", flags)
+        except OSError:
+            self._open_region()
+            raise
+        if identity_of(os.fstat(fd)) == self._identity:
+            return fd
+        os.close(fd)
+        raise self._closed_error()
 
     def _name_is_lost(self) -> FileNotFoundError:
         return FileNotFoundError(
@@ -219,14 +236,17 @@ class Handle:
             BufferError: `strict`, and views are in use; the handle stays open. With
                 SHMKIT_DEBUG=1, or `python -X dev`, the message tells where each was made.
         """
-        region = self._region
-        if region is None:
-            return
-        self._buf = None  # not released: a user may hold it
-        # First: other threads then know why it is released.
-        self._region = self._whole = self._map = None
+        while True:
+            region = self._region
+            if region is None:
+                return
+            region.left = True
+            if self._region is region:
+                break  # or else another thread was moving it on
+        self._stand_nowhere()
         if not region.close() and strict:
             region.reopen()
+            region.left = False
             self._stand_on(region)
             raise BufferError(
                 f"{self!r} has views in use: {self._views_in_use()}. Delete them first, or close "

@@ -42,12 +42,14 @@ class Region:
         start: index in `memory` of the region's byte 0.
         whole: all bytes of the region, in a view that is not handed out.
         mapped: False if the bytes are a copy that was read.
+        left: whether its handle was closed while on it: then no thread may move the handle on.
     """
 
     memory: mmap.mmap | None
     start: int
     whole: memoryview
     mapped: bool = True
+    left: bool = False
 
     def close(self) -> bool:
         """Unmap, unless a view of the memory, or its map, is in use: then the last of them does it.

@@ -60,7 +60,7 @@ def reduced(
     from multiprocessing import context, reduction
 
     if context.get_spawning_popen() is not None:
-        return _from_descriptor, (type(handle), reduction.DupFd(descriptor), span)
+        return _from_descriptor, (type(handle), reduction.DupFd(descriptor), span, identity)
     return _from_sender, (type(handle), os.getpid(), descriptor, span, identity)
 
 
@@ -84,9 +84,15 @@ def _from_name(
         return kind._received(opened, *span)
 
 
-def _from_descriptor(kind: type[SharedBuffer], passed: Any, span: _Range) -> SharedBuffer:
+def _from_descriptor(
+    kind: type[SharedBuffer], passed: Any, span: _Range, identity: Identity
+) -> SharedBuffer:
     fd = passed.detach()
     with Opened(Url("anon"), fd, identity_of(os.fstat(fd))) as opened:
+        if opened.identity != identity:
+            raise FileNotFoundError(
+                errno.ENOENT, "anonymous memory was closed by its sender while it was sent"
+            )
         return kind._received(opened, *span)
 
 
