@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -444,7 +447,9 @@ def test_threads_share_it(path: Path) -> None:
 # ------------------------------------------------------------------ memory
 
 LARGE = """
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from shmkit import PagedFile
 
 def peak():
@@ -479,3 +484,55 @@ def test_every_byte_of_a_large_file_in_little_memory(tmp_path, page_size, max_pa
         file.seek(size - 10)
         file.write(b"needle")
     run_python(LARGE, str(tmp_path / "large"), size, page_size, max_pages)
+
+
+class Interrupted(Exception):
+    """What a signal handler raises."""
+
+
+def interrupt_at(line: int) -> Callable[..., Any]:
+    """A trace function that raises at the n-th line of PagedFile's that runs."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal lines
+        if "/memory/page" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == line:
+                raise Interrupted
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("ranges", [0, 64])
+def test_what_is_shown_is_written(tmp_path: Path, ranges: int) -> None:
+    """Wherever a handler raises in a write, what is read afterwards is what gets to the file."""
+    path = tmp_path / "x"
+    for line in range(1, 1000):
+        path.write_bytes(bytes(512))
+        with PagedFile(path, page_size=256, max_pages=1, access="rw") as file:
+            for at in range(ranges):
+                file[100 + 2 * at] = 7
+            before = sys.gettrace()
+            sys.settrace(interrupt_at(line))
+            try:
+                file[3] = 9
+            except Interrupted:
+                done = False
+            else:
+                done = True
+            finally:
+                sys.settrace(before)
+            shown = file[:256]
+            file[300]  # the other page has to go
+            assert file[:256] == shown
+            assert shown[100 : 100 + 2 * ranges] == b"\7\0" * ranges
+        assert path.read_bytes() == shown + bytes(256)
+        if done:
+            assert shown[3] == 9
+            assert line > 10
+            return
+    raise AssertionError("it did not end")

@@ -119,7 +119,7 @@ def test_resized_while_buf_is_made(make_buffer) -> None:
                 buffer.resize(2 * SIZE)
             return view
 
-    buffer._whole = Slow()  # type: ignore[assignment]
+    buffer._whole = Slow()
     assert len(buffer.buf) == len(buffer.buf) == 2 * SIZE
 
 

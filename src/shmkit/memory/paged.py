@@ -234,8 +234,9 @@ class PagedFile(PageSearching, Sequence[int]):
         while done < len(source):
             number, at = divmod(start + done, self._page_size)
             count = min(self._page_size - at, len(source) - done)
-            self._pages.get(number)[at : at + count] = source[done : done + count]
-            self._pages.changed(number, at, at + count)
+            data = self._pages.get(number)
+            self._pages.will_change(number, at, at + count)
+            data[at : at + count] = source[done : done + count]
             done += count
 
     def _place(self, key: SupportsIndex) -> int:

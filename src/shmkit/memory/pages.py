@@ -100,16 +100,20 @@ class Pages:
         self._pages[number] = page
         return page.data
 
-    def changed(self, number: int, start: int, end: int) -> None:
-        """Note that bytes of a page in memory were changed."""
+    def will_change(self, number: int, start: int, end: int) -> None:
+        """Note that bytes of a page in memory are about to be changed.
+
+        Before, because a signal handler that raises may come at any line: bytes that are seen but
+        not noted would be lost with their page. Raises what writing back raises.
+        """
         page = self._pages[number]
         ranges = page.ranges
         if ranges and ranges[-1][0] <= start <= ranges[-1][1]:
             ranges[-1] = ranges[-1][0], max(end, ranges[-1][1])
         else:
+            if len(ranges) == _MOST_RANGES:
+                self._write_back(number, page)
             ranges.append((start, end))
-        if len(ranges) > _MOST_RANGES:
-            self._write_back(number, page)
 
     def flush(self, *, to_disk: bool) -> None:
         """Write all changes to the file, and wait until the disk has them if asked to."""
