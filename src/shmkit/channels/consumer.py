@@ -116,6 +116,9 @@ class Consuming(Finding):
         if self._seen != SHARED or mutex.owner == me or not mutex.acquire(True, PATIENCE, me):
             return None
         try:
+            if self._seen != SHARED:  # any more: the turn before ended half-way
+                mutex.release()
+                return None
             head, known = words[HEAD], self._known
             if not 16 <= known - head <= self._size:
                 known = self._see_shared_frames(head)

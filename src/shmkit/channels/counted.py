@@ -22,7 +22,6 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from shmkit.channels.codec import load
-from shmkit.channels.frame import HEADER
 from shmkit.channels.header import (
     CUT,
     HEAD,
@@ -119,7 +118,9 @@ class CountedRing(ObjectRing):
         if not self._notes_puts:
             return super().qsize()
         taken = self._taken(words)  # first: it is not to overtake
-        return self._put(words) - taken
+        count = self._put(words) - taken
+        # More than that were never in at once; some were taken between the two looks.
+        return min(count, self._maxsize) if self._maxsize else count
 
     def empty(self) -> bool:
         """Whether nothing is in that could be got."""
@@ -222,7 +223,7 @@ class CountedRing(ObjectRing):
 
     def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
         """As `ObjectRing.put_encoded`, on the careful path."""
-        if isinstance(content, bytes) and len(content) <= self._size - HEADER:
+        if isinstance(content, bytes) and len(content) <= self._most:
             self._put_carefully(content, len(content), timeout)
         else:
             super().put_encoded(content, timeout)

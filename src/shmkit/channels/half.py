@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shmkit.channels.handle import LIMIT, Handle
+from shmkit.channels.header import HEAD, SKIP, TAIL
 from shmkit.deadline import Deadline
 from shmkit.sync.ordering import ATOMIC_RUNS, join_fence_all
 
@@ -44,6 +45,7 @@ class Half(Handle):
         "_known",
         "_limit",
         "_mask",
+        "_most",
         "_notes_gets",
         "_notes_puts",
         "_policy",
@@ -66,6 +68,7 @@ class Half(Handle):
     _data_word: int  # index in the words of the same
     _size: int  # of the data
     _mask: int
+    _most: int  # bytes of the largest frame
     _checked: bool
     _notes_puts: bool  # whether the shared fast path is to call _note_put, and
     _notes_gets: bool  # _note_get
@@ -96,7 +99,29 @@ class Half(Handle):
         """
         start = (head | self._mask) + 1 if head == skip != tail else head
         if not 0 <= tail - start <= self._size or (head | tail) & 15 or tail >= LIMIT:
-            raise self._corrupt(f"tail {tail} and head {head} in a ring of {self._size} bytes")
+            raise self._corrupt(self._impossible(head, tail))
+        return start, tail
+
+    def _impossible(self, head: int, tail: int) -> str:
+        return f"tail {tail} and head {head} in a ring of {self._size} bytes"
+
+    def _glimpse(self, words: memoryview[int]) -> tuple[int, int]:
+        """Where the oldest frame begins and the newest ends, for one that only looks.
+
+        Raises:
+            CorruptSegment: they can not be. Who has no turn does not say so to all others.
+        """
+        while True:
+            tail = words[TAIL]
+            head = words[HEAD]
+            if head >= tail:
+                return tail, tail  # read later, it may have gone past
+            skip = words[SKIP]
+            if words[HEAD] == head:  # else the skip may be of a later lap
+                break
+        start = (head | self._mask) + 1 if head == skip else head
+        if not 0 <= tail - start <= self._size or (head | tail) & 15 or tail >= LIMIT:
+            raise self._segment.corrupt(self._impossible(head, tail))
         return start, tail
 
     def _look_for(self, peer: Side, word: int, seen: int) -> Callable[[], None]:

@@ -45,21 +45,23 @@ class Placing(Half):
     _is_producer: bool
     _ahead: bool  # _tail is past a lap's end that is not published
 
-    def _put_in_turn(self, attempt: Callable[[], bool | None], deadline: Deadline) -> None:
-        """Attempt something in turn until there is room for it, or the policy drops it."""
+    def _put_in_turn(self, attempt: Callable[[], bool | None], deadline: Deadline) -> bool:
+        """Attempt something in turn until there is room for it; False if the policy drops it."""
         self._check_open()
         turn = self._put_turn
-        while turn.run(deadline, attempt) is False:
+        while (is_in := turn.run(deadline, attempt)) is False:
             self._await_room(deadline)
+        return bool(is_in)
 
     # -- in turn -----------------------------------------------------------------------------------
 
     def _check_size(self, size: int) -> None:
-        limit = min(self._size - HEADER, LOW)
+        limit = self._most
         if size > limit:
+            remedy = f"create it with a capacity of {size + HEADER} or more, or send it in parts"
             raise FrameTooLarge(
-                f"a frame of {size} bytes, this ring takes {limit} at most: create it with a "
-                f"capacity of {size + HEADER} or more, or send it in parts",
+                f"a frame of {size} bytes, this ring takes {limit} at most: "
+                + (remedy if limit < LOW else "send it in parts"),
                 size=size,
                 limit=limit,
             )

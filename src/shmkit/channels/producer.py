@@ -69,7 +69,7 @@ class Producing(Placing):
         at = self._put_at
         end = at + ((size + 31) & -16)
         limit = self._limit
-        if end <= limit and words[STATE] == READY:
+        if end <= limit and words[STATE] == READY and size <= self._most:
             self._limit = BUSY
             words[at >> 3] = size  # step: put.header
             at += 16
@@ -79,7 +79,7 @@ class Producing(Placing):
             self._limit = limit
             if words[DATA_BELL]:  # step: put.bell
                 self._data.ring()
-        elif end > limit >= 0 and self._see_room(end):
+        elif end > limit >= 0 and size <= self._most and self._see_room(end):
             self.put(data, timeout)
         else:
             self._put_carefully(data, size, timeout)
@@ -111,7 +111,9 @@ class Producing(Placing):
             tail = words[TAIL]
             end = tail + ((size + 31) & -16)
             if (
-                tail < self._tail
+                self._limit != SHARED  # any more: the turn before ended half-way
+                or size > self._most
+                or tail < self._tail
                 or tail == words[SKIP]
                 or words[STATE] != READY
                 or (end > self._room and not self._see_shared_room(tail, end))

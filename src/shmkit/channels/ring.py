@@ -31,7 +31,6 @@ from shmkit.channels.header import (
     LEAST_DATA,
     READY,
     SHUT,
-    SKIP,
     SPACE_BELL,
     STATE,
     TAIL,
@@ -125,6 +124,7 @@ class Ring(Producing, Consuming):
         self._data_word = segment.data_word
         self._size = segment.header.data_size
         self._mask = self._size - 1
+        self._most = min(self._size - HEADER, LOW)
         self._checked = bool(flags & _CHECKED)
         self._policy = _POLICIES[flags >> 4]
         self._notes_puts = self._notes_gets = False
@@ -296,11 +296,7 @@ class Ring(Producing, Consuming):
             ClosedError: this handle was closed.
         """
         words, mask = self._open_words(), self._mask
-        tail = words[TAIL]
-        head = at = words[HEAD]
-        if head >= tail:
-            return 0  # read later, it may have gone past
-        at, _ = self._span(head, tail, words[SKIP])
+        at, tail = self._glimpse(words)
         frames = 0
         while at < tail:
             word = words[self._data_word + ((at & mask) >> 3)]
@@ -311,7 +307,7 @@ class Ring(Producing, Consuming):
             frames += not word & (PAD | DISCARD)
             at += ((word & LOW) + HEADER + 15) & -16
         if at > tail and words[HEAD] <= tail:
-            raise self._corrupt(f"the last frame before {tail} ends at {at}")
+            raise self._segment.corrupt(f"the last frame before {tail} ends at {at}")
         return frames
 
     def empty(self) -> bool:
@@ -329,12 +325,8 @@ class Ring(Producing, Consuming):
         Raises:
             ClosedError: this handle was closed.
         """
-        return self._used(self._open_words()) + HEADER > self._size
-
-    def _used(self, words: memoryview[int]) -> int:
-        tail = words[TAIL]  # first: it can only be overtaken by the head then, and that is 0
-        head = words[HEAD]
-        return 0 if head >= tail else tail - self._span(head, tail, words[SKIP])[0]
+        start, tail = self._glimpse(self._open_words())
+        return tail - start + HEADER > self._size
 
     def statistics(self) -> RingStatistics:
         """The ring at this moment.
@@ -344,9 +336,10 @@ class Ring(Producing, Consuming):
             ClosedError: this handle was closed.
         """
         words = self._open_words()
+        start, tail = self._glimpse(words)
         return RingStatistics(
             capacity=self._size,
-            used=self._used(words),
+            used=tail - start,
             frames=self.qsize(),
             committed=words[TAIL],
             released=words[HEAD],
