@@ -131,13 +131,16 @@ class Finding(Half):
             if not self._stand_at_frame():
                 return False
             self._words[DROPPED] += 1  # step: get.drop
-            self._advance(self._current()[1])
+            self._throw_out()
             return True
 
         try:
             return self._get_turn.run(deadline, drop)
         except Empty:
             return False  # whoever has the turn to get takes too long
+
+    def _throw_out(self) -> None:
+        self._advance(self._current()[1])
 
     def _check(self, index: int, word: int, head: int) -> None:
         at, size = self._current()

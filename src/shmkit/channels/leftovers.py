@@ -2,7 +2,10 @@
 
 Behind its content a parcel says which ring it is of, where nobody reads who has a label:
 
-    url and identity of the ring's memory, as JSON | length of that, 8 bytes | a mark, 8 bytes
+    url and identity of the ring's memory, as JSON | length of that, 8 bytes | a nonce | a mark
+
+The nonce is in the label, too: that tells this parcel from all others. Where a file is, its device
+and inode, changes when its file system is mounted again, or a copy is brought back.
 """
 
 from __future__ import annotations
@@ -24,26 +27,37 @@ if TYPE_CHECKING:
 
     from shmkit.memory.backends.base import Identity
 
-__all__ = ["PREFIX", "SHM", "leftovers", "trailer", "unsent"]
+__all__ = ["NONCE", "PREFIX", "SHM", "leftovers", "nonce_of", "trailer", "unsent"]
 
 SHM: Final = Path("/dev/shm")
 PREFIX: Final = "shmkit-p"
 
-_TRAILER: Final = struct.Struct("<Q8s")
+NONCE: Final = 16  # bytes
+_TRAILER: Final = struct.Struct(f"<Q{NONCE}s8s")
 _MAGIC: Final = b"SHMKIT\x02\0"
 _LONGEST: Final = 1 << 14  # the longest path and two numbers
 
 
-def trailer(url: Url, identity: Identity) -> bytes:
-    """What stands at the end of each parcel of the ring that is there."""
+def trailer(url: Url, identity: Identity, nonce: bytes) -> bytes:
+    """What stands at the end of a parcel of the ring that is there."""
     ring = json.dumps([str(url), *identity]).encode()
-    return ring + _TRAILER.pack(len(ring), _MAGIC)
+    return ring + _TRAILER.pack(len(ring), nonce, _MAGIC)
+
+
+def nonce_of(fd: int, size: int) -> bytes:
+    """The nonce of a parcel of that many bytes, trailer included; b"" if there is none."""
+    end = size - _TRAILER.size
+    if end < 0:
+        return b""
+    _, nonce, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
+    return nonce if magic == _MAGIC else b""
 
 
 def leftovers() -> list[str]:
     """Names of segments of this user that were parcels, and that nobody sends or will receive.
 
-    Of rings that can still be found by their name only their users know: those have `sweep`.
+    Of rings that can still be found by their name only their users know: those have `sweep`. Who
+    uses a ring is looked up in /proc: not beside containers that share /dev/shm but not that.
     """
     return [path.name for path in SHM.glob(f"{PREFIX}*") if _is_left(Url("shm", path.name))]
 
@@ -61,7 +75,7 @@ def _ring_of(fd: int) -> tuple[Url, Identity] | None:
     end = os.fstat(fd).st_size - _TRAILER.size
     if end < 0:
         return None
-    length, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
+    length, _, magic = _TRAILER.unpack(os.pread(fd, _TRAILER.size, end))
     if magic != _MAGIC or length > min(end, _LONGEST):
         return None
     try:

@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.codec import Encoded, Memory, Received, decode, encode, load
 from shmkit.channels.frame import HEADER, LOW, checksum
-from shmkit.channels.header import HEAD, SKIP, TAIL
+from shmkit.channels.header import HEAD
 from shmkit.channels.parcel import Label, Parcels
 from shmkit.channels.ring import Ring
 from shmkit.channels.segment import PARTICIPANTS
 from shmkit.deadline import Deadline
 from shmkit.memory.backends.base import identity_of
+from shmkit.memory.url import Url
+from shmkit.sync.semaphores import is_family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shmkit.channels.segment import Segment
-    from shmkit.memory.url import Url, Where
+    from shmkit.memory.url import Where
 
 __all__ = ["ENCODED", "PARCEL", "ObjectRing"]
 
@@ -36,6 +38,8 @@ ENCODED: Final = 1
 PARCEL: Final = 2
 _KIND: Final = 0xFFFF << 32
 _SHARE: Final = 4  # a parcel takes at most this part of the ring
+# Of a parcel: it is not there any more, or not this user's.
+_ITS_OWN: Final = (FileNotFoundError, PermissionError)
 
 
 class ObjectRing(Ring):
@@ -61,7 +65,13 @@ class ObjectRing(Ring):
                 str(url),
             )
         super().__init__(segment)
-        self._parcels = Parcels(url, segment.header.incarnation, identity_of(status))
+        self._parcels = Parcels(
+            url,
+            segment.header.incarnation,
+            identity_of(status),
+            tracked=is_family(segment.words),
+        )
+        segment.membership.call_when_last(self._parcels.note_last)
 
     @classmethod
     def create(
@@ -92,6 +102,12 @@ class ObjectRing(Ring):
             super().close()
             self._parcels.tidy()
 
+    def flush(self) -> None:
+        """As `Ring.flush`; parcels too, and those first."""
+        self._check_open()
+        self._parcels.flush()
+        super().flush()
+
     # -- in --------------------------------------------------------------------------------------
 
     def put_object(self, obj: Any, timeout: float | None = None) -> None:
@@ -110,19 +126,20 @@ class ObjectRing(Ring):
 
     def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
         """`put_object` of what `codec.encode` gave."""
-        limit = self._size - HEADER
         if isinstance(content, bytes):
-            if len(content) <= limit:
+            if len(content) <= self._most:
                 self.put(content, timeout)
                 return
-        elif content.size <= limit:
+        elif content.size <= self._most:
             self._put_marked(ENCODED, content.size, content.write, Deadline(timeout))
             return
         self._send_parcel(content, Deadline(timeout))
 
     def _put_marked(
         self, kind: int, size: int, write: Callable[[memoryview], None], deadline: Deadline
-    ) -> None:
+    ) -> bool:
+        """Put a frame of a kind; False if the policy dropped it."""
+
         def attempt() -> bool | None:
             fits = self._admit(size, deadline)
             if fits:
@@ -130,8 +147,9 @@ class ObjectRing(Ring):
                 self._publish()
             return fits
 
-        self._put_in_turn(attempt, deadline)
+        is_in = self._put_in_turn(attempt, deadline)
         self._announce()
+        return is_in
 
     def _write_marked(self, kind: int, size: int, write: Callable[[memoryview], None]) -> None:
         tail, word = self._tail, size | kind << 32
@@ -147,25 +165,31 @@ class ObjectRing(Ring):
 
     def _send_parcel(self, content: bytes | Encoded, deadline: Deadline) -> None:
         size = len(content) if isinstance(content, bytes) else content.size
-        charge = min(size, self._size // _SHARE) - HEADER
-        self._await_space(charge, deadline)  # before anything is written
+        charge = min(size, self._size // _SHARE, self._most) - HEADER
+        if not self._await_space(charge, deadline):  # before anything is written
+            return
         with self._parcels.sending(content, self._is_labelled) as label:
             packed = label.pack()
 
             def write(view: memoryview) -> None:
                 view[: len(packed)] = packed
 
-            self._put_marked(PARCEL, charge, write, deadline)
+            is_in = self._put_marked(PARCEL, charge, write, deadline)
+        if not is_in:
+            self._parcels.remove(Url.parse(label.where))
 
-    def _await_space(self, size: int, deadline: Deadline) -> None:
-        """Wait until a frame would fit; another may be quicker to fill the place."""
+    def _await_space(self, size: int, deadline: Deadline) -> bool:
+        """Wait until a frame would fit; another may be quicker to fill the place.
+
+        False if the policy dropped it.
+        """
 
         def attempt() -> bool | None:
             fits = self._admit(size, deadline)
             self._room = -1  # nothing is published: the next put is to look anew
             return fits
 
-        self._put_in_turn(attempt, deadline)
+        return self._put_in_turn(attempt, deadline)
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -193,24 +217,51 @@ class ObjectRing(Ring):
             frame: bytes = self._map[at : at + size]
             self._advance(size)
             return frame
-        with memoryview(self._map) as whole, whole[at : at + size] as view:
-            try:
-                if kind == ENCODED:
-                    received = decode(Memory(view))  # step: object.copy
-                elif kind == PARCEL:
-                    with self._parcels.open(Label.unpack(view)) as parcel:
-                        received = parcel.receive()  # step: parcel.copy
-                else:
-                    raise self._corrupt(f"a frame of kind {kind}, which is none of objects")
-            except (MemoryError, KeyboardInterrupt):
-                raise  # the next try may do better
-            except Exception:
+        try:
+            received, parcel = self._copy_out(kind, at, size)
+        except Exception as error:
+            if self._is_to_blame(error, kind, at, size):
                 self._advance(size)
-                raise
+            raise
         self._advance(size)  # step: object.release
-        if kind == PARCEL:
-            self._parcels.remove(parcel.url)  # step: parcel.remove
+        if parcel is not None:
+            self._parcels.remove(parcel)  # step: parcel.remove
         return received
+
+    def _copy_out(self, kind: int, at: int, size: int) -> tuple[Received, Url | None]:
+        """What is in a frame, and where its parcel is if it has one."""
+        with memoryview(self._map) as whole, whole[at : at + size] as view:
+            if kind == ENCODED:
+                return decode(Memory(view)), None  # step: object.copy
+            if kind == PARCEL:
+                with self._parcels.open(Label.unpack(view)) as parcel:
+                    return parcel.receive(), parcel.url  # step: parcel.copy
+            raise self._corrupt(f"a frame of kind {kind}, which is none of objects")
+
+    def _is_to_blame(self, error: Exception, kind: int, at: int, size: int) -> bool:
+        """Whether an error is the frame's own, and would come at each try.
+
+        Others pass: no memory or descriptor is free now, a signal handler raised.
+        """
+        if isinstance(error, MemoryError):
+            return False
+        if isinstance(error, OSError) and not isinstance(error, _ITS_OWN):
+            return False
+        try:
+            self._copy_out(kind, at, size)
+        except type(error):
+            return True
+        except Exception:  # noqa: BLE001 - the first one is raised
+            return False
+        return False
+
+    def _throw_out(self) -> None:
+        at, size = self._current()
+        word = self._words[self._data_word + ((self._head & self._mask) >> 3)]
+        label = self._map[at : at + size] if (word & _KIND) >> 32 == PARCEL else b""
+        super()._throw_out()
+        if label:
+            self._parcels.remove(Url.parse(Label.unpack(label).where))
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -225,11 +276,7 @@ class ObjectRing(Ring):
     def _is_labelled(self, where: str) -> bool:
         """Whether the label of a parcel is in the ring."""
         words, mask = self._open_words(), self._mask
-        tail = words[TAIL]
-        head = words[HEAD]
-        if head >= tail:
-            return False
-        at, _ = self._span(head, tail, words[SKIP])
+        at, tail = self._glimpse(words)
         while at < tail:
             index = self._data_word + ((at & mask) >> 3)
             word = words[index]

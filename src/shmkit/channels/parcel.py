@@ -12,15 +12,17 @@ Whoever is killed, and where:
 - the sender before its label is committed: the parcel has no label and, since the kernel takes the
   lock (flock) back, no lock: garbage. The resource tracker of the sender's family removes a
   segment; others are found by `sweep`.
-- the sender after that: nothing is lost. Memory without a name is known to one family only, whose
-  tracker goes last; it keeps the duty until a reader takes it over. Of rings with a name a stranger
-  may be the reader, so the tracker is told to forget the parcel just before the commit.
+- the sender after that: nothing is lost. Memory without a name is its creator's family's, whose
+  tracker goes last; it keeps the duty until a reader takes it over. Of rings with a name, and where
+  the sender is a stranger that was handed the ring, the readers may outlive the sender's family, so
+  its tracker is told to forget the parcel just before the commit.
 - the reader before it released the label: another reader takes the parcel anew.
 - the reader after that: garbage.
 
-`sweep` removes the garbage of one ring; it holds the parcel's lock, and who makes a parcel looks
-once it has the lock whether that is still there. The last one to leave a ring that nobody can find
-again calls `tidy`, which takes everything, label or not. What neither was called for: leftovers.py.
+`sweep` removes the garbage of one ring: whenever a handle has sent some more, and on a call. It
+holds the parcel's lock, and who makes a parcel looks once it has the lock whether that is still
+there. The last one to leave a ring that nobody can find again calls `tidy`, which takes everything,
+label or not. What neither was called for: leftovers.py.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from shmkit.channels.codec import Encoded, Received, decode
-from shmkit.channels.leftovers import PREFIX, SHM, trailer, unsent
+from shmkit.channels.leftovers import NONCE, PREFIX, SHM, nonce_of, trailer, unsent
 from shmkit.errors import CorruptSegment
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity, identity_of
@@ -56,6 +58,11 @@ __all__ = ["Label", "Parcel", "Parcels"]
 _AT_ONCE: Final = 512  # pieces in one write; IOV_MAX is 1024
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
 _TRACKED_AS: Final = "shared_memory"
+_TOKEN: Final = 12  # hexadecimal digits at the end of a name
+# Before them, of a segment: whether the resource tracker of its ring's family knows it.
+_TRACKED: Final = "t"
+_UNTRACKED: Final = "s"
+_SWEEP: Final = 16  # parcels sent by a process from one sweep to the next, the first at once
 
 
 class Label(NamedTuple):
@@ -63,13 +70,13 @@ class Label(NamedTuple):
 
     Attributes:
         where: url of its memory.
-        identity: the memory that name led to.
+        nonce: what stands at its end, and of no other.
         size: bytes of the content.
         encoded: whether the content is an `Encoded`, and not a plain pickle.
     """
 
     where: str
-    identity: Identity
+    nonce: bytes
     size: int
     encoded: bool
 
@@ -90,19 +97,20 @@ class Parcels:
         url: where the ring is.
         incarnation: what tells it from all others that were or will be there.
         identity: the memory it is in.
+        tracked: whether parcels stay known to the resource tracker, which removes them when the
+            last of this process's family is gone.
     """
 
-    def __init__(self, url: Url, incarnation: str, identity: Identity) -> None:
-        # Of memory without a name only the family knows, which shares a tracker.
-        self._tracked = url.scheme == "anon"
-        seed = incarnation + (f":{_tracker()}" if self._tracked else "")
-        digest = hashlib.blake2b(seed.encode(), digest_size=4).hexdigest()
+    def __init__(self, url: Url, incarnation: str, identity: Identity, *, tracked: bool) -> None:
+        self._tracked = tracked
+        digest = hashlib.blake2b(incarnation.encode(), digest_size=4).hexdigest()
         # At most 30 characters where it is a segment: macOS.
         self._prefix = f"{url.name}.parcel-" if url.scheme == "file" else f"{PREFIX}{digest}-"
         self._kind: Scheme = "file" if url.scheme == "file" else "shm"
         self._url = url
         self._identity = identity
-        self._trailer = trailer(url, identity)
+        self._pid, self._sent = os.getpid(), 0
+        self._is_last = False
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -121,17 +129,25 @@ class Parcels:
         Raises:
             OSError: ENOSPC: no room for it; nothing is left behind.
         """
-        url = Url(self._kind, self._prefix + secrets.token_hex(6))
+        if self._pid != os.getpid():
+            self._pid, self._sent = os.getpid(), 0
+        if self._sent % _SWEEP == 0:
+            self.sweep(is_labelled)  # what the killed have left
+        self._sent += 1
         pieces, size = _pieces_of(content)
-        forget = self._track(url)
+        nonce = secrets.token_bytes(NONCE)
+        pieces.append(trailer(self._url, self._identity, nonce))
+        url, forget = self._track()
         fd = -1
         try:
             while (fd := self._make(url)) < 0:
-                self._register(url)  # whoever took it had the tracker forget it
-            _write(fd, pieces + [self._trailer], size, str(url))  # step: parcel.write
+                if _remove(url) or not self._tracked:
+                    forget()  # else the tracker was told by who removed it
+                url, forget = self._track()
+            _write(fd, pieces, size, str(url))  # step: parcel.write
             if not self._tracked:
                 forget()  # step: parcel.forget
-            yield Label(str(url), identity_of(os.fstat(fd)), size, type(content) is Encoded)
+            yield Label(str(url), nonce, size, type(content) is Encoded)
         except BaseException:
             if not is_labelled(str(url)) and (fd < 0 or _remove(url)):
                 forget()
@@ -141,25 +157,30 @@ class Parcels:
                 os.close(fd)
 
     def _make(self, url: Url) -> int:
-        """Make an empty parcel and lock it; -1 if a `sweep` that came between the two took it."""
+        """Make an empty parcel and lock it; -1 if a `sweep` came between the two."""
         backend = backend_for(url.scheme)
         fd = backend.create(url.name, 0o600)  # step: parcel.create
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)  # step: parcel.lock
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # step: parcel.lock
             if backend.identify(url.name) == identity_of(os.fstat(fd)):
                 return fd
-        except FileNotFoundError:
-            pass
+        except (BlockingIOError, FileNotFoundError):
+            pass  # the sweep is at it, or through
         except BaseException:
+            _remove(url)
             os.close(fd)
             raise
         os.close(fd)
         return -1
 
-    def _track(self, url: Url) -> Callable[[], None]:
-        """Have the tracker remove a segment that a kill leaves; returns what ends that."""
-        self._register(url)
+    def _track(self) -> tuple[Url, Callable[[], None]]:
+        """A new name, which the tracker removes if a kill leaves it; and what ends that."""
+        mark = "" if self._kind == "file" else _TRACKED if self._tracked else _UNTRACKED
+        url = Url(self._kind, self._prefix + mark + secrets.token_hex(_TOKEN // 2))
         tracked = self._kind == "shm"
+        if tracked:
+            # Before there is anything: the tracker is not to learn of it too late.
+            resource_tracker.register(f"/{url.name}", _TRACKED_AS)
 
         def forget() -> None:
             nonlocal tracked
@@ -167,12 +188,7 @@ class Parcels:
                 tracked = False
                 resource_tracker.unregister(f"/{url.name}", _TRACKED_AS)
 
-        return forget
-
-    def _register(self, url: Url) -> None:
-        # Before there is anything: the tracker is not to learn of it too late.
-        if self._kind == "shm":
-            resource_tracker.register(f"/{url.name}", _TRACKED_AS)
+        return url, forget
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -195,7 +211,7 @@ class Parcels:
                     f"belongs to user {status.st_uid}; a pickle is code, and only your own is run",
                     label.where,
                 )
-            if identity_of(status) != label.identity or status.st_size < label.size:
+            if nonce_of(fd, status.st_size) != label.nonce or status.st_size < label.size:
                 raise _broken(label, "the name leads to other memory, or it was cut off")
         except BaseException:
             os.close(fd)
@@ -206,10 +222,10 @@ class Parcels:
 
     def names(self) -> list[str]:
         """Names or paths of all parcels of this ring that are there."""
-        if self._kind == "file":
-            prefix = Path(self._prefix)
-            return [str(path) for path in prefix.parent.glob(f"{escape(prefix.name)}*")]
-        return [path.name for path in SHM.glob(f"{self._prefix}*")]
+        prefix = Path(self._prefix) if self._kind == "file" else SHM / self._prefix
+        mark = "" if self._kind == "file" else f"[{_TRACKED}{_UNTRACKED}]"
+        paths = prefix.parent.glob(f"{escape(prefix.name)}{mark}{'[0-9a-f]' * _TOKEN}")
+        return [str(path) if self._kind == "file" else path.name for path in paths]
 
     def sweep(self, is_labelled: Callable[[str], bool]) -> int:
         """Remove the parcels that nobody is sending and nobody will receive.
@@ -230,16 +246,42 @@ class Parcels:
                     removed += 1
         return removed
 
+    def flush(self) -> None:
+        """Have parcels that are files on the disk, and their names.
+
+        Raises:
+            OSError: the file system could not write.
+        """
+        if self._kind != "file":
+            return
+        for name in [*self.names(), os.fspath(Path(self._prefix).parent)]:
+            try:
+                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # received meanwhile
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def note_last(self) -> None:
+        """The ring's handle was the last one among all that had a line there."""
+        self._is_last = True
+
     def tidy(self) -> None:
-        """Remove every parcel, if nobody has the ring, and nobody can find it again."""
-        names = self.names()
+        """Remove every parcel, if nobody has the ring, and nobody can find it again.
+
+        That is asked twice: of the presence locks, for who may not be in our /proc, and of that,
+        for a forked child or a receiver that is not yet in.
+        """
+        names = self.names() if self._is_last else []
         if names and not is_somewhere(self._url, self._identity):
             for name in names:
                 self.remove(Url(self._kind, name))
 
     def remove(self, url: Url) -> None:
         """Remove a parcel that was received, or that nobody will."""
-        if _remove(url) and self._tracked and url.name.startswith(self._prefix):
+        if _remove(url) and self._tracked and url.name.startswith(self._prefix + _TRACKED):
             resource_tracker.unregister(f"/{url.name}", _TRACKED_AS)
 
 
@@ -346,9 +388,3 @@ def _broken(label: Label, detail: str) -> CorruptSegment:
         where=label.where,
         detail=detail,
     )
-
-
-def _tracker() -> int:
-    """Inode of the pipe to this process's resource tracker: the same for all who share it."""
-    fd = resource_tracker.getfd()
-    return 0 if fd is None else os.fstat(fd).st_ino

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer import SharedBuffer
 
-__all__ = ["OWNERSHIP", "Counts", "Semaphores", "TokenOf", "ownership"]
+__all__ = ["OWNERSHIP", "Counts", "Semaphores", "TokenOf", "is_family", "ownership"]
 
 # Indices of 8-byte words.
 OWNERSHIP: Final = 0x070 // 8  # whose the semaphores are
@@ -161,7 +161,7 @@ class Semaphores:
                 resource_tracker.unregister(f"/{semaphore.name}", "semaphore")
 
     def _is_tracked_here(self) -> bool:
-        return self._words[OWNERSHIP] > _OWNER and self._words[OWNERSHIP] == _tracker()
+        return is_family(self._words)
 
     def close(self) -> None:
         """Leave them. Idempotent."""
@@ -186,6 +186,11 @@ class Semaphores:
         stem = _stem(incarnation, descriptor)
         for name in self._counts:
             Semaphore.discard(f"{stem}-{name}")
+
+
+def is_family(words: memoryview[int]) -> bool:
+    """Whether a segment is anonymous memory whose creator has the resource tracker we have."""
+    return words[OWNERSHIP] > _OWNER and words[OWNERSHIP] == _tracker()
 
 
 def _stem(incarnation: str, descriptor: int) -> str:
