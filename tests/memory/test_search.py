@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shmkit import SharedBuffer
+from shmkit import ClosedError, PagedFile, SharedBuffer
 from shmkit.memory import replacing, search
 from tests.contracts.buffer import SIZE, Case
 from tests.contracts.buffer_search import READ_ONLY, READING, TEXT, WRITING
@@ -298,3 +300,79 @@ def test_beyond_four_gigabytes(tmp_path: Path) -> None:
     with SharedBuffer.attach(path, offset=4 * GIGABYTE - 1, length=10) as buffer:
         assert buffer.find(b"edle") == 0
         assert buffer[:4] == b"edle"
+
+
+# ------------------------------------------------------------------ what is searched for
+
+
+@pytest.fixture(params=["SharedBuffer", "PagedFile"])
+def searched(request, tmp_path: Path) -> Iterator[Any]:
+    """The same bytes in both; no NULs."""
+    path = tmp_path / "x"
+    path.write_bytes(b"..A*..A*.A*A*")
+    with (
+        SharedBuffer.attach(path, access="r")
+        if request.param == "SharedBuffer"
+        else PagedFile(path, 3, 2)
+    ) as each:
+        yield each
+
+
+def test_numbers_are_bytes(searched) -> None:
+    np = pytest.importorskip("numpy", reason="numpy is not installed")
+    for star in (42, np.uint8(42), np.int64(42), np.array(42), True + 41):
+        assert (searched.find(star), searched.rfind(star), searched.count(star)) == (3, 12, 4)
+        assert star in searched
+    assert (searched.find(0), searched.count(np.uint8(1))) == (-1, 0)
+    for number in (256, -1, np.int64(300)):
+        with pytest.raises(ValueError, match=r"range\(0, 256\)"):
+            searched.find(number)
+
+
+def test_anything_with_bytes_is_found(searched) -> None:
+    np = pytest.importorskip("numpy", reason="numpy is not installed")
+    letters = np.frombuffer(b"A.*.", "u1")
+    for both in (b"A*", bytearray(b"A*"), memoryview(b"A*"), letters[:1:-1][:0], letters[::2]):
+        model = bytearray(b"..A*..A*.A*A*")
+        needle = bytes(both)
+        assert searched.find(both) == model.find(needle)
+        assert searched.rfind(both) == model.rfind(needle)
+        assert searched.count(both) == model.count(needle)
+    assert searched.find(np.frombuffer(b"*", "u1")) == 3
+
+
+@pytest.mark.parametrize("other", [[65, 42], (65, 42), 1.5, None, "A*", range(3), {42}])
+def test_what_has_no_bytes_is_not_searched_for(searched, other) -> None:
+    for search_for in (searched.find, searched.rfind, searched.count, searched.__contains__):
+        with pytest.raises(TypeError, match="bytes are searched for"):
+            search_for(other)
+
+
+def test_count_and_index_of_a_paged_file(tmp_path: Path) -> None:
+    """Over bytes, as find, and not the items that a Sequence counts."""
+    path = tmp_path / "x"
+    path.write_bytes(b"..A*..A*.A*A*")
+    with PagedFile(path, 3, 2) as file:
+        assert (file.count(b"A*"), file.index(b"A*"), file.index(b"A*", 3)) == (4, 2, 6)
+        assert (file.count(42), file.index(42, -1)) == (4, 12)
+        with pytest.raises(ValueError, match="b'B' is not in <PagedFile"):
+            file.index(b"B")
+    for call in (file.count, file.index):
+        with pytest.raises(ClosedError):
+            call(b"A")
+
+
+@pytest.mark.parametrize("old", [b"A", 1, [65], "A", None])
+@pytest.mark.parametrize("new", [b"B", 1, [66], "B", None])
+def test_only_bytes_are_replaced(make_buffer, tmp_path: Path, old, new) -> None:
+    """A number has none, as for a bytearray, where `bytes()` would make NULs of it."""
+    buffer = make_buffer(b"\0A\0")
+    if (old, new) == (b"A", b"B"):
+        assert (buffer.replace(old, new), buffer[:]) == (1, b"\0B\0")
+        return
+    with pytest.raises(TypeError):
+        buffer.replace(old, new)
+    with pytest.raises(TypeError):
+        buffer.replace_into(tmp_path / "result", old, new)
+    assert buffer[:] == b"\0A\0"
+    assert not (tmp_path / "result").exists()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Buffer
 
-__all__ = ["Content", "as_bytes"]
+__all__ = ["Content", "as_bytes", "needle_of", "some_bytes"]
 
 T = TypeVar("T")
 
@@ -264,3 +264,38 @@ def as_bytes(value: Buffer) -> memoryview:
     if source.format == "B" and source.ndim == 1:
         return source
     return source.cast("B") if source.nbytes and source.c_contiguous else memoryview(bytes(source))
+
+
+def some_bytes(value: Buffer) -> bytes:
+    """A copy of the bytes of anything that has some; a number has none, where `bytes()` makes them.
+
+    Raises:
+        TypeError: it has none.
+    """
+    return value if type(value) is bytes else memoryview(value).tobytes()
+
+
+def needle_of(sub: Buffer | int) -> bytes:
+    """What is searched for: bytes, or the value of one, as a bytearray takes them.
+
+    A scalar of numpy is a number, though it has bytes, too.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: no byte has this value.
+    """
+    if isinstance(sub, bytes):
+        return sub
+    if isinstance(sub, str):
+        raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
+    try:
+        view = memoryview(sub)  # type: ignore[arg-type]
+    except TypeError:
+        if not isinstance(sub, SupportsIndex):
+            raise TypeError(
+                f"bytes are searched for bytes or one of 0 to 255, not {sub!r}"
+            ) from None
+    else:
+        if view.ndim or not isinstance(sub, SupportsIndex):
+            return view.tobytes()
+    return bytes((operator.index(sub),))

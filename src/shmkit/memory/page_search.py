@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, SupportsIndex
 
+from shmkit.memory.content import needle_of
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -82,12 +84,53 @@ class PageSearching:
             at = begin
         return -1
 
+    def index(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
+        """Where `sub` begins for the first time in `[start:end]`.
+
+        Args:
+            sub: bytes, or the value of one.
+            start: first byte that counts, as in a slice.
+            end: where it ends, as in a slice.
+
+        Raises:
+            ClosedError: it was closed.
+            OSError: the file cannot be read; ESTALE: its size has changed.
+            ValueError: nowhere.
+        """
+        found = self.find(sub, start, end)
+        if found < 0:
+            raise ValueError(f"{sub!r} is not in {self!r}")
+        return found
+
+    def count(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
+        """How often `sub` is in `[start:end]` without overlapping itself.
+
+        Args:
+            sub: bytes, or the value of one.
+            start: first byte that counts, as in a slice.
+            end: where it ends, as in a slice.
+
+        Raises:
+            ClosedError: it was closed.
+            OSError: the file cannot be read; ESTALE: its size has changed.
+        """
+        needle, first, last = self._wanted(sub, start, end)
+        if first < 0 or not needle:
+            return 0 if first < 0 else last - first + 1
+        more = len(needle) - 1
+        done, window, at = 0, b"", first  # `at` is where the next page's bytes begin
+        while at < last:
+            stop = min(last, at - at % self._page_size + self._page_size)
+            pieces = (window + self[at:stop]).split(needle)
+            done += len(pieces) - 1
+            window = pieces[-1][-more:] if more else b""  # what another may begin in
+            at = stop
+        return done
+
     def _wanted(self, sub: Buffer | int, start: Index, end: Index) -> tuple[bytes, int, int]:
         """What is looked for, from where and to where; from -1 where nothing can be."""
         self._check_open()
-        if isinstance(sub, str):
-            raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
-        needle = bytes((sub,)) if isinstance(sub, int) else bytes(sub)
+        needle = needle_of(sub)
         first, last, _ = slice(start, end).indices(self._size)
         if last < first or (start is not None and operator.index(start) > self._size):
             return needle, -1, -1

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
-from shmkit.memory.content import Content
+from shmkit.memory.content import Content, needle_of, some_bytes
 from shmkit.memory.mapping import checked_range
 from shmkit.memory.replacing import replaced_into, split
 
@@ -41,7 +41,7 @@ class Searching(Content):
         Raises:
             ClosedError: the handle was closed.
         """
-        return self._search("find", sub if type(sub) is bytes else _needle(sub), start, end)
+        return self._search("find", sub if type(sub) is bytes else needle_of(sub), start, end)
 
     def rfind(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
         """Where `sub` begins for the last time in `[start:end]`; -1 if nowhere.
@@ -54,7 +54,7 @@ class Searching(Content):
         Raises:
             ClosedError: the handle was closed.
         """
-        return self._search("rfind", sub if type(sub) is bytes else _needle(sub), start, end)
+        return self._search("rfind", sub if type(sub) is bytes else needle_of(sub), start, end)
 
     def count(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
         """How often `sub` is in `[start:end]` without overlapping itself.
@@ -67,7 +67,7 @@ class Searching(Content):
         Raises:
             ClosedError: the handle was closed.
         """
-        needle = _needle(sub)
+        needle = needle_of(sub)
         memory, base, view = self._pin("count()")
         with view:
             first, last, _ = slice(start, end).indices(len(view))
@@ -117,10 +117,10 @@ class Searching(Content):
 
         Raises:
             ClosedError: the handle was closed.
-            TypeError: the access is "r".
+            TypeError: the access is "r", or an argument has no bytes.
             ValueError: the lengths differ (`replace_into` can do that), or `old` is empty.
         """
-        before, after, most = bytes(old), bytes(new), operator.index(count)
+        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
         if len(before) != len(after):
             raise ValueError(
                 f"{len(after)} bytes do not replace {len(before)} in place: a buffer keeps its "
@@ -171,9 +171,10 @@ class Searching(Content):
         Raises:
             ClosedError: the handle was closed.
             OSError: the file cannot be written; what was there is untouched.
+            TypeError: an argument has no bytes.
             ValueError: `old` is empty.
         """
-        before, after, most = bytes(old), bytes(new), operator.index(count)
+        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
         if not before:
             raise ValueError("'old' is empty: there is nothing to look for")
         _, _, view = self._pin("replace_into()")
@@ -224,16 +225,6 @@ class Searching(Content):
                     raise
                 continue  # another thread closed or resized it meanwhile
             return at - base if at >= 0 else -1
-
-
-def _needle(sub: Buffer | int) -> bytes:
-    if isinstance(sub, bytes):
-        return sub
-    if isinstance(sub, str):
-        raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
-    if isinstance(sub, SupportsIndex):
-        return bytes((operator.index(sub),))
-    return bytes(sub)
 
 
 def _places(
