@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shmkit import SharedBuffer
+from shmkit import SharedBuffer, open_bytes
+from shmkit.memory.backends.file import generation_of
 from tests.processes import run_python, wait_until
 
 SHM = Path("/dev/shm")
@@ -123,7 +126,8 @@ def test_names_that_the_tracker_cannot_take(unique_name, text: str) -> None:
 
 END = """
 import os, sys
-from shmkit import SharedBuffer
+from shmkit import SharedBuffer, open_bytes
+from shmkit.memory.backends.file import generation_of
 buffer = SharedBuffer.create(args[0], 1)
 {then}
 """
@@ -190,7 +194,8 @@ def test_kept_name_survives_the_process(name: str) -> None:
 
 CREATE_AND_WAIT = """
 import signal
-from shmkit import SharedBuffer
+from shmkit import SharedBuffer, open_bytes
+from shmkit.memory.backends.file import generation_of
 buffer = SharedBuffer.create(args[0], 1)
 link.send("made")
 link.recv()
@@ -276,7 +281,8 @@ def test_forked_child_may_unlink_by_hand(name: str) -> None:
 
 ATTACH = """
 import sys
-from shmkit import SharedBuffer
+from shmkit import SharedBuffer, open_bytes
+from shmkit.memory.backends.file import generation_of
 {how}
 tracker = sys.modules.get("multiprocessing.resource_tracker")
 assert tracker is None or tracker._resource_tracker._fd is None, "a tracker was started"
@@ -324,7 +330,8 @@ def attach_and_end(name: str) -> None:
 
 TRACKED = """
 import multiprocessing, os, sys
-from shmkit import SharedBuffer
+from shmkit import SharedBuffer, open_bytes
+from shmkit.memory.backends.file import generation_of
 def child(name):
     SharedBuffer.create(name, 1)
     os.kill(os.getpid(), 9)
@@ -343,3 +350,77 @@ def test_killed_child_is_cleaned_up_after(name: str, method: str) -> None:
     """Its name goes with the family's tracker, which ends after the last of them."""
     run_python(TRACKED, name, method)
     wait_until(lambda: not exists(name))
+
+
+# ------------------------------------------------------------------ inode numbers come again
+
+
+@pytest.fixture
+def reborn(tmp_path: Path) -> Callable[[Path, bytes], None]:
+    """Put a new file in a file's place that has the same inode number."""
+
+    def replace(path: Path, content: bytes) -> None:
+        number = path.stat().st_ino
+        path.unlink()
+        for _ in range(50):
+            path.write_bytes(content)
+            if path.stat().st_ino == number:
+                with path.open("rb") as file:
+                    if not generation_of(file.fileno()):
+                        pytest.skip("this filesystem tells no generations of its inodes")
+                return
+            path.unlink()
+        pytest.skip("this filesystem does not use inode numbers again at once")
+
+    return replace
+
+
+def test_a_new_file_with_the_old_inode_number_is_not_removed(tmp_path: Path, reborn) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with SharedBuffer.attach(path) as first, SharedBuffer.attach(first) as second:
+        pass
+    reborn(path, b"another's")
+    for buffer in (first, second):
+        buffer.unlink()
+        assert path.read_bytes() == b"another's"
+    path.unlink()
+    for make in (SharedBuffer.create, SharedBuffer.ensure):
+        with make(path, 4096) as buffer:
+            pass
+        reborn(path, b"another's")
+        buffer.unlink()
+        assert path.read_bytes() == b"another's"
+        path.unlink()
+
+
+def test_a_file_that_was_read_and_is_there_no_more(tmp_path: Path, reborn) -> None:
+    """Nothing holds it, though the handle is open."""
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with open_bytes(path) as buffer:
+        reborn(path, b"another's")
+        buffer.unlink()
+    assert path.read_bytes() == b"another's"
+
+
+def test_a_new_file_with_the_old_inode_number_is_not_unpickled(tmp_path: Path, reborn) -> None:
+    path = tmp_path / "x"
+    with SharedBuffer.create(path, 4096) as buffer:
+        sent = pickle.dumps(buffer)
+        with pickle.loads(sent) as same:
+            assert len(same) == 4096
+    reborn(path, b"another's")
+    with pytest.raises(FileNotFoundError, match="leads to other memory now"):
+        pickle.loads(sent)
+    assert path.read_bytes() == b"another's"
+
+
+def test_a_file_that_cannot_be_opened_is_removed(tmp_path: Path, monkeypatch) -> None:
+    """What does not tell its generation is judged by its inode number."""
+    path = tmp_path / "x"
+    with SharedBuffer.create(path, 4096) as buffer:
+        pass
+    monkeypatch.setattr("shmkit.memory.ownership.generation_at", lambda _: b"")
+    buffer.unlink()
+    assert not path.exists()

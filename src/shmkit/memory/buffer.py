@@ -232,7 +232,9 @@ class SharedBuffer(Searching, Streaming, Structured):
         length: SupportsIndex | None,
     ) -> Self:
         first, count = checked_range(offset, length, other.size, repr(other))
-        with Opened(other.url, other.descriptor(access), other._identity) as opened:
+        opened = Opened(other.url, other.descriptor(access), other._identity)
+        opened.generation = other._generation
+        with opened:
             return cls._attached_from(opened, access, other._offset + first, count)
 
     @classmethod

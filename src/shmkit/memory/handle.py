@@ -37,6 +37,7 @@ class Handle:
         "_complete",
         "_created",
         "_descriptors",
+        "_generation",
         "_identity",
         "_loans",
         "_map",
@@ -57,6 +58,7 @@ class Handle:
     _size: int
     _complete: bool  # all of the memory, as it was then
     _identity: Identity
+    _generation: bytes  # of a file; b"" if not known
     _owner: Ownership | None
     _unlinked: bool
     _loans: Loans
@@ -86,6 +88,7 @@ class Handle:
         self._size = len(region.whole)
         self._complete = complete
         self._identity = opened.identity
+        self._generation = opened.generation
         self._owner = opened.owner
         self._loans = Loans()
         self._buf = None
@@ -194,7 +197,7 @@ class Handle:
                 opened = opening.open_existing(self._url, writable=writable, timeout=0)
             except IncompatibleSegment as error:  # new memory, that is just being made
                 raise self._name_is_lost() from error
-            if opened.identity == self._identity:
+            if (opened.identity, opened.generation) == (self._identity, self._generation):
                 return opened.keep_fd()
             os.close(opened.fd)
             raise self._name_is_lost()
@@ -259,13 +262,15 @@ class Handle:
 
         Those who have it mapped keep it. A name that is gone already, or leads to other memory, is
         left as it is, and anonymous memory has none: then nothing happens. Works after `close`.
+        (On a filesystem that uses inode numbers again and tells no generations, a new file of the
+        name may then be taken for this one: overlayfs may be such, ext4, xfs and tmpfs are not.)
 
         Raises:
             PermissionError: the name is another user's.
         """
         if self._unlinked or self._url.scheme == "anon":
             return
-        remove(self._url, self._identity)
+        remove(self._url, self._identity, self._generation)
         self._unlinked = True
         if self._owner is not None:
             self._owner.drop()
@@ -274,7 +279,7 @@ class Handle:
         self._open_region()
         span = self._access, self._offset, self._size
         kept = self._descriptors[0] if self._descriptors else None
-        return reduced(self, span, self._identity, kept)
+        return reduced(self, span, self._identity, kept, self._generation)
 
     def __enter__(self) -> Self:
         self._open_region()

@@ -23,6 +23,7 @@ from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity, identity_of
+from shmkit.memory.backends.file import generation_of
 from shmkit.memory.ownership import Ownership, await_tracker, leads_to, remove
 from shmkit.memory.reserve import reserve
 from shmkit.memory.url import Url
@@ -53,6 +54,7 @@ class Opened:
         owner: duty to remove the name.
         created: whether this call made it (or finished what a dead one had begun).
         made: whether this call made the name.
+        generation: of a regular file, where its filesystem tells: inode numbers come again.
     """
 
     url: Url
@@ -61,6 +63,7 @@ class Opened:
     owner: Ownership | None = None
     created: bool = False
     made: bool = False
+    generation: bytes = b""
     _taken: bool = field(default=False, init=False)
 
     def keep_fd(self) -> int:
@@ -106,7 +109,7 @@ def create(url: Url, size: int, *, keep: bool, mode: int) -> Opened:
         fd = backend.create(url.name, mode)
         if fd < 0:
             return Opened(url, fd, created=True, made=True)
-        opened = Opened(url, fd, identity_of(os.fstat(fd)))
+        opened = _opened(url, fd)
         if url.scheme == "anon":
             opened.created = True
             with _closed_on_error(opened):
@@ -184,8 +187,15 @@ def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
 def _open(url: Url, *, writable: bool) -> Opened:
     if url.scheme == "shm" and not url.name:
         raise ValueError("'shm:' alone asks create() for a fresh name; to attach, name the segment")
-    fd = backend_for(url.scheme).open(url.name, writable=writable)
-    return Opened(url, fd, identity_of(os.fstat(fd)))
+    return _opened(url, backend_for(url.scheme).open(url.name, writable=writable))
+
+
+def _opened(url: Url, fd: int) -> Opened:
+    status = os.fstat(fd)
+    opened = Opened(url, fd, identity_of(status))
+    if url.scheme == "file" and stat.S_ISREG(status.st_mode):
+        opened.generation = generation_of(fd)
+    return opened
 
 
 def _finish(opened: Opened, size: int, *, keep: bool, made: bool) -> bool:

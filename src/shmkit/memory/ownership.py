@@ -23,6 +23,7 @@ from typing import Final
 from shmkit.deadline import Deadline
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity
+from shmkit.memory.backends.file import generation_at
 from shmkit.memory.url import Url
 
 __all__ = ["Ownership", "await_tracker", "leads_to", "remove"]
@@ -36,12 +37,17 @@ _TRACKER: Final = 0.5
 _POLL: Final = 0.002
 
 
-def remove(url: Url, identity: Identity) -> None:
+def remove(url: Url, identity: Identity, generation: bytes = b"") -> None:
     """Remove a name if it still leads to the memory meant; otherwise there is nothing to do.
+
+    Nobody need hold a file for that if its generation is known: another that has its inode number
+    has another generation.
 
     Looking and removing are two system calls: a name replaced exactly between them is lost.
     """
     if leads_to(url, identity):
+        if generation and generation_at(url.name) not in (generation, b""):
+            return
         try:
             backend_for(url.scheme).unlink(url.name)
         except FileNotFoundError:

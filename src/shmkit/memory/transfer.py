@@ -29,7 +29,7 @@ _Range = tuple[Access, int, int]
 
 
 def reduced(
-    handle: Handle, span: _Range, identity: Identity, descriptor: int | None
+    handle: Handle, span: _Range, identity: Identity, descriptor: int | None, generation: bytes
 ) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
     """What `__reduce__` of a handle returns.
 
@@ -38,6 +38,7 @@ def reduced(
         span: its access, offset and length.
         identity: the memory it is on.
         descriptor: the descriptor it keeps, if it keeps one.
+        generation: of a file, if it is known.
 
     Raises:
         TypeError: this handle cannot cross.
@@ -51,7 +52,7 @@ def reduced(
         content = handle._open_region().whole.tobytes()
         return _from_bytes, (type(handle), handle.url, content, span[1], identity)
     if handle.url.scheme != "anon":
-        return _from_name, (type(handle), str(handle.url), span, identity)
+        return _from_name, (type(handle), str(handle.url), span, identity, generation)
     if descriptor is None:
         raise TypeError(
             f"cannot pickle {handle!r}: anonymous memory has no descriptor on this system; use the "
@@ -73,11 +74,15 @@ def _from_bytes(
 
 
 def _from_name(
-    kind: type[SharedBuffer], where: str, span: _Range, identity: Identity
+    kind: type[SharedBuffer],
+    where: str,
+    span: _Range,
+    identity: Identity,
+    generation: bytes,
 ) -> SharedBuffer:
     opened = open_existing(Url.parse(where), writable=span[0] == "rw", timeout=0)
     with opened:
-        if opened.identity != identity:
+        if opened.identity != identity or opened.generation != generation:
             raise FileNotFoundError(
                 errno.ENOENT, "was unlinked, and the name leads to other memory now", where
             )
