@@ -15,7 +15,7 @@ from shmkit import FrameTooLarge, Queue, Ring
 from shmkit.channels.codec import decode
 from shmkit.channels.objects import ObjectRing
 from shmkit.tools.testing import run_until
-from tests.processes import TIMEOUT, Child
+from tests.processes import TIMEOUT, Child, run_python
 
 LARGE = bytes(range(256)) * 1000
 
@@ -148,7 +148,7 @@ def test_what_a_stranger_sent_outlives_the_strangers_family(
 def test_they_stay_while_anybody_has_a_line_also_where_proc_does_not_tell(
     unique_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "is_somewhere", lambda *_: False)
+    monkeypatch.setattr(module, "is_somewhere", lambda *_, **__: False)
     queue: Queue[Any] = Queue(capacity=4096, where=unique_name)
     other: Queue[Any] = Queue.attach(unique_name)
     queue.put(LARGE)
@@ -160,6 +160,26 @@ def test_they_stay_while_anybody_has_a_line_also_where_proc_does_not_tell(
     ring = other._ring
     other.close()
     assert parcels(ring) == []
+
+
+@pytest.mark.parametrize("end", ["", "del queue", "queue.unlink()"])
+def test_they_go_with_a_queue_that_nobody_closed(end: str) -> None:
+    result = run_python(
+        f"""
+        import gc, os
+        from shmkit import Queue
+
+        queue = Queue(capacity=4096)
+        queue.put(bytes(100_000))
+        (name,) = queue._ring._parcels.names()
+        assert os.path.exists(f"/dev/shm/{{name}}")
+        {end}
+        gc.collect()
+        print(name)
+        """
+    )
+    assert not Path("/dev/shm", result.stdout.strip()).exists()
+    assert result.stderr == "", "the resource tracker has nothing to tell"
 
 
 def test_a_flush_takes_them_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

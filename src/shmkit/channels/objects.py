@@ -64,7 +64,6 @@ class ObjectRing(Ring):
                 "your own is run",
                 str(url),
             )
-        super().__init__(segment)
         self._parcels = Parcels(
             url,
             segment.header.incarnation,
@@ -72,6 +71,14 @@ class ObjectRing(Ring):
             tracked=is_family(segment.words),
         )
         segment.membership.call_when_last(self._parcels.note_last)
+        super().__init__(segment)
+
+    def _closer(self, segment: Segment) -> Callable[[], None]:
+        def close(parcels: Parcels = self._parcels) -> None:
+            segment.close()
+            parcels.tidy()
+
+        return close
 
     @classmethod
     def create(

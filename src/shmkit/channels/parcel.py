@@ -272,10 +272,11 @@ class Parcels:
         """Remove every parcel, if nobody has the ring, and nobody can find it again.
 
         That is asked twice: of the presence locks, for who may not be in our /proc, and of that,
-        for a forked child or a receiver that is not yet in.
+        for a forked child or a receiver that is not yet in. This process itself may have the memory
+        still mapped: for views, or because it ends.
         """
         names = self.names() if self._is_last else []
-        if names and not is_somewhere(self._url, self._identity):
+        if names and not is_somewhere(self._url, self._identity, but=os.getpid()):
             for name in names:
                 self.remove(Url(self._kind, name))
 

@@ -47,6 +47,8 @@ from shmkit.sync.semaphores import TokenOf
 from shmkit.sync.waiting import NO_WORDS, Doorbell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmkit.memory.url import Where
     from shmkit.sync.semaphores import Counts
 
@@ -141,7 +143,11 @@ class Ring(Producing, Consuming):
         self._get_mutex = Mutex(membership, words, 1) if locks_gets else None
         self._begin()
         membership.presence.call_after_fork(self._begin)
-        membership.watch(self, segment.close, self._WARNING.format(self._name))
+        membership.watch(self, self._closer(segment), self._WARNING.format(self._name))
+
+    def _closer(self, segment: Segment) -> Callable[[], None]:
+        """What closes the memory of a handle that was dropped; it does not lead to the handle."""
+        return segment.close
 
     def _begin(self) -> None:
         """Without a role, and with nothing seen: at first, and anew in a forked child."""

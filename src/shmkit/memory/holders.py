@@ -46,21 +46,27 @@ def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
     return found
 
 
-def is_somewhere(url: Url, identity: Identity) -> bool:
-    """Whether a memory can be found by its name, or some process of this user has it."""
+def is_somewhere(url: Url, identity: Identity, *, but: int = 0) -> bool:
+    """Whether a memory can be found by its name, or some process of this user has it.
+
+    Args:
+        url: where it was.
+        identity: the memory.
+        but: pid of a process that does not count.
+    """
     try:
         if url.scheme != "anon" and backend_for(url.scheme).identify(url.name) == identity:
             return True
     except FileNotFoundError:
         pass  # its name is gone, but not necessarily its memory
-    return bool(mappers(identity, private=True)) or _is_open(identity)
+    return bool(mappers(identity, private=True).keys() - {but}) or _is_open(identity, but)
 
 
-def _is_open(identity: Identity) -> bool:
+def _is_open(identity: Identity, but: int) -> bool:
     """Whether a process has a descriptor of a memory: one that was just started has no map yet."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if identity_of(link.stat()) == identity:
+            if identity_of(link.stat()) == identity and link.parts[2] != str(but):
                 return True
         except OSError:
             continue  # closed or ended meanwhile, or another user's
