@@ -122,12 +122,43 @@ def test_names_that_the_tracker_cannot_take(unique_name, text: str) -> None:
     assert not exists(where)
 
 
+HEIRS = """
+import os, signal
+from shmkit import SharedBuffer
+with SharedBuffer.create(args[0], 1):
+    SharedBuffer.attach(args[0]).__enter__().unlink()
+    heir = SharedBuffer.create(args[0], 1)
+{then}
+"""
+
+
+def test_an_heir_of_the_name_keeps_its_tracker(name: str) -> None:
+    """One entry of the tracker is for both: it goes with the last."""
+    program = HEIRS.format(then="os.kill(os.getpid(), signal.SIGKILL)")
+    result = run_python(program, name, check=False)
+    assert result.exitcode == -signal.SIGKILL
+    wait_until(lambda: not exists(name))
+
+
+@pytest.mark.parametrize("then", ["heir.unlink(); heir.close()", "heir.close()"])
+def test_an_heir_of_the_name_is_told_of_once(name: str, then: str) -> None:
+    program = (
+        HEIRS.format(then=then)
+        + """
+from multiprocessing import resource_tracker, util
+util._exit_function()
+resource_tracker._resource_tracker._stop()  # and wait for it
+"""
+    )
+    assert run_python(program, name).stderr == ""
+    assert not exists(name)
+
+
 # ------------------------------------------------------------------ the process ends
 
 END = """
 import os, sys
-from shmkit import SharedBuffer, open_bytes
-from shmkit.memory.backends.file import generation_of
+from shmkit import SharedBuffer
 buffer = SharedBuffer.create(args[0], 1)
 {then}
 """
@@ -194,8 +225,7 @@ def test_kept_name_survives_the_process(name: str) -> None:
 
 CREATE_AND_WAIT = """
 import signal
-from shmkit import SharedBuffer, open_bytes
-from shmkit.memory.backends.file import generation_of
+from shmkit import SharedBuffer
 buffer = SharedBuffer.create(args[0], 1)
 link.send("made")
 link.recv()
@@ -281,8 +311,7 @@ def test_forked_child_may_unlink_by_hand(name: str) -> None:
 
 ATTACH = """
 import sys
-from shmkit import SharedBuffer, open_bytes
-from shmkit.memory.backends.file import generation_of
+from shmkit import SharedBuffer
 {how}
 tracker = sys.modules.get("multiprocessing.resource_tracker")
 assert tracker is None or tracker._resource_tracker._fd is None, "a tracker was started"
@@ -330,8 +359,7 @@ def attach_and_end(name: str) -> None:
 
 TRACKED = """
 import multiprocessing, os, sys
-from shmkit import SharedBuffer, open_bytes
-from shmkit.memory.backends.file import generation_of
+from shmkit import SharedBuffer
 def child(name):
     SharedBuffer.create(name, 1)
     os.kill(os.getpid(), 9)
@@ -362,15 +390,19 @@ def reborn(tmp_path: Path) -> Callable[[Path, bytes], None]:
     def replace(path: Path, content: bytes) -> None:
         number = path.stat().st_ino
         path.unlink()
-        for _ in range(50):
-            path.write_bytes(content)
-            if path.stat().st_ino == number:
-                with path.open("rb") as file:
-                    if not generation_of(file.fileno()):
-                        pytest.skip("this filesystem tells no generations of its inodes")
-                return
-            path.unlink()
-        pytest.skip("this filesystem does not use inode numbers again at once")
+        others = [path.with_name(f"{path.name}-{n}") for n in range(100)]
+        for other in others:
+            other.write_bytes(content)
+            if other.stat().st_ino == number:
+                other.rename(path)
+                break
+        for other in others:
+            other.unlink(missing_ok=True)
+        if not path.exists():
+            pytest.skip("this filesystem does not use inode numbers again at once")
+        with path.open("rb") as file:
+            if not generation_of(file.fileno()):
+                pytest.skip("this filesystem tells no generations of its inodes")
 
     return replace
 

@@ -448,9 +448,7 @@ def test_threads_share_it(path: Path) -> None:
 # ------------------------------------------------------------------ memory
 
 LARGE = """
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from shmkit import PagedFile
 
 def peak():

@@ -15,6 +15,7 @@ would remove the new memory's name. A forked child has no duty.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -35,6 +36,13 @@ _TRACKED_AS: Final = "shared_memory"
 # Seconds for the tracker of one that was just killed to do its work; it takes some milliseconds.
 _TRACKER: Final = 0.5
 _POLL: Final = 0.002
+
+# How many duties of a process share the one entry that its tracker has for a name: a segment that
+# somebody else unlinked may have a successor before its creator knows.
+_tracked: dict[tuple[int, str], int] = {}
+_TRACKING: Final = threading.RLock()  # a signal handler may create a segment, too
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_TRACKING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def remove(url: Url, identity: Identity, generation: bytes = b"") -> None:
@@ -92,9 +100,10 @@ class Ownership:
         self._on_exit: Callable[[], None] = _nothing
         # The tracker's protocol is a line of ASCII with colons; other names stay.
         self._tracked = name.isascii() and not set(name) & set(":\r\n")
+        self._register = resource_tracker.register
         self._unregister = resource_tracker.unregister
         if self._tracked:
-            resource_tracker.register(f"/{name}", _TRACKED_AS)
+            self._track()
         self._finalizer = util.Finalize(None, self._end_of_process, exitpriority=_PRIORITY)
 
     @property
@@ -124,7 +133,7 @@ class Ownership:
             return
         self._finalizer.cancel()
         if self._tracked:
-            self._unregister(f"/{self._url.name}", _TRACKED_AS)
+            self._untrack()
 
     def _end_of_process(self) -> None:
         # The finalizer is not active any more: it is running.
@@ -133,7 +142,22 @@ class Ownership:
         finally:
             remove(self._url, self._identity)
             if self._tracked:
-                self._unregister(f"/{self._url.name}", _TRACKED_AS)
+                self._untrack()
+
+    def _track(self) -> None:
+        name = self._url.name
+        with _TRACKING:
+            self._register(f"/{name}", _TRACKED_AS)
+            _tracked[self._pid, name] = _tracked.get((self._pid, name), 0) + 1
+
+    def _untrack(self) -> None:
+        """Tell the tracker, unless a later segment of the name is tracked by the same entry."""
+        key = self._pid, self._url.name
+        with _TRACKING:
+            _tracked[key] -= 1
+            if not _tracked[key]:
+                del _tracked[key]
+                self._unregister(f"/{key[1]}", _TRACKED_AS)
 
 
 def _nothing() -> None:
