@@ -19,7 +19,7 @@ from shmkit import IncompatibleSegment, SharedBuffer
 from shmkit.memory import buffer as buffer_module
 from shmkit.memory import opening
 from shmkit.memory.backends.named import NamedBackend
-from tests.processes import wait_until
+from tests.processes import in_child, wait_until
 
 
 @pytest.fixture
@@ -340,3 +340,65 @@ def test_failed_attach_leaves_the_name(make_where, monkeypatch, kind: str) -> No
         monkeypatch.undo()
         SharedBuffer.attach(where).close()
         made.unlink()
+
+
+# ------------------------------------------------------------------ killed with the lock in hand
+
+FORKS = """
+import os, signal, threading
+from shmkit import SharedBuffer
+reserving = threading.Event()
+def fill(*_):
+    reserving.set()
+    threading.Event().wait()
+os.posix_fallocate = fill
+threading.Thread(target=lambda: SharedBuffer.create(args[0], 4096), daemon=True).start()
+reserving.wait()
+pid = os.fork()
+if pid == 0:
+    link.close()
+    signal.pause()
+link.send(pid)
+signal.pause()
+"""
+ENSURES = """
+from shmkit import SharedBuffer
+with SharedBuffer.ensure(args[0], 4096) as buffer:
+    link.send((buffer.created, len(buffer)))
+    buffer.unlink()
+"""
+
+
+@pytest.mark.parametrize("kind", ["shm", "file"])
+def test_a_child_of_a_killed_creator_does_not_keep_the_lock(
+    make_where, start_child, kind: str
+) -> None:
+    where = make_where(kind)
+    creator = start_child(FORKS, where)
+    child = creator.receive()
+    try:
+        creator.kill()
+        heir = start_child(ENSURES, where)
+        assert heir.receive() == (True, 4096)
+        heir.finish()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child))
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_fork_in_a_locked_thread_keeps_its_descriptor(tmp_path: Path) -> None:
+    """Only of threads that the child does not have."""
+    fd = os.open(tmp_path / "x", os.O_CREAT | os.O_RDWR)
+    try:
+        with opening.locked(fd):
+            assert in_child(lambda: os.fstat(fd).st_size) == 0
+        assert not opening._locking
+    finally:
+        os.close(fd)

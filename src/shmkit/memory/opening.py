@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ _LONGEST_PAUSE: Final = 0.02
 _MOMENT: Final = 0.02  # seconds that a live creator does not need to get to the lock
 # What flock says where this kind of memory has no such locks (macOS: shared memory).
 _NO_LOCKS: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+
+_locking: Final[dict[int, int]] = {}  # descriptors in `locked`, and the threads that are there
 
 
 @dataclass(slots=True)
@@ -237,17 +240,34 @@ def locked(fd: int) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
+    _locking[fd] = threading.get_ident()
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    try:
-        yield
-    finally:
-        # By hand: a child forked meanwhile has the descriptor too, and would keep the lock.
         try:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
+        try:
+            yield
+        finally:
+            # By hand: a child that is being forked has the descriptor, too.
+            try:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+    finally:
+        _locking.pop(fd, None)
+
+
+def _after_fork() -> None:
+    """Let go of other threads' locks: if this child had them, they would survive their holder."""
+    me = threading.get_ident()
+    for fd, thread in list(_locking.items()):
+        if thread != me:
+            del _locking[fd]
+            os.close(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
