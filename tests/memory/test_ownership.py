@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shmkit import SharedBuffer, open_bytes
-from shmkit.memory.backends.file import generation_of
+from shmkit.memory.generation import generation_of
 from tests.processes import run_python, wait_until
 
 SHM = Path("/dev/shm")

@@ -24,7 +24,7 @@ from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity, identity_of
-from shmkit.memory.backends.file import generation_of
+from shmkit.memory.generation import generation_of
 from shmkit.memory.ownership import Ownership, await_tracker, leads_to, remove
 from shmkit.memory.reserve import reserve
 from shmkit.memory.url import Url

@@ -24,7 +24,7 @@ from typing import Final
 from shmkit.deadline import Deadline
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity
-from shmkit.memory.backends.file import generation_at
+from shmkit.memory.generation import generation_at
 from shmkit.memory.url import Url
 
 __all__ = ["Ownership", "await_tracker", "leads_to", "remove"]

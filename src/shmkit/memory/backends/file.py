@@ -5,20 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import Final
 
 from shmkit.memory.backends.base import Identity, identity_of
 
-if sys.platform == "linux":
-    import fcntl
-
-__all__ = ["FileBackend", "generation_at", "generation_of"]
-
-# FS_IOC_GETVERSION of linux/fs.h, as most architectures have it; on others no file answers.
-_GET_GENERATION: Final = 0x80087601
-_ROOM: Final = bytes(8)
+__all__ = ["FileBackend"]
 
 # O_NOFOLLOW: a symlink planted in a directory others can write to leads nowhere.
 # O_NOCTTY: a terminal opened by name does not become ours. Windows has none of these but O_BINARY.
@@ -70,32 +62,3 @@ class FileBackend:
     def unlink(self, name: str) -> None:
         """Remove the file."""
         Path(name).unlink()
-
-
-def generation_of(fd: int) -> bytes:
-    """Which of the files this is that have had its inode number, for it goes from one to the next.
-
-    Args:
-        fd: descriptor of a regular file.
-
-    Returns:
-        b"" where the filesystem does not tell. (tmpfs does not, but never uses a number again.)
-    """
-    if sys.platform == "linux":
-        try:
-            return fcntl.ioctl(fd, _GET_GENERATION, _ROOM)
-        except OSError:
-            pass
-    return b""
-
-
-def generation_at(name: str) -> bytes:
-    """The same of the regular file of a name; b"" if it cannot be opened for reading."""
-    try:
-        fd = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _ALWAYS)
-    except OSError:
-        return b""
-    try:
-        return generation_of(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-    finally:
-        os.close(fd)
