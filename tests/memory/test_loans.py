@@ -6,10 +6,11 @@ import gc
 import mmap
 import re
 import weakref
+from pathlib import Path
 
 import pytest
 
-from shmkit import ClosedError, SharedBuffer
+from shmkit import ClosedError, SharedBuffer, open_bytes
 from tests.contracts.buffer import pattern
 from tests.processes import run_python
 
@@ -178,6 +179,46 @@ def test_strict_close_of_a_part(make_buffer) -> None:
         assert len(part) == 100
         del view
         part.close(strict=True)
+
+
+@pytest.mark.parametrize("content", [b"ab", pattern(KiB)])
+def test_strict_close_of_what_was_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    buffer = open_bytes(tmp_path / "x")
+    views = [buffer.buf, buffer.view("b"), buffer.buf[1:], buffer.open()]
+    while views:
+        with pytest.raises(BufferError, match="views in use"):
+            buffer.close(strict=True)
+        assert not buffer.closed
+        assert buffer[:] == content
+        del views[0]
+    buffer.close(strict=True)
+    assert buffer.closed
+
+
+@pytest.mark.parametrize("content", [b"", b"a"])
+def test_strict_close_of_next_to_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with open_bytes(tmp_path / "x") as buffer:
+        assert buffer.buf == content
+        buffer.close(strict=True)
+        assert buffer.closed
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(1, 2)])
+def test_strict_close_sees_views_from_before_a_resize(make_buffer, part: slice) -> None:
+    buffer = make_buffer(b"abc")
+    view = buffer.buf[part]
+    buffer.resize(5000)
+    buffer.resize(9000)
+    with pytest.raises(BufferError, match="a view of the memory before it was resized"):
+        buffer.close(strict=True)
+    assert not buffer.closed
+    assert buffer[:3] == b"abc"
+    assert view == b"abc"[part]
+    view.release()
+    buffer.close(strict=True)
+    assert buffer.closed
 
 
 PLACES = """

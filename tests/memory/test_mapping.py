@@ -274,3 +274,20 @@ def test_flush_of_any_range_reaches_the_file(tmp_path: Path) -> None:
             part.flush(len(part) - 1)
         assert made[4097:4100] == b"abc"
     assert path.read_bytes()[4097:4100] == b"abc"
+
+
+@pytest.mark.parametrize("span", [{"offset": -10, "length": 2}, {"offset": -1}, {"length": -1}])
+@pytest.mark.parametrize("kind", ["pipe", "file of /proc"])
+def test_negative_ranges_of_what_is_read(tmp_path: Path, kind: str, span) -> None:
+    """Refused before anything is read."""
+    path = Path("/proc/self/status")
+    if kind == "pipe":
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+        end = os.open(path, os.O_RDWR)
+        os.write(end, b"content")
+    with pytest.raises(ValueError, match="must not be negative"):
+        SharedBuffer.attach(path, access="r", **span)
+    if kind == "pipe":
+        assert os.read(end, 100) == b"content"
+        os.close(end)

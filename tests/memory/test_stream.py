@@ -163,3 +163,17 @@ def test_stream_is_like_a_file(make_where, backend, content, operations) -> None
                 assert ours.tell() == theirs.tell()
             assert buffer[:] == theirs.getvalue()
         buffer.unlink()
+
+
+def test_reading_into_nothing(make_buffer) -> None:
+    """As a BytesIO does, whatever shape the nothing has."""
+    np = pytest.importorskip("numpy", reason="numpy is not installed")
+    with make_buffer(b"abc").open() as stream:
+        for nothing in (bytearray(), np.ones((0, 3)), np.ones((3, 0), "u1")[::2]):
+            assert stream.readinto(nothing) == 0
+        assert stream.tell() == 0
+        with pytest.raises(TypeError):
+            stream.readinto(b"")
+        into = np.zeros((1, 3), "u1")
+        assert stream.readinto(into) == 3
+        assert into.tobytes() == b"abc"

@@ -177,7 +177,9 @@ class SharedBuffer(Searching, Streaming, Structured):
             elif wanted < present:
                 self._shrink(opened.fd, wanted)
                 return
-            self._move(map_region(opened.fd, "rw", 0, wanted)).close()
+            old = self._move(map_region(opened.fd, "rw", 0, wanted))
+            if not old.close() and old.memory is not None:
+                self._loans.give(old.memory, "a view of the memory before it was resized")
 
     def _shrink(self, fd: int, size: int) -> None:
         before = self._size

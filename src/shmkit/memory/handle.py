@@ -247,7 +247,8 @@ class Handle:
             if self._region is region:
                 break  # or else another thread was moving it on
         self._stand_nowhere()
-        if not region.close() and strict:
+        done = not (strict and self._loans.has_map()) and region.close()
+        if strict and not done:
             region.reopen()
             region.left = False
             self._stand_on(region)

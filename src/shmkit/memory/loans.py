@@ -6,6 +6,7 @@ view made from a view (a slice of `.buf`) is not known here. The map knows: it d
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import weakref
@@ -47,6 +48,10 @@ class Loans:
             f"{label}, made at {_caller()}" if self._notes_places else label,
         )
         return view
+
+    def has_map(self) -> bool:
+        """Whether a whole map was noted that is still in use: one the handle has moved on from."""
+        return any(isinstance(ref(), mmap.mmap) for ref, _ in list(self._out.values()))
 
     def describe(self) -> list[str]:
         """A line for each view that is still in use."""

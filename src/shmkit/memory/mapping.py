@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 from dataclasses import dataclass
-from typing import Final, Literal, SupportsIndex, TypeAlias
+from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 
 __all__ = [
     "Access",
@@ -43,6 +43,7 @@ class Region:
         whole: all bytes of the region, in a view that is not handed out.
         mapped: False if the bytes are a copy that was read.
         left: whether its handle was closed while on it: then no thread may move the handle on.
+        others: references to a copy that are not of its views; 0 if not counted yet.
     """
 
     memory: mmap.mmap | None
@@ -50,6 +51,7 @@ class Region:
     whole: memoryview
     mapped: bool = True
     left: bool = False
+    others: int = 0
 
     def close(self) -> bool:
         """Unmap, unless a view of the memory, or its map, is in use: then the last of them does it.
@@ -57,22 +59,36 @@ class Region:
         Returns:
             False if one is still in use.
         """
+        if self.memory is None:
+            return self._close_copy()
         try:
             self.whole.release()
-            if self.memory is not None:
-                # numpy.ndarray(buffer=view) takes the map out of the view and keeps that, without
-                # a word to it: only its references tell. The map then goes with the last of them.
-                if sys.getrefcount(self.memory) > _OURS:
-                    return False
-                self.memory.close()
+            # numpy.ndarray(buffer=view) takes the map out of the view and keeps that, without a
+            # word to it: only its references tell. The map then goes with the last of them.
+            if sys.getrefcount(self.memory) > _OURS:
+                return False
+            self.memory.close()
         except BufferError:
             return False
         return True
 
+    def _close_copy(self) -> bool:
+        try:
+            content: Any = self.whole.obj
+        except ValueError:
+            return True  # closed before
+        # All views have one reference to the bytes, which goes with the last of them.
+        self.others = self.others or sys.getrefcount(content) - 1
+        self.whole.release()
+        if len(content) < 2 or sys.getrefcount(content) <= self.others:  # shorter ones never go
+            return True
+        self.whole = memoryview(content)
+        return False
+
     def reopen(self) -> None:
         """Have the bytes again, after a `close` that was not to happen."""
-        assert self.memory is not None, "what is not mapped always closes"
-        self.whole = memoryview(self.memory)[self.start :]
+        if self.memory is not None:
+            self.whole = memoryview(self.memory)[self.start :]
 
 
 def checked_access(access: str) -> Access:
@@ -203,6 +219,9 @@ def size_to_map(fd: int) -> int | None:
 
 
 def _read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, what: str) -> Region:
+    for name, value in (("offset", offset), ("length", length)):
+        if value is not None and operator.index(value) < 0:
+            raise ValueError(f"{name!r} must not be negative, and is {operator.index(value)}")
     if length is None and stat.S_ISCHR(os.fstat(fd).st_mode):
         raise OSError(errno.ENODEV, "is a device, which has no end: give a length", what)
     parts: list[bytes] = []

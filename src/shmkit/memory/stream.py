@@ -163,7 +163,10 @@ class Stream(io.BufferedIOBase):
     def readinto(self, into: Buffer) -> int:
         """Fill `into` with the next bytes; returns how many there were."""
         self._check()
-        target = memoryview(into).cast("B")
+        target = memoryview(into)
+        if not target.nbytes and not target.readonly:
+            return 0  # cast() refuses some of these
+        target = target.cast("B")
         source = self._view[self._position : self._position + len(target)]
         target[: len(source)] = source
         self._position += len(source)
