@@ -48,6 +48,9 @@ class SharedBuffer(Searching, Streaming, Structured):
     ) -> Self:
         """Make memory that was not there, filled with zeros, its room reserved.
 
+        A segment goes with its creator, also when that is killed; then one whose name is not of
+        ASCII alone, or has a colon or a line break in it, stays.
+
         Args:
             where: None or "anon:", "shm:NAME" or "NAME" ("shm:" for a fresh name), "file:PATH" or
                 a path object.
