@@ -147,7 +147,10 @@ class SharedBuffer(Searching, Streaming, Structured):
 
         Views made before stay valid, on the bytes they had. Other handles and processes keep
         their maps of the old size; they attach again, or resize to the same size, to see more.
-        While memory shrinks no other thread may use this handle.
+
+        Shrinking is refused while others map the memory, but whoever attaches between this look
+        and the cut, some milliseconds later, is not seen: it is killed by SIGBUS when it touches
+        what was cut off. Let nobody attach meanwhile, and no other thread use this handle.
 
         Resizes of the same memory wait for each other, with its lock of `flock` in hand: who holds
         that himself waits for ever. Other programs must not change a file's size meanwhile: if

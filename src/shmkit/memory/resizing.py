@@ -2,7 +2,8 @@
 
 Growing is harmless to everybody: old maps stay as they are. Shrinking is not: whoever touches a
 page that was cut off is killed by SIGBUS. So it is done only if nobody else maps the memory,
-which /proc/*/maps tells.
+which /proc/*/maps tells. One who attaches after that was read, and before the cut, is not seen: a
+lock against him would cost every attach two system calls, and wait for all who hold it.
 """
 
 from __future__ import annotations
