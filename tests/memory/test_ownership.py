@@ -436,6 +436,17 @@ def test_a_file_that_was_read_and_is_there_no_more(tmp_path: Path, reborn) -> No
     assert path.read_bytes() == b"another's"
 
 
+def test_an_empty_file_that_is_there_no_more(tmp_path: Path, reborn) -> None:
+    """No map holds it."""
+    path = tmp_path / "x"
+    path.touch()
+    with SharedBuffer.attach(path) as buffer:
+        reborn(path, b"another's")
+        with pytest.raises(FileNotFoundError, match="leads to other memory now"):
+            buffer.resize(2)
+    assert path.read_bytes() == b"another's"
+
+
 def test_a_new_file_with_the_old_inode_number_is_not_unpickled(tmp_path: Path, reborn) -> None:
     path = tmp_path / "x"
     with SharedBuffer.create(path, 4096) as buffer:

@@ -88,7 +88,7 @@ class Handle:
         self._size = len(region.whole)
         self._complete = complete
         self._identity = opened.identity
-        self._generation = opened.generation
+        self._generation = opened.known_generation()
         self._owner = opened.owner
         self._loans = Loans()
         self._buf = None
@@ -197,7 +197,10 @@ class Handle:
                 opened = opening.open_existing(self._url, writable=writable, timeout=0)
             except IncompatibleSegment as error:  # new memory, that is just being made
                 raise self._name_is_lost() from error
-            if (opened.identity, opened.generation) == (self._identity, self._generation):
+            # The number is a proof where a map holds the inode.
+            if opened.identity == self._identity and (
+                self._size or opened.known_generation() == self._generation
+            ):
                 return opened.keep_fd()
             os.close(opened.fd)
             raise self._name_is_lost()

@@ -57,7 +57,7 @@ class Opened:
         owner: duty to remove the name.
         created: whether this call made it (or finished what a dead one had begun).
         made: whether this call made the name.
-        generation: of a regular file, where its filesystem tells: inode numbers come again.
+        generation: see `known_generation`; None if not asked yet.
     """
 
     url: Url
@@ -66,13 +66,19 @@ class Opened:
     owner: Ownership | None = None
     created: bool = False
     made: bool = False
-    generation: bytes = b""
+    generation: bytes | None = b""
     _taken: bool = field(default=False, init=False)
 
     def keep_fd(self) -> int:
         """Take the descriptor over."""
         self._taken = True
         return self.fd
+
+    def known_generation(self) -> bytes:
+        """Of a regular file, for its inode number comes again; b"" where there is none to know."""
+        if self.generation is None:
+            self.generation = generation_of(self.fd)
+        return self.generation
 
     def __enter__(self) -> Self:
         return self
@@ -197,7 +203,7 @@ def _opened(url: Url, fd: int) -> Opened:
     status = os.fstat(fd)
     opened = Opened(url, fd, identity_of(status))
     if url.scheme == "file" and stat.S_ISREG(status.st_mode):
-        opened.generation = generation_of(fd)
+        opened.generation = None
     return opened
 
 

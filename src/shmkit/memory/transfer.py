@@ -82,7 +82,7 @@ def _from_name(
 ) -> SharedBuffer:
     opened = open_existing(Url.parse(where), writable=span[0] == "rw", timeout=0)
     with opened:
-        if opened.identity != identity or opened.generation != generation:
+        if opened.identity != identity or opened.known_generation() != generation:
             raise FileNotFoundError(
                 errno.ENOENT, "was unlinked, and the name leads to other memory now", where
             )
