@@ -33,6 +33,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -339,7 +340,9 @@ def reap(process: Any, timeout: float = TIMEOUT) -> None:
     if process.pid is None:
         return
     if process.is_alive():
-        os.kill(process.pid, signal.SIGCONT)
+        # One of the forkserver's may end here, and is nobody's zombie then.
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
         process.kill()
     process.join(timeout)
     process.close()

@@ -163,6 +163,8 @@ class Family:
             peer.close()
         for thing in self._made:
             thing.close()
+            if self.named:  # that of a lock stays if somebody was killed inside
+                Path("/dev/shm", thing.name).unlink(missing_ok=True)
 
 
 class Telling:

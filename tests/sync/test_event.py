@@ -18,7 +18,7 @@ from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, Telling, again, semaphores_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and /dev/shm")
-STATE, TURNS = 0x068 // 8, 0x080 // 8
+STATE, FLAG = 0x068 // 8, 0x080 // 8
 
 
 @pytest.fixture
@@ -406,11 +406,45 @@ def test_one_that_says_it_is_shut_ends_no_wait_as_set(unique_name: str, threads)
     event.close()
 
 
-def test_it_counts_beyond_the_last_number(unique_name: str) -> None:
-    event = Event(unique_name)
-    with SharedBuffer.attach(unique_name) as buffer:
-        buffer.view("Q")[TURNS] = (1 << 64) - 2
-        for expected in (False, True, False, True):
-            assert event.is_set() is expected
-            event.clear() if expected else event.set()
+class Stopped:
+    """The words of an event; what is to happen happens just before something is written."""
+
+    def __init__(self, words: Any, act: Callable[[], None]) -> None:
+        self._words, self._act = words, act
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._words[index])
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._act()
+        self._words[index] = value
+
+
+def test_a_late_clear_holds_up_nobody_who_waited_for_a_set(
+    threads: ThreadPoolExecutor, unique_name: str
+) -> None:
+    late, event = Event(unique_name), Event(unique_name)
+    late.set()
+    tasks = []
+
+    def act() -> None:
+        event.clear()
+        tasks.append(start_waiting(threads, event))
+        event.set()
+
+    words = late._words
+    late._words = Stopped(words, act)  # type: ignore[assignment]
+    late.clear()
+    late._words = words
+    assert tasks[0].result(20) is True
+    assert not event.is_set()
     event.close()
+    late.close()
+
+
+def test_a_set_that_was_killed_half_way_wakes_them(
+    threads: ThreadPoolExecutor, event: Event
+) -> None:
+    task = start_waiting(threads, event)
+    event._words[FLAG] = 1  # and no mark, and no bell
+    assert task.result(20) is True

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +39,60 @@ def test_a_death_inside_is_told_once(family: Family) -> None:
     assert lock.acquire() is YES
     lock.release()
     assert mate.do("acquire") is YES
+
+
+def take_and_give(lock: Lock) -> None:
+    lock.acquire()
+    lock.release()
+
+
+def test_a_token_that_died_is_found_by_who_does_not_wait(name: str | None) -> None:
+    lock = Lock(name)
+    for step in ("mutex.post", "mutex.inside"):
+        with run_until(step, take_and_give, lock, method="fork") as victim:
+            assert victim.reached
+        wait_until(lambda: lock.acquire(block=False))
+        lock.release()
+    lock.close()
+
+
+def test_who_only_tries_does_not_hold_up_who_waits(kin: Family) -> None:
+    lock = kin.lock()
+    with run_until("mutex.post", take_and_give, lock, method="fork") as victim:
+        assert victim.reached
+    trying, mate = [kin.start(lock) for _ in range(3)], kin.start(lock)
+    mate.ask("acquire", timeout=20)
+    for one in trying:
+        one.ask(try_until_had, 20)
+    assert mate.answer()
+    mate.do("release")
+    assert all(one.answer() for one in trying)
+
+
+def try_until_had(lock: Lock, seconds: float) -> bool:
+    """Without waiting, as fast as it goes; and leave it."""
+    end = time.monotonic() + seconds
+    while not lock.acquire(block=False):
+        if time.monotonic() > end:
+            return False
+    lock.release()
+    return True
+
+
+@linux
+def test_a_death_is_told_also_when_a_bystander_leaves_last(unique_name: str) -> None:
+    bystander, passed_on = Lock(unique_name), Lock(unique_name)
+    with run_until("mutex.leaving", take_and_give, passed_on, method="fork") as victim:
+        assert victim.reached
+    passed_on.close()
+    bystander.close()
+    lock = Lock(unique_name)
+    assert lock.acquire() is AFTER_DEATH
+    lock.release()
+    assert lock.acquire() is YES
+    lock.release()
+    lock.close()
+    assert not Path("/dev/shm", unique_name).exists()
 
 
 def test_a_death_is_told_to_who_does_not_wait(kin: Family) -> None:

@@ -186,10 +186,12 @@ class LockMachine(Machine):
             self.holder.release()
             self.pass_on()
         self.threads.shutdown()
-        if self.handles and not self.died:
-            for handle in self.handles:
-                assert handle.acquire(False) is YES
-                handle.release()
+        if self.handles and self.died:  # or the page of a named one stays, to tell of it
+            assert self.handles[0].acquire(False) is AFTER_DEATH
+            self.handles[0].release()
+        for handle in self.handles:
+            assert handle.acquire(False) is YES
+            handle.release()
         for handle in self.handles:
             handle.close()
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from tests.processes import run_python, wait_until
 pytestmark = pytest.mark.filterwarnings("error")
 
 MOST = posix_ipc.SEMAPHORE_VALUE_MAX
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
 
 
 @pytest.fixture
@@ -478,7 +480,41 @@ def test_no_room_for_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(posix_ipc, "Semaphore", refuse)
+    monkeypatch.setattr("shmkit.sync.semaphore._Mapped", refuse)
     with pytest.raises(OSError, match=r"no room for semaphore 'x'.*/dev/shm") as caught:
         Semaphore(name="x")
     assert caught.value.errno == errno.ENOSPC
+
+
+@linux
+def test_an_unnamed_one_goes_when_it_is_dropped() -> None:
+    path = Path("/dev/shm", f"sem.{Semaphore().name}")
+    gc.collect()
+    assert not path.exists()
+
+
+def test_the_end_of_its_maker_leaves_anothers_of_the_same_name_alone(unique_name: str) -> None:
+    result = run_python(
+        """
+        from shmkit import Semaphore
+
+        first = Semaphore(1, args[0])
+        Semaphore.attach(args[0]).unlink()
+        second = Semaphore.create(args[0], 5, tracked=False)
+        """,
+        unique_name,
+    )
+    assert result.stderr == ""
+    second = Semaphore.attach(unique_name)
+    assert second.value == 5
+    second.unlink()
+    second.close()
+
+
+def test_a_method_keeps_it_mapped() -> None:
+    semaphore = Semaphore()
+    acquire, release = semaphore.raw.acquire, semaphore.raw.release
+    semaphore.close()
+    gc.collect()
+    acquire(0)
+    release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Event"]
 
 _KIND: Final = 17
-_TURNS: Final = 0x080 // 8  # how often it was set or cleared: odd while it is set
+_FLAG: Final = 0x080 // 8  # 1 while it is set
+_MARK: Final = 0x088 // 8  # a random number, another one for each set: many may write it at once
+_TURN: Final = 0.25  # seconds
 _BELL: Final = 0x280 // 8
-_MASK: Final = (1 << 64) - 1
 
 
 class Event:
@@ -58,7 +60,7 @@ class Event:
             ClosedError: this handle was closed.
         """
         self._check_open()
-        return bool(self._words[_TURNS] & 1)
+        return bool(self._words[_FLAG])
 
     def set(self) -> None:
         """Set it, and wake everybody who waits. Idempotent.
@@ -69,9 +71,9 @@ class Event:
         words = self._words  # before the look: those of a closed handle are not to be written
         self._check_open()
         self._page.membership.register()
-        turns = words[_TURNS]
-        if not turns & 1:
-            words[_TURNS] = turns + 1
+        if not words[_FLAG]:
+            words[_FLAG] = 1  # first: who sees the new mark sees the flag
+            words[_MARK] = int.from_bytes(os.urandom(8), "little")
         fence()
         self._bell.ring()
 
@@ -83,9 +85,7 @@ class Event:
         """
         words = self._words
         self._check_open()
-        turns = words[_TURNS]
-        if turns & 1:
-            words[_TURNS] = turns + 1 & _MASK
+        words[_FLAG] = 0
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set.
@@ -103,11 +103,15 @@ class Event:
         """
         deadline, words = Deadline(timeout), self._words
         self._check_open()
-        turns = words[_TURNS]
-        if turns & 1:
+        mark = words[_MARK]  # before the flag: a set from now on is seen
+        if words[_FLAG]:
             return True
         self._page.membership.register()
-        woken = self._bell.wait(_TURNS, turns, deadline, self._check_open)
+        woken = False
+        while not (woken or deadline.expired()):
+            # In turns with a look at the flag: who set it may have been killed before the mark.
+            turn = Deadline(min(deadline.remaining(), _TURN))
+            woken = self._bell.wait(_MARK, mark, turn, self._check_open) or bool(words[_FLAG])
         self._check_open()
         if words[STATE] != OPEN:  # which ends every wait
             raise CorruptSegment(

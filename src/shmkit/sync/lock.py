@@ -35,7 +35,9 @@ class Lock(Mutex):
         OSError: no room, or 120 handles are there.
 
     Notes:
-        How a dead holder is told from a slow one: rescue.py. At most 120 handles at a time.
+        How a dead holder is told from a slow one: rescue.py. At most 120 handles at a time. A forked
+        child is a user of its own from its first acquire on. Until then the parent's handle has to
+        stay open, or the name goes, and may lead others to another lock.
     """
 
     __slots__ = ("_page",)
@@ -44,7 +46,7 @@ class Lock(Mutex):
         self._open(name)
 
     def _open(self, memory: str | SharedBuffer | None) -> None:
-        page = SharedPage(memory, _KIND, {"lock": TokenOf(0)})
+        page = _Page(memory, _KIND, {"lock": TokenOf(0)})
         self._page = page
         super().__init__(page.membership, page.words, 0)
         page.membership.presence.call_after_fork(self.start_anew)
@@ -86,6 +88,14 @@ class Lock(Mutex):
         if self._semaphore.closed:
             return f"<Lock {where} closed>"
         return f"<Lock {where} {'held here' if self.held else 'not held here'}>"
+
+
+class _Page(SharedPage):
+    """The page of a lock: it stays if somebody died inside, for whoever comes next to be told."""
+
+    def _remove(self) -> None:
+        if not self.membership.is_another_inside(0):
+            super()._remove()
 
 
 def _rejoin(cls: type[Lock], buffer: SharedBuffer) -> Lock:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
 from shmkit.sync import evidence
-from shmkit.sync.lines import LINE_PID, LINE_ROLES, Lines, NoFreeLine
+from shmkit.sync.lines import INSIDE, LINE_PID, LINE_ROLES, LINE_WORDS, Lines, NoFreeLine
 from shmkit.sync.liveness import CREATION_BYTE, PARTICIPANT_BYTE, RESCUE_BYTE, Presence
 from shmkit.sync.semaphores import Semaphores, ownership
 from shmkit.sync.waiting import NO_WORDS
@@ -208,6 +208,14 @@ class Membership:
         Called alone at the door, and with the lock's rescue byte.
         """
         evidence.clear_beside_holder(self._lines, lock)
+
+    def is_another_inside(self, lock: int) -> bool:
+        """Whether the line of another, alive or dead, says that it is inside one of the locks."""
+        phases, own = self._lines.phases(lock), self.line()
+        return any(
+            self._words[phase] == INSIDE and not own <= phase < own + LINE_WORDS
+            for phase, _ in phases
+        )
 
     def line(self) -> int:
         """Index of the first word of this handle's line."""

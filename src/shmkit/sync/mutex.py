@@ -89,6 +89,7 @@ class Mutex(Rescuing):
         """Hold nothing and be nobody: at first, and in a forked child."""
         self._place = _NO_PLACE
         self._entries = 0
+        self._looked, self._vain = 0.0, 0
         self.owner = NOBODY
         self._gate = threading.Lock()
         self._wake = threading.Lock()  # its release is the token that wakes one of `_queue` threads

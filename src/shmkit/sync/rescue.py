@@ -18,6 +18,7 @@ with the token in hand leaves behind what it had found.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from shmkit.deadline import Deadline
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COUNTER", "Rescuing"]
 
+_FREE_LOOKS: Final = 8  # one after the other, by somebody who only tries
 COUNTER: Final = (1 << 63) - 1  # from there on from 0: what counts is whether it changes
 
 # Index of a phase word -> phase, entries before it was read, entries after.
@@ -52,7 +54,16 @@ _Lines: TypeAlias = dict[int, tuple[int, int, int]]
 class Rescuing:
     """The half of a `Mutex` that looks for the dead."""
 
-    __slots__ = ("_entries", "_index", "_membership", "_place", "_semaphore", "_words")
+    __slots__ = (
+        "_entries",
+        "_index",
+        "_looked",
+        "_membership",
+        "_place",
+        "_semaphore",
+        "_vain",
+        "_words",
+    )
 
     _membership: Membership
     _words: memoryview[int]
@@ -60,6 +71,8 @@ class Rescuing:
     _semaphore: Semaphore | NoSemaphore
     _place: memoryview[int]  # this participant's words at this lock
     _entries: int
+    _looked: float  # when for the dead
+    _vain: int  # such looks since one helped
 
     def _phase_of(self, line: int) -> int:
         return line + LINE_PHASES + LOCK_WORDS * self._index
@@ -72,7 +85,16 @@ class Rescuing:
         self._place = place
 
     def _look_for_the_dead(self, *, patient: bool) -> Acquired:
-        """Become the holder if the token went with a dead one."""
+        """Become the holder if the token went with a dead one.
+
+        Who only tries again and again looks once in a while: those who wait need the same lock byte
+        and the door.
+        """
+        now = monotonic()
+        if not patient and self._vain >= _FREE_LOOKS and now - self._looked < SLICE:
+            return NO
+        self._looked = now
+        self._vain += 1
         presence, byte = self._membership.presence, RESCUE_BYTE + self._index
         if not presence.try_lock(byte):  # step: mutex.rescue
             return NO  # another is at it
@@ -84,8 +106,8 @@ class Rescuing:
                 return NO
             if any(phase == INSIDE for phase, *_ in dead.values()):
                 return self._succeed(dead, AFTER_DEATH)
-            if dead and patient:
-                return self._look_for_the_token(dead, rest)
+            if dead:
+                return self._look_for_the_token(dead, rest, patient=patient)
             return NO
         except TimeoutError:
             return NO  # somebody is stopped at the door
@@ -112,13 +134,14 @@ class Rescuing:
         # In this order: two that are INSIDE, one of them dead, are one holder for whoever comes
         # after us. None that is INSIDE would be a lost token.
         place = self._place
+        self._vain = 0
         place[PHASE] = INSIDE  # step: mutex.inside
         self._entries = place[ENTRIES] = self._entries + 1  # step: mutex.count
         for at in dead:
             self._words[at] = IDLE  # step: mutex.clear
         return how
 
-    def _look_for_the_token(self, dead: _Lines, rest: _Lines) -> Acquired:
+    def _look_for_the_token(self, dead: _Lines, rest: _Lines, *, patient: bool) -> Acquired:
         """Some died ENTERING or LEAVING: is the token in anybody's hands?"""
         words, take = self._words, self._semaphore.acquire_within
         if any(phase in (INSIDE, LEAVING) for phase, *_ in rest.values()):
@@ -126,6 +149,8 @@ class Rescuing:
         if take(0):  # step: mutex.try
             return self._succeed(dead, YES)
         noted = {at: words[at + TICKS] for at, (phase, *_) in rest.items() if phase == ENTERING}
+        if noted and not patient:
+            return NO  # that takes time; if they wait, they find out
         deadline = Deadline(4 * SLICE)
         while any(
             words[at] == ENTERING and words[at + TICKS] == tick for at, tick in noted.items()

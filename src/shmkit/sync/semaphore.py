@@ -15,9 +15,10 @@ import os
 import secrets
 import signal
 import time
-import weakref
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.util import Finalize
+from pathlib import Path
 from signal import SIG_BLOCK, SIG_SETMASK
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -65,7 +66,8 @@ class Semaphore:
 
     Without a name it is reached by forking or pickling the object; with one, any process of the
     same user that gives the same name has the same semaphore. Whoever created it owns the name: it
-    is removed by that handle's `unlink`, by leaving its `with`, or at its process's end.
+    is removed by `unlink`, or at that process's end; without a name also when the handle that made
+    it is closed or dropped.
 
     Args:
         value: the count it is created with; ignored when it exists.
@@ -78,8 +80,8 @@ class Semaphore:
 
     def __init__(self, value: int = 1, name: str | None = None) -> None:
         if name is None:
-            self._open(f"shmkit-{secrets.token_hex(8)}", value, create=True, tracked=True)
-            self._unnamed = True
+            name = f"shmkit-{secrets.token_hex(8)}"
+            self._open(name, value, create=True, tracked=True, unnamed=True)
             return
         check_name(name)
         while True:
@@ -122,15 +124,19 @@ class Semaphore:
         return self
 
     def _open(
-        self, name: str, value: int = 0, *, create: bool = False, tracked: bool = False
+        self,
+        name: str,
+        value: int = 0,
+        *,
+        create: bool = False,
+        tracked: bool = False,
+        unnamed: bool = False,
     ) -> None:
         posix_name = f"/{name}"
         if not 0 <= value <= _MOST:  # `posix_ipc` cuts off what is above 32 bits
             raise ValueError(f"a semaphore counts from 0 to {_MOST}, so not from {value}")
         try:
-            semaphore = posix_ipc.Semaphore(
-                posix_name, posix_ipc.O_CREX if create else 0, 0o600, value
-            )
+            mapped = _Mapped(posix_name, posix_ipc.O_CREX if create else 0, 0o600, value)
         except posix_ipc.ExistentialError as error:
             if create:
                 raise FileExistsError(f"semaphore {name!r} exists: attach to it") from error
@@ -149,13 +155,18 @@ class Semaphore:
             ) from error
         self.name = name
         self.closed = False
-        self._mapped = _Mapped(semaphore)
+        self._mapped: _Mapped | NoSemaphore = mapped
         self._finalizer: Finalize | None = None
         self._owner = os.getpid()
-        self._unnamed = False
+        self._unnamed = unnamed
         if create and tracked:
             resource_tracker.register(posix_name, "semaphore")
-            self._finalizer = Finalize(None, _remove, (posix_name,), exitpriority=_PRIORITY)
+            self._finalizer = Finalize(
+                self if unnamed else None,  # whose end is the name's, beside that of the process
+                _remove,
+                (posix_name, _identity(posix_name)),
+                exitpriority=_PRIORITY,
+            )
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Lower the counter by one, waiting while it is 0.
@@ -194,7 +205,7 @@ class Semaphore:
             Whether it was lowered.
         """
         mapped = self._mapped  # kept, also over a close() in another thread
-        acquire = mapped.semaphore.acquire
+        acquire = mapped.acquire
         # After a call a handler may raise; not after the next of an iterator.
         if seconds <= 0:
             try:
@@ -218,7 +229,7 @@ class Semaphore:
                 pthread_sigmask(SIG_SETMASK, held_back)
             except BaseException:  # of a handler, which runs here
                 if taken:
-                    mapped.semaphore.release()
+                    mapped.release()
                 raise
         return taken
 
@@ -232,7 +243,7 @@ class Semaphore:
         if self.closed:
             raise ClosedError(f"semaphore {self.name!r} was closed")
         try:
-            self._mapped.semaphore.release()
+            self._mapped.release()
         except OSError as error:
             if error.errno != errno.EOVERFLOW:
                 raise
@@ -247,9 +258,9 @@ class Semaphore:
         return self._finalizer if self._finalizer is not None else _nothing
 
     @property
-    def raw(self) -> posix_ipc.Semaphore:
-        """The semaphore of `posix_ipc` underneath, for hot paths; it may be closed."""
-        return self._mapped.semaphore
+    def raw(self) -> Any:
+        """The semaphore of `posix_ipc` underneath, for hot paths; a NoSemaphore once closed."""
+        return self._mapped
 
     @property
     def value(self) -> int:
@@ -260,19 +271,19 @@ class Semaphore:
         """
         if self.closed:
             raise ClosedError(f"semaphore {self.name!r} was closed")
-        return int(self._mapped.semaphore.value)
+        return int(self._mapped.value)
 
     def reset(self, value: int) -> None:
         """Make the count what it was at first; only for one that is alone with it."""
         while self.acquire_within(0):
             pass
         for _ in range(value):
-            self._mapped.semaphore.release()
+            self._mapped.release()
 
     def close(self) -> None:
         """Leave it; a thread that waits on this handle gets ClosedError."""
         self.closed = True
-        self._mapped = _UNMAPPED
+        self._mapped = _NOTHING
         if self._unnamed and self._owner == os.getpid():
             self.unlink()
 
@@ -314,20 +325,21 @@ def _nothing() -> None:
     pass
 
 
-class _Mapped:
-    """A semaphore of `posix_ipc`, closed when nobody refers to this any more."""
+class _Mapped(posix_ipc.Semaphore):  # type: ignore[misc]
+    """One of `posix_ipc`, closed when nobody refers to it any more, nor to a method of it."""
 
-    __slots__ = ("__weakref__", "semaphore")
+    __slots__ = ()
 
-    def __init__(self, semaphore: Any) -> None:
-        self.semaphore = semaphore
-        weakref.finalize(self, semaphore.close).atexit = False
+    def __del__(self, never_opened: type[Exception] = posix_ipc.ExistentialError) -> None:
+        with suppress(never_opened):
+            self.close()
 
 
 class NoSemaphore:
     """What a closed handle has in place of its semaphore, so that the real one can go."""
 
     closed = True
+    value = 0
 
     def acquire(self, timeout: float = 0) -> None:  # noqa: ARG002 - as of `posix_ipc`
         """There is nothing to be had."""
@@ -349,7 +361,7 @@ class NoSemaphore:
         return self
 
 
-_UNMAPPED: Final = _Mapped(NoSemaphore())
+_NOTHING: Final = NoSemaphore()
 
 
 def _unlink(posix_name: str) -> None:
@@ -359,6 +371,16 @@ def _unlink(posix_name: str) -> None:
         return  # somebody else removed it: what was wanted
 
 
-def _remove(posix_name: str) -> None:
-    _unlink(posix_name)
+def _identity(posix_name: str) -> tuple[int, int] | None:
+    """What the name leads to; None if nothing, or where the system does not show it."""
+    try:
+        status = Path(f"/dev/shm/sem.{posix_name[1:]}").stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _remove(posix_name: str, identity: tuple[int, int] | None) -> None:
+    if _identity(posix_name) == identity:  # else somebody removed it, and another made one
+        _unlink(posix_name)
     resource_tracker.unregister(posix_name, "semaphore")
