@@ -9,6 +9,8 @@ import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,83 @@ def test_idle_workers_that_are_killed_are_replaced(quick) -> None:
         process.kill()
     wait_until(lambda: len(quick._processes) == 2 and not set(before) & set(quick._processes))
     assert quick.submit(double, 2).result(SECONDS) == 4
+
+
+def test_a_worker_that_was_replaced_ends_like_all_others(quick, tmp_path) -> None:
+    """Its process is forked by a thread of the executor's, and has to be its own at its end."""
+    quick.submit(double, 1).result(SECONDS)
+    before = dict(quick._processes)
+    for process in before.values():
+        process.kill()
+    wait_until(lambda: len(quick._processes) == 2 and not set(before) & set(quick._processes))
+    replaced = list(quick._processes.values())
+    said = tmp_path / "said"
+    quick.submit(write_later, said).result(SECONDS)
+    quick.shutdown()
+    assert [process.exitcode for process in replaced] == [0, 0]
+    assert said.read_text() == "late words"
+
+
+def write_later(path: Path) -> None:
+    """Leave a thread behind, which Python waits for."""
+    threading.Thread(target=lambda: (time.sleep(0.2), path.write_text("late words"))).start()
+
+
+def test_a_worker_is_known_whatever_interrupts_its_start() -> None:
+    context = multiprocessing.get_context("fork")
+    interrupts = [KeyboardInterrupt()]
+
+    class Interrupted:
+        get_start_method = context.get_start_method
+
+        @staticmethod
+        def Process(*args: Any, **kwargs: Any) -> Any:  # noqa: N802 - as in a context
+            process = context.Process(*args, **kwargs)
+            start = process.start
+
+            def interrupted() -> None:
+                start()
+                if interrupts:
+                    raise interrupts.pop()
+
+            process.start = interrupted
+            return process
+
+    crew_context: Any = Interrupted()
+    with ProcessPoolExecutor(2, crew_context) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(double, 1)
+        assert pool.submit(double, 2).result(SECONDS) == 4
+        alive = {process.pid for process in multiprocessing.active_children()}
+        assert alive == set(pool._processes or ())
+
+
+def submit_here(number: int) -> int:
+    return inherited.submit(double, number).result(SECONDS)
+
+
+def test_a_worker_that_inherited_the_executor_is_told(quick) -> None:
+    global inherited
+    inherited = quick
+    error = quick.submit(submit_here, 1).exception(SECONDS)
+    assert type(error) is RuntimeError
+    assert str(error).startswith(f"this executor belongs to process {os.getpid()}")
+
+
+inherited: ProcessPoolExecutor
+
+
+def test_a_callback_that_raises_what_is_no_exception_ends_nothing(quick, gate, caplog) -> None:
+    def leave(future: Any) -> None:
+        raise SystemExit(future.result())
+
+    futures = [quick.submit(wait_for, gate), *(quick.submit(double, n) for n in range(20))]
+    for future in futures:
+        future.add_done_callback(leave) if not future.done() else None
+    gate.touch()
+    assert [future.result(SECONDS) for future in futures[1:]] == list(range(0, 40, 2))
+    assert quick.submit(double, 7).result(SECONDS) == 14
+    wait_until(lambda: "a callback raised" in caplog.text)
 
 
 def test_fewer_workers_than_asked_for_do(scarce, gate) -> None:

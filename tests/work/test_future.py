@@ -112,3 +112,11 @@ def test_a_fork_while_one_is_set_leaves_the_child_able_to() -> None:
         os.waitpid(child, 0)
         raise
     assert os.waitstatus_to_exitcode(ended[-1]) == 7
+
+
+def test_a_finalizer_that_asks_for_another_future_holds_nobody_up() -> None:
+    """It may run wherever something is made, so also by whoever has the guard of all futures."""
+    with module._guard:
+        future: CallFuture[int] = CallFuture()
+        assert future.cancel()
+    assert future.cancelled()

@@ -35,9 +35,10 @@ class Lock(Mutex):
         OSError: no room, or 120 handles are there.
 
     Notes:
-        How a dead holder is told from a slow one: rescue.py. At most 120 handles at a time. A forked
-        child is a user of its own from its first acquire on. Until then the parent's handle has to
-        stay open, or the name goes, and may lead others to another lock.
+        How a dead holder is told from a slow one: rescue.py. At most 120 handles at a time.
+
+        A forked child is a user of its own from its first acquire on. Until then the handle of its
+        parent has to stay open, or the name goes, and may lead others to another lock.
     """
 
     __slots__ = ("_page",)

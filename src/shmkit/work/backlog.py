@@ -10,6 +10,8 @@ results come, so that a worker never waits for the collector, and what is in it 
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections import deque
 from concurrent.futures import Future, InvalidStateError
@@ -19,6 +21,8 @@ from shmkit.channels.codec import encode
 from shmkit.errors import Full, PeerDied
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shmkit.channels.codec import Encoded
     from shmkit.work.calls import CallRing
 
@@ -55,17 +59,29 @@ class Call:
 
     def finish(self, value: Any) -> None:
         """Give the future its result, unless somebody else set it."""
-        try:
-            self.future.set_result(value)
-        except InvalidStateError:
-            return
+        _shielded(self.future.set_result, value)
 
     def fail(self, error: BaseException) -> None:
         """Give the future its exception, unless somebody else set it."""
-        try:
-            self.future.set_exception(error)
-        except InvalidStateError:
-            return
+        _shielded(self.future.set_exception, error)
+
+    def cancel(self) -> None:
+        """Cancel the future, and tell who waits for it."""
+        _shielded(self.future.cancel)
+        _shielded(self.future.set_running_or_notify_cancel)
+
+
+def _shielded(tell: Callable[..., object], *args: Any) -> None:
+    """Call what may call callbacks; what one of them raises is not to end the collector."""
+    try:
+        tell(*args)
+    except InvalidStateError:
+        return
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            raise  # it may be a signal handler's
+        # Logged where the standard library logs the others: it leaves out what is no Exception.
+        logging.getLogger("concurrent.futures").critical("a callback raised", exc_info=True)
 
 
 class Backlog:
@@ -103,8 +119,17 @@ class Backlog:
             call: the call.
             content: what is encoded of it.
         """
+        self._adapt()
         if self.parked or len(self.running) >= self._window or not self._send(call, content):
             self.parked.append(call)
+
+    def _adapt(self) -> None:
+        """Have the window follow the rate of results, downwards also when none come."""
+        now = time.monotonic()
+        if now - self._since > AHEAD / 2:
+            rate = self._done / (now - self._since)
+            self._window = max(self._least, min(int(rate * AHEAD), MOST_AHEAD))
+            self._done, self._since = 0, now
 
     def _send(self, call: Call, content: bytes | Encoded | None) -> bool:
         """Put a call into the ring; False if that is full."""
@@ -128,11 +153,7 @@ class Backlog:
 
     def refill(self) -> None:
         """Put parked calls into the ring, as many as may be in it."""
-        now = time.monotonic()
-        if now - self._since > AHEAD / 2:
-            rate = self._done / (now - self._since)
-            self._window = max(self._least, min(int(rate * AHEAD), MOST_AHEAD))
-            self._done, self._since = 0, now
+        self._adapt()
         parked, running = self.parked, self.running
         while parked and len(running) < self._window:
             call = parked.popleft()

@@ -124,7 +124,7 @@ class Crew:
 
     def _start_worker(self) -> None:
         context, _, initializer, initargs, most_calls = self._orders
-        line = self._free_lines[-1]
+        line = self._free_lines.pop()
         self.words[line * LINE : (line + 1) * LINE] = _NO_NOTE
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=work,
@@ -138,11 +138,20 @@ class Crew:
                 most_calls,
             ),
         )
-        process.start()
-        self._free_lines.pop()
-        self._workers.append(Worker(process, line))
-        assert process.pid is not None
-        self.processes[process.pid] = process
+        worker = Worker(process, line)
+        # Noted before: a handler may raise when it runs already.
+        self._workers.append(worker)
+        try:
+            process.start()
+        except BaseException as error:
+            if process.pid is None:
+                self._workers.remove(worker)
+                if isinstance(error, Exception):  # else it may run all the same, with this line
+                    self._free_lines.append(line)
+            raise
+        finally:
+            if process.pid is not None:
+                self.processes[process.pid] = process
 
     def let_go(self, number: int) -> None:
         """The worker that ran this call runs no other."""

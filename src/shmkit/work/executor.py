@@ -96,7 +96,7 @@ class ProcessPoolExecutor(Executor):
         self._pool: Pool | None = None
         self._is_shut_down = False
         self._starting = threading.Lock()
-        self._pid = os.getpid()
+        self._pid = 0  # of who has started workers
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Have `fn(*args, **kwargs)` called in a worker.
@@ -113,14 +113,12 @@ class ProcessPoolExecutor(Executor):
             RuntimeError: the executor was shut down, the interpreter is about to end, or this
                 process is a fork of one that has used it.
         """
-        pool = self._pool
-        if pool is None:
-            pool = self._start()
-        elif os.getpid() != self._pid:  # before the lock: a thread of the parent may have had it
+        if self._is_a_forks():  # before any lock: a thread of the parent may have had it
             raise RuntimeError(
                 f"this executor belongs to process {self._pid}, of which this one is a fork: make "
                 "an executor here"
             )
+        pool = self._pool or self._start()
         future: Future[_T] = CallFuture()
         task = (fn, args, kwargs)
         try:
@@ -138,6 +136,9 @@ class ProcessPoolExecutor(Executor):
             pool.backlog.tell_failed()
         return future
 
+    def _is_a_forks(self) -> bool:
+        return self._pid not in (0, os.getpid())
+
     def _check(self, pool: Pool) -> None:
         if pool.closing or _exiting or self._is_shut_down:
             if pool.broken:
@@ -154,6 +155,7 @@ class ProcessPoolExecutor(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if _exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            self._pid = os.getpid()  # first: workers are forked here
             pool = Pool(self._orders)
             try:
                 pool.start()
@@ -167,7 +169,6 @@ class ProcessPoolExecutor(Executor):
                 pool.abandon()
                 raise
             _collectors[thread] = pool
-            self._pid = os.getpid()
             self._processes = pool.processes
             self._executor_manager_thread = thread
             self._pool = pool
@@ -213,10 +214,12 @@ class ProcessPoolExecutor(Executor):
             wait: return only when they have, and every worker has ended.
             cancel_futures: cancel those that are not running yet.
         """
+        if self._is_a_forks():
+            return
         with self._starting:
             self._is_shut_down = True
             pool, thread = self._pool, self._executor_manager_thread
-        if pool is not None and os.getpid() == self._pid:
+        if pool is not None:
             with pool.lock:
                 pool.cancelling = pool.cancelling or cancel_futures
                 pool.closing = True
@@ -270,5 +273,13 @@ def _finish_calls() -> None:
         thread.join()
 
 
+def _forget_collectors() -> None:
+    """In a forked child: they are its parent's, also if it was forked by one of them."""
+    global _exiting
+    _exiting = False
+    _collectors.clear()
+
+
+os.register_at_fork(after_in_child=_forget_collectors)
 # What the standard library's executors use; atexit would come too late, after the wait for threads.
 threading._register_atexit(_finish_calls)  # type: ignore[attr-defined]

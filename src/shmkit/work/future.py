@@ -19,7 +19,8 @@ __all__ = ["CallFuture"]
 
 _T = TypeVar("_T")
 
-_guard = threading.Lock()
+# Re-entrant: a finalizer or a signal handler that comes in between may ask for another future.
+_guard = threading.RLock()
 
 
 class CallFuture(Future[_T]):
@@ -40,10 +41,11 @@ class CallFuture(Future[_T]):
     def _condition(self) -> threading.Condition:  # type: ignore[override]
         made = self._made
         if made is None:
+            fresh = threading.Condition()  # not with the guard: a finalizer may make one here
             with _guard:
                 made = self._made
                 if made is None:
-                    made = self._made = threading.Condition()
+                    made = self._made = fresh
         return made
 
     def set_running_or_notify_cancel(self) -> bool:
@@ -78,7 +80,7 @@ class CallFuture(Future[_T]):
 def _renew_guard() -> None:
     """In a forked child: whoever held it is not there."""
     global _guard
-    _guard = threading.Lock()
+    _guard = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_guard)

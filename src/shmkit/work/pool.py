@@ -150,8 +150,7 @@ class Pool:
                 cancelled = self.backlog.drop_waiting()
             done = not self.backlog
         for call in cancelled:
-            call.future.cancel()
-            call.future.set_running_or_notify_cancel()
+            call.cancel()
         return done
 
     def _step(self) -> None:
