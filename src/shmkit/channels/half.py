@@ -59,6 +59,7 @@ class Half(Handle):
         "_seen",
         "_size",
         "_space",
+        "_span_of_most",
         "_tail",
         "_tail_seen",
         "_unpack",
@@ -69,6 +70,7 @@ class Half(Handle):
     _size: int  # of the data
     _mask: int
     _most: int  # bytes of the largest frame
+    _span_of_most: int  # a frame that ends within so many bytes of its begin is not larger
     _checked: bool
     _notes_puts: bool  # whether the shared fast path is to call _note_put, and
     _notes_gets: bool  # _note_get

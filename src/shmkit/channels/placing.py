@@ -147,7 +147,7 @@ class Placing(Half):
         if self._put_quick:
             at = self._base + (tail & self._mask)
             self._put_at, self._put_lap = at, tail - at
-            self._limit = self._room - self._put_lap
+            self._limit = min(self._room, tail + self._span_of_most) - self._put_lap
         elif self._put_mutex is not None and not self._checked:
             self._limit = SHARED
 

@@ -69,7 +69,7 @@ class Producing(Placing):
         at = self._put_at
         end = at + ((size + 31) & -16)
         limit = self._limit
-        if end <= limit and words[STATE] == READY and size <= self._most:
+        if end <= limit and words[STATE] == READY:
             self._limit = BUSY
             words[at >> 3] = size  # step: put.header
             at += 16
@@ -79,7 +79,7 @@ class Producing(Placing):
             self._limit = limit
             if words[DATA_BELL]:  # step: put.bell
                 self._data.ring()
-        elif end > limit >= 0 and size <= self._most and self._see_room(end):
+        elif end > limit >= 0 and self._see_room(end):
             self.put(data, timeout)
         else:
             self._put_carefully(data, size, timeout)
@@ -94,6 +94,8 @@ class Producing(Placing):
         data_end = self._base + self._size
         if room > data_end:
             room = data_end
+        if room > at + self._span_of_most:
+            room = at + self._span_of_most
         self._limit = room
         return end <= room
 

@@ -127,6 +127,7 @@ class Ring(Producing, Consuming):
         self._size = segment.header.data_size
         self._mask = self._size - 1
         self._most = min(self._size - HEADER, LOW)
+        self._span_of_most = self._most & -16
         self._checked = bool(flags & _CHECKED)
         self._policy = _POLICIES[flags >> 4]
         self._notes_puts = self._notes_gets = False
