@@ -19,10 +19,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shmkit.channels.broadcast import Broadcast as Broadcast
-    from shmkit.channels.latest import Latest as Latest
-    from shmkit.channels.queue import JoinableQueue as JoinableQueue
-    from shmkit.channels.queue import Queue as Queue
+    from shmkit.channels.fanout.broadcast import Broadcast as Broadcast
+    from shmkit.channels.fanout.latest import Latest as Latest
+    from shmkit.channels.objects.queue import JoinableQueue as JoinableQueue
+    from shmkit.channels.objects.queue import Queue as Queue
     from shmkit.channels.ring import Ring as Ring
     from shmkit.errors import ClosedError as ClosedError
     from shmkit.errors import CorruptSegment as CorruptSegment
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from shmkit.errors import RoleTaken as RoleTaken
     from shmkit.errors import ShmkitError as ShmkitError
     from shmkit.errors import ShutDown as ShutDown
-    from shmkit.memory.array import SharedArray as SharedArray
     from shmkit.memory.buffer import SharedBuffer as SharedBuffer
-    from shmkit.memory.paged import PagedFile as PagedFile
-    from shmkit.memory.reading import open_bytes as open_bytes
+    from shmkit.memory.open_bytes import open_bytes as open_bytes
+    from shmkit.memory.paged.paged import PagedFile as PagedFile
+    from shmkit.segment.array import SharedArray as SharedArray
     from shmkit.sync.event import Event as Event
     from shmkit.sync.lock import Acquired as Acquired
     from shmkit.sync.lock import Lock as Lock
@@ -50,7 +50,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Acquired": "shmkit.sync.lock",
-    "Broadcast": "shmkit.channels.broadcast",
+    "Broadcast": "shmkit.channels.fanout.broadcast",
     "ClosedError": "shmkit.errors",
     "CorruptSegment": "shmkit.errors",
     "Empty": "shmkit.errors",
@@ -58,23 +58,23 @@ _HOME = {
     "FrameTooLarge": "shmkit.errors",
     "Full": "shmkit.errors",
     "IncompatibleSegment": "shmkit.errors",
-    "JoinableQueue": "shmkit.channels.queue",
-    "Latest": "shmkit.channels.latest",
+    "JoinableQueue": "shmkit.channels.objects.queue",
+    "Latest": "shmkit.channels.fanout.latest",
     "Lock": "shmkit.sync.lock",
-    "PagedFile": "shmkit.memory.paged",
+    "PagedFile": "shmkit.memory.paged.paged",
     "PeerDied": "shmkit.errors",
     "ProcessPoolExecutor": "shmkit.work.executor",
-    "Queue": "shmkit.channels.queue",
+    "Queue": "shmkit.channels.objects.queue",
     "Ring": "shmkit.channels.ring",
     "RoleTaken": "shmkit.errors",
     "Semaphore": "shmkit.sync.semaphore",
-    "SharedArray": "shmkit.memory.array",
+    "SharedArray": "shmkit.segment.array",
     "SharedBuffer": "shmkit.memory.buffer",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
     "WorkerDied": "shmkit.work.died",
     "once": "shmkit.work.once",
-    "open_bytes": "shmkit.memory.reading",
+    "open_bytes": "shmkit.memory.open_bytes",
 }
 
 __all__ = [

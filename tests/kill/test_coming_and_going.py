@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shmkit import Ring, ShutDown
-from shmkit.sync.membership import Membership
+from shmkit.segment.membership import Membership
 from shmkit.tools.testing import deadline, kill_points, run_until
 
 pytestmark = pytest.mark.skipif(
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 NAMED = ["shm", "file"]
 TIMEOUT = 30.0
-MAKE = kill_points("shmkit.channels.segment")
+MAKE = kill_points("shmkit.segment.segment")
 ENTER = ("semaphores.discard", "semaphores.epoch", "line.pid", "line.attached")
 ALONE = ("line.inside",)  # where somebody died inside a lock: tests/sync/test_lock_deaths.py
 LEAVE = ("unclaim", "member.roles", "member.leave")
@@ -71,11 +71,11 @@ def works(ring):
 
 def test_every_step_is_here():
     assert set(MAKE) == {"make.fields", "make.state", "make.ownership", "make.magic"}
-    assert set(kill_points("shmkit.sync.membership")) == {*LEAVE[1:], "member.last"}
-    assert set(kill_points("shmkit.sync.semaphores")) == set(ENTER[:2])
-    assert set(kill_points("shmkit.sync.lines")) == {*ENTER[2:], *ALONE}
-    assert set(kill_points("shmkit.channels.side")) == {"claim", "unclaim"}
-    assert set(kill_points("shmkit.channels.ring")) == set(SHUT)
+    assert set(kill_points("shmkit.segment.membership")) == {*LEAVE[1:], "member.last"}
+    assert set(kill_points("shmkit.segment.semaphores")) == set(ENTER[:2])
+    assert set(kill_points("shmkit.segment.participants")) == {*ENTER[2:], *ALONE}
+    assert set(kill_points("shmkit.channels.roles")) == {"claim", "unclaim"}
+    assert set(kill_points("shmkit.channels.ring.ring")) == set(SHUT)
 
 
 @pytest.mark.parametrize("backend", NAMED)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shmkit.sync.lines import LINE_PHASES, LINE_PID, LINE_WORDS, PARTICIPANT_LINE
+from shmkit.segment.participants import LINE_PHASES, LINE_PID, LINE_WORDS, PARTICIPANT_LINE
 from shmkit.sync.lock import Acquired, Lock
 from shmkit.tools.testing import deadline, kill_points, start_until
 from tests.processes import wait_until
@@ -31,7 +31,7 @@ pytestmark = [
 TIMEOUT = 30.0
 ROUNDS = 20
 MOMENT = 0.2
-POINTS = kill_points("shmkit.sync.mutex", "shmkit.sync.rescue", paths=True)
+POINTS = kill_points("shmkit.sync.mutex", "shmkit.sync.recovery", paths=True)
 STEPS = {point.partition("@")[0] for point in POINTS}
 
 # Where the victim has the token, or may have it: a stopped one is waited for.

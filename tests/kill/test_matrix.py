@@ -68,10 +68,10 @@ class Case(NamedTuple):
 def points_of(side: str, sharing: str) -> Iterator[str]:
     """The steps, on each of their paths, that one side of a ring comes to."""
     for module in (side, {"producer": "placing", "consumer": "finding"}[side]):
-        yield from kill_points(f"shmkit.channels.{module}", paths=True)
-    yield from kill_points("shmkit.sync.waiting", paths=True)
+        yield from kill_points(f"shmkit.channels.ring.{module}", paths=True)
+    yield from kill_points("shmkit.sync.doorbell", paths=True)
     if sharing == "many":
-        yield from kill_points("shmkit.sync.mutex", "shmkit.sync.rescue", paths=True)
+        yield from kill_points("shmkit.sync.mutex", "shmkit.sync.recovery", paths=True)
 
 
 def is_reachable(case: Case) -> bool:
@@ -118,8 +118,8 @@ def test_every_step_is_in_the_matrix():
     """A step that no case brings a victim to would not be tested."""
     tested = {case.step for case in CASES} | RESCUE | {"put.drop", "get.drop"}
     modules = ("producer", "placing", "consumer", "finding")
-    channels = [f"shmkit.channels.{module}" for module in modules]
-    syncs = [f"shmkit.sync.{module}" for module in ("mutex", "rescue", "waiting")]
+    channels = [f"shmkit.channels.ring.{module}" for module in modules]
+    syncs = [f"shmkit.sync.{module}" for module in ("mutex", "recovery", "doorbell")]
     assert tested == set(kill_points(*channels, *syncs))
 
 

@@ -1,4 +1,4 @@
-/* The sleep and wake protocol of src/shmkit/sync/waiting.py, as a ring uses it.
+/* The sleep and wake protocol of src/shmkit/sync/doorbell.py, as a ring uses it.
  *
  * Producers publish frames in turns (their lock is mutex.pml), consumers take them in turns; a
  * consumer that finds nothing sleeps on a doorbell, a flag and a semaphore; after a frame it may turn

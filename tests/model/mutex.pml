@@ -1,4 +1,4 @@
-/* The protocol of src/shmkit/sync/mutex.py, rescue.py and evidence.py: a semaphore for exclusion,
+/* The protocol of src/shmkit/sync/mutex.py, recovery.py and evidence.py: a semaphore for exclusion,
  * phases, ticks, rescue; and newcomers that find every line to be evidence.
  *
  * LINES participants, each with a line of its own. A killer ends up to CRASHES of them, each before

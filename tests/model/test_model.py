@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 
-from shmkit.sync import evidence, mutex, rescue, waiting
+from shmkit.sync import doorbell as waiting
+from shmkit.sync import evidence, mutex
+from shmkit.sync import recovery as rescue
 from shmkit.tools.testing import kill_points
 from tests.model import run
 from tests.model.run import CASES, HERE, HINT, Case, Outcome, check, choose, main, steps

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shmkit import Event, Lock
-from shmkit.sync.lines import ENTERING, IDLE
+from shmkit.segment.participants import ENTERING, IDLE
 from tests.processes import Child, reap, wait_until
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shmkit import ClosedError, CorruptSegment, Event, SharedBuffer
-from shmkit.sync import waiting
+from shmkit.sync import doorbell as waiting
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, Telling, again, semaphores_of
 

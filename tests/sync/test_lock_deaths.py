@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shmkit import Acquired, Lock
-from shmkit.sync.liveness import RESCUE_BYTE
+from shmkit.segment.presence import RESCUE_BYTE
 from shmkit.tools.testing import run_until
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, again, at_it, waiting

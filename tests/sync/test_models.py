@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from shmkit import Acquired, ClosedError, Event, Lock
-from shmkit.sync.liveness import RESCUE_BYTE
+from shmkit.segment.presence import RESCUE_BYTE
 from tests.processes import wait_until
 from tests.sync.peers import Telling, again
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from shmkit import ProcessPoolExecutor, WorkerDied
-from shmkit.channels.header import DATA_BELL
-from shmkit.tools.steps import choose
+from shmkit.segment.header import DATA_BELL
+from shmkit.tools.testing.steps import choose
 from tests.processes import run_python, wait_until
 
 SECONDS = 30

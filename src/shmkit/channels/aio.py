@@ -20,21 +20,21 @@ import os
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from shmkit.channels.codec import encode
-from shmkit.channels.counted import NEWS
-from shmkit.channels.header import HEAD, READY, STATE, TAIL
-from shmkit.channels.queue import JoinableQueue, Queue
+from shmkit.channels.objects.codec import encode
+from shmkit.channels.objects.counted import NEWS
+from shmkit.channels.objects.queue import JoinableQueue, Queue
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, Full, ShutDown
+from shmkit.segment.header import HEAD, READY, STATE, TAIL
 from shmkit.sync.semaphore import SLICE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from shmkit.channels.queue import Queue
+    from shmkit.channels.objects.queue import Queue
     from shmkit.channels.ring import Ring
-    from shmkit.channels.side import Side
-    from shmkit.sync.waiting import Doorbell
+    from shmkit.channels.roles import Side
+    from shmkit.sync.doorbell import Doorbell
 
 __all__ = ["AsyncQueue", "AsyncRing"]
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
-from shmkit.channels.header import CUT, POISONED, READY, SHUT, STATE
-from shmkit.channels.segment import Segment
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, PeerDied, ShutDown
+from shmkit.segment.header import CUT, POISONED, READY, SHUT, STATE
+from shmkit.segment.segment import Segment
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from shmkit.channels.side import Side
+    from shmkit.channels.roles import Side
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
-    from shmkit.sync.semaphores import Counts
+    from shmkit.segment.semaphores import Counts
 
 __all__ = ["BUSY", "LIMIT", "STATES", "Handle"]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
-from shmkit.sync.ordering import fence
-from shmkit.sync.page import STATE, SharedPage
-from shmkit.sync.waiting import NO_WORDS, OPEN, Doorbell
+from shmkit.segment.fences import fence
+from shmkit.segment.page import STATE, SharedPage
+from shmkit.sync.doorbell import NO_WORDS, OPEN, Doorbell
 
 if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shmkit.sync.lines import ENTERING, IDLE, INSIDE, LEAVING
+from shmkit.segment.participants import ENTERING, IDLE, INSIDE, LEAVING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shmkit.sync.lines import Lines
+    from shmkit.segment.participants import Lines
     from shmkit.sync.semaphore import Semaphore
 
 __all__ = ["clear_beside_holder", "clear_by_token"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from shmkit.segment.page import SharedPage
+from shmkit.segment.semaphores import TokenOf
 from shmkit.sync.acquired import Acquired
 from shmkit.sync.mutex import Mutex
-from shmkit.sync.page import SharedPage
-from shmkit.sync.semaphores import TokenOf
 
 if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer

@@ -25,17 +25,17 @@ import posix_ipc
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
+from shmkit.segment.participants import ENTERING, ENTRIES, IDLE, INSIDE, LEAVING, PHASE, TICKS
 from shmkit.sync.acquired import NO, YES, Acquired
-from shmkit.sync.lines import ENTERING, ENTRIES, IDLE, INSIDE, LEAVING, PHASE, TICKS
-from shmkit.sync.rescue import COUNTER, Rescuing
+from shmkit.sync.doorbell import NO_WORDS
+from shmkit.sync.recovery import COUNTER, Rescuing
 from shmkit.sync.semaphore import SLICE, NoSemaphore
-from shmkit.sync.waiting import NO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from shmkit.sync.membership import Membership
+    from shmkit.segment.membership import Membership
     from shmkit.sync.semaphore import Semaphore
 
 __all__ = ["NOBODY", "Mutex"]

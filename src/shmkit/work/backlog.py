@@ -17,13 +17,13 @@ from collections import deque
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Final
 
-from shmkit.channels.codec import encode
+from shmkit.channels.objects.codec import encode
 from shmkit.errors import Full, PeerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkit.channels.codec import Encoded
+    from shmkit.channels.objects.codec import Encoded
     from shmkit.work.calls import CallRing
 
 __all__ = ["Backlog", "Call"]

@@ -19,15 +19,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from shmkit.channels.frame import HEADER
-from shmkit.channels.half import SHARED
-from shmkit.channels.header import HEAD, TAIL
-from shmkit.channels.objects import ObjectRing
+from shmkit.channels.objects.object_ring import ObjectRing
+from shmkit.channels.ring.half import SHARED
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty
+from shmkit.segment.header import HEAD, TAIL
 
 if TYPE_CHECKING:
-    from shmkit.channels.codec import Received
-    from shmkit.channels.segment import Segment
+    from shmkit.channels.objects.codec import Received
+    from shmkit.segment.segment import Segment
 
 __all__ = ["LINE", "READY", "STARTED", "TAKEN", "CallRing", "ResultRing", "Seen"]
 

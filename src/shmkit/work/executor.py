@@ -17,11 +17,11 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from shmkit.channels.codec import encode
+from shmkit.channels.objects.codec import encode
 from shmkit.work.backlog import Call
-from shmkit.work.crew import Orders
 from shmkit.work.future import CallFuture
 from shmkit.work.pool import Pool
+from shmkit.work.supervisor import Orders
 from shmkit.work.worker import run_chunk
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
-from shmkit.memory.array import SharedArray
 from shmkit.memory.buffer import SharedBuffer
+from shmkit.segment.array import SharedArray
+from shmkit.segment.page import SharedPage
+from shmkit.segment.semaphores import TokenOf
 from shmkit.sync.mutex import Mutex
-from shmkit.sync.page import SharedPage
 from shmkit.sync.semaphore import check_name
-from shmkit.sync.semaphores import TokenOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.errors import Empty, Full, PeerDied
 from shmkit.work.backlog import Backlog, Call
 from shmkit.work.calls import CallRing, ResultRing
-from shmkit.work.crew import Crew, lines_for
 from shmkit.work.died import WorkerDied
+from shmkit.work.supervisor import Crew, lines_for
 from shmkit.work.worker import BROKEN, FAILED, LAST, WAKE, number_of, revive, unpack, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.process import BaseProcess
 
-    from shmkit.channels.codec import Encoded, Received
-    from shmkit.work.crew import Orders
+    from shmkit.channels.objects.codec import Encoded, Received
+    from shmkit.work.supervisor import Orders
 
 __all__ = ["Pool"]
 

@@ -14,14 +14,14 @@ import pickletools
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final
 
-from shmkit.channels.codec import encode, load
+from shmkit.channels.objects.codec import encode, load
 from shmkit.errors import ClosedError, PeerDied, ShutDown
 from shmkit.work.calls import LINE, READY, STARTED, TAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from shmkit.channels.codec import Encoded, Received
+    from shmkit.channels.objects.codec import Encoded, Received
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.work.calls import CallRing, ResultRing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from shmkit.tools.cli.demo import demo
+from shmkit.tools.demo.command import demo
 
 __all__ = ["app"]
 

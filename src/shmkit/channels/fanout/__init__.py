@@ -1,0 +1,1 @@
+"""One process writes, everybody reads: Broadcast and Latest."""

@@ -1,0 +1,1 @@
+"""Objects through memory: Queue, JoinableQueue, and the ring under them."""

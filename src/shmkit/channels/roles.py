@@ -1,0 +1,127 @@
+"""Side: one of the two sides of a channel, who has its role, and whose death it was.
+
+A role is a bit in the line of each participant that has it (header.py). The line is alive as long
+as the kernel holds its lock byte, so a line of the dead with the bit set is a death in that role.
+Where there may be only one, the role is also a lock byte of its own, which the kernel takes back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from shmkit.errors import RoleTaken
+from shmkit.segment.participants import DEATHS, LINE_ATTACHED, LINE_PID, LINE_ROLES
+
+if TYPE_CHECKING:
+    from shmkit.segment.segment import Segment
+
+__all__ = ["Death", "Side"]
+
+
+class Death(NamedTuple):
+    """One that died in a role, not told of yet.
+
+    Attributes:
+        pid: process id it had.
+        mark: when it attached, in ns: what tells this death from others.
+    """
+
+    pid: int
+    mark: int
+
+
+class Side:
+    """The producer or the consumer side of a channel, as one handle sees it.
+
+    Args:
+        segment: the channel's memory.
+        role: what it is called: "producer", "consumer", or as the channel has it.
+        bit: 0 or 1, which of the roles it is.
+        byte: the lock byte of a role that only one may have; None where many may.
+        channel: what kind of channel it is, for messages.
+    """
+
+    def __init__(
+        self, segment: Segment, role: str, bit: int, byte: int | None, channel: str = "ring"
+    ) -> None:
+        self.role = role
+        self._channel = channel
+        self.shared = byte is None
+        self._segment = segment
+        self._membership = segment.membership
+        self._bit = bit
+        self._byte = byte
+        self._last = Death(0, 0)
+        # News is who died without a successor; older deaths are not this handle's business.
+        self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
+        alive, dead = self._survey()
+        if alive:
+            self._told.update(death.mark for death in dead)
+
+    def claim(self) -> None:
+        """Take the role for this handle.
+
+        Raises:
+            RoleTaken: another live handle has it, and only one may.
+            ClosedError: this handle was closed.
+        """
+        self._membership.register()
+        if self._byte is not None and not self._membership.presence.try_lock(self._byte):
+            pids = self.holders()
+            pid = pids[0] if pids else 0
+            remedy = f', or create the ring with {self.role}s="many"'
+            raise RoleTaken(
+                f"{self._channel} {str(self._segment.buffer.url)!r} has a {self.role} already, "
+                f"process {pid}: close that one{remedy if self._channel == 'ring' else ''}",
+                pid=pid,
+                role=self.role,
+            )
+        self._segment.words[self._membership.line() + LINE_ROLES] |= 1 << self._bit  # step: claim
+
+    def release(self) -> None:
+        """Give the role back: a departure, not a death."""
+        self._segment.words[self._membership.line() + LINE_ROLES] &= ~(1 << self._bit)
+        if self._byte is not None:  # step: unclaim
+            self._membership.presence.unlock(self._byte)
+
+    def holders(self) -> list[int]:
+        """Pids of the live handles that have the role, this one included."""
+        return self._survey()[0]
+
+    def death(self) -> Death | None:
+        """A death to tell; with many on this side only once none of them is left alive."""
+        alive, dead = self._survey()
+        if self.shared and alive:
+            return None
+        for death in dead:
+            if death.mark not in self._told:
+                return death
+        words = self._segment.words
+        buried = Death(words[DEATHS + 2 * self._bit + 1], words[DEATHS + 2 * self._bit])
+        return None if buried.mark in self._told else buried
+
+    def tell(self, death: Death) -> None:
+        """Note that this handle's user is told of a death."""
+        self._told.add(death.mark)
+        self._last = death
+
+    def untell(self) -> None:
+        """Note that of the last death the user could not be told after all."""
+        self._told.discard(self._last.mark)
+
+    def _survey(self) -> tuple[list[int], list[Death]]:
+        words, membership = self._segment.words, self._membership
+        alive: list[int] = []
+        dead: list[Death] = []
+        for line, lives in membership.lines():
+            # The roles before the life: a line that is given up is emptied first.
+            if words[line + LINE_ROLES] >> self._bit & 1:
+                owner = Death(words[line + LINE_PID], words[line + LINE_ATTACHED])
+                if lives():
+                    alive.append(owner.pid)
+                elif (
+                    words[line + LINE_ATTACHED] == owner.mark  # and not yet a newcomer's
+                    and words[line + LINE_ROLES] >> self._bit & 1
+                ):
+                    dead.append(owner)
+        return alive, dead

@@ -1,0 +1,301 @@
+"""The bytes of a handle: indexed, sliced, and seen through typed views."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, cast, overload
+
+from shmkit.memory.buffer.handle import Handle
+from shmkit.memory.mapping import checked_range
+from shmkit.memory.views import array_view, typed_view
+
+if TYPE_CHECKING:
+    import numpy as np
+    from typing_extensions import Buffer
+
+__all__ = ["Content", "as_bytes", "needle_of", "some_bytes"]
+
+T = TypeVar("T")
+
+_ITERATED: Final = 1 << 16  # bytes copied at a time
+
+_ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
+
+
+class Content(Handle):
+    """A fixed number of bytes, as a sequence of ints and as memory for views of any type."""
+
+    __slots__ = ()
+
+    @property
+    def buf(self) -> memoryview:
+        """The bytes, as a memoryview; read-only if the access is "r".
+
+        It stays valid after `close`: the memory goes with its last view.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        view = self._buf
+        if view is not None:
+            try:
+                view.nbytes  # noqa: B018 - not if its user has released it
+                return view
+            except ValueError:
+                pass
+        while True:
+            whole = self._bytes()
+            try:
+                view = whole[:]
+            except ValueError:
+                if self._whole is whole:
+                    raise
+                continue  # another thread closed or resized it meanwhile
+            self._buf = view
+            if self._whole is whole:
+                return self._loans.give(view, "memoryview (.buf)")
+            self._buf = None  # of bytes that are the handle's no more
+
+    def view(
+        self,
+        format: str,  # noqa: A002 - as in memoryview.cast
+        offset: SupportsIndex = 0,
+        count: SupportsIndex | None = None,
+    ) -> memoryview:
+        """The bytes as items of a native format.
+
+        Args:
+            format: one of `struct`'s native codes, "b" to "d", "c", "P", "?".
+            offset: first byte; any.
+            count: items; None for as many as fit.
+
+        Returns:
+            A memoryview of `count` items on the same memory.
+
+        Raises:
+            ClosedError: the handle was closed.
+            ValueError: no such format, or the items reach outside.
+        """
+        view = self._on_bytes(lambda whole: typed_view(whole, format, offset, count, repr(self)))
+        return self._loans.give(view, f"memoryview (.view({format!r}))")
+
+    def ndarray(
+        self,
+        shape: SupportsIndex | Sequence[SupportsIndex],
+        dtype: Any,
+        offset: SupportsIndex = 0,
+    ) -> np.ndarray[Any, Any]:
+        """A numpy array on the memory, without a copy.
+
+        Args:
+            shape: items in each dimension, C order.
+            dtype: of fixed size.
+            offset: first byte; any.
+
+        Returns:
+            An array of `shape` and `dtype`; read-only if the access is "r".
+
+        Raises:
+            ClosedError: the handle was closed.
+            ImportError: numpy is not installed: it comes with shmkit[numpy].
+            TypeError: a dtype that holds Python objects.
+            ValueError: the array reaches outside.
+        """
+        array = self._on_bytes(lambda whole: array_view(whole, shape, dtype, offset, repr(self)))
+        return self._loans.give(array, f"ndarray{array.shape} of {array.dtype}")
+
+    def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> None:
+        """Write changes to the disk, and return when they are there.
+
+        Nothing is to be done, and nothing happens, for memory that is on no disk and for access
+        "r" and "cow".
+
+        Args:
+            offset: first byte; any.
+            size: bytes, None for all from there.
+
+        Raises:
+            ClosedError: the handle was closed.
+            OSError: the disk failed, or is full.
+            ValueError: `offset` and `size` reach outside.
+        """
+        region = self._open_region()
+        first, count = checked_range(offset, size, self._size, repr(self))
+        if region.memory is None or not count or self._access != "rw":
+            return
+        begin = region.start + first
+        aligned = begin - begin % mmap.PAGESIZE
+        try:
+            region.memory.flush(aligned, begin + count - aligned)
+        except ValueError:
+            if self._region is region:
+                raise
+            self.flush(offset, size)  # another thread closed or resized it meanwhile
+
+    def advise(self, advice: str) -> None:
+        """Tell the kernel how the bytes will be used; what it does not know has no effect.
+
+        Args:
+            advice: "sequential", "random", "willneed" (read it now), "dontneed" (give the pages
+                back; the bytes stay where they are), "hugepage".
+
+        Raises:
+            ClosedError: the handle was closed.
+            ValueError: no such advice, or "dontneed" with access "cow", whose private changes it
+                would throw away.
+        """
+        region = self._open_region()
+        if advice not in _ADVICE:
+            raise ValueError(f"'advice' must be one of {', '.join(_ADVICE)}, not {advice!r}")
+        if advice == "dontneed" and self._access == "cow":
+            raise ValueError(
+                f"{self!r}: 'dontneed' would throw its private changes away; close it instead"
+            )
+        option = getattr(mmap, f"MADV_{advice.upper()}", None)
+        if option is None or region.memory is None:
+            return
+        try:
+            region.memory.madvise(option)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a kernel without huge pages
+                raise
+        except ValueError:
+            if self._region is region:
+                raise
+            self.advise(advice)  # another thread closed or resized it meanwhile
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[int]:
+        for start in range(0, self._size, _ITERATED):
+            yield from self[start : start + _ITERATED]
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
+        exact = self._map
+        whole = self._whole  # not _bytes(): a call is a quarter of what this takes
+        try:
+            if exact is not None:
+                found: int | bytes = exact[key]  # half of what it takes by a view
+                return found
+            if whole is None:
+                raise self._closed_error()
+            if isinstance(key, slice):
+                return whole[key].tobytes()
+            return whole[operator.index(key)]
+        except ValueError:
+            if self._whole is whole:
+                raise
+            return self[key]  # another thread closed or resized it meanwhile
+
+    @overload
+    def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
+    @overload
+    def __setitem__(self, key: slice, value: Buffer) -> None: ...
+    def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
+        whole = self._bytes()
+        self._check_writable()
+        try:
+            _assign(whole, key, value)
+        except ValueError:
+            if self._whole is whole:
+                raise
+            self[key] = value  # another thread closed or resized it meanwhile
+
+    def _check_writable(self) -> None:
+        if self._access == "r":
+            self._open_region()
+            raise TypeError(f"{self!r} is read-only: attach with access='rw', or 'cow'")
+
+    def _pin(self, label: str) -> tuple[mmap.mmap | bytes | bytearray, int, memoryview]:
+        """What is searched, the index in it of byte 0, and a view of all bytes that keeps it."""
+        while True:
+            region = self._open_region()
+            try:
+                view = region.whole[:]
+            except ValueError:
+                if self._region is region:
+                    raise
+                continue  # another thread closed or resized it meanwhile
+            memory = region.memory
+            if memory is None:
+                return cast("bytes | bytearray", view.obj), 0, self._loans.give(view, label)
+            return memory, region.start, self._loans.give(view, label)
+
+    def _bytes(self) -> memoryview:
+        whole = self._whole
+        if whole is None:
+            raise self._closed_error()
+        return whole
+
+    def _on_bytes(self, operation: Callable[[memoryview], T]) -> T:
+        """Do something with the bytes, whatever other threads do with the handle."""
+        while True:
+            whole = self._bytes()
+            try:
+                return operation(whole)
+            except ValueError:
+                if self._whole is whole:
+                    raise
+
+
+def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
+    if not isinstance(key, slice):
+        whole[operator.index(key)] = operator.index(value)
+        return
+    target, source = whole[key], as_bytes(value)
+    if len(target) != len(source):
+        raise ValueError(
+            f"{len(source)} bytes do not replace {len(target)}: a buffer keeps its size"
+        )
+    target[:] = source
+
+
+def as_bytes(value: Buffer) -> memoryview:
+    """The bytes of anything that has some, copied only if they do not lie side by side."""
+    source = memoryview(value)
+    if source.format == "B" and source.ndim == 1:
+        return source
+    return source.cast("B") if source.nbytes and source.c_contiguous else memoryview(bytes(source))
+
+
+def some_bytes(value: Buffer) -> bytes:
+    """A copy of the bytes of anything that has some; a number has none, where `bytes()` makes them.
+
+    Raises:
+        TypeError: it has none.
+    """
+    return value if type(value) is bytes else memoryview(value).tobytes()
+
+
+def needle_of(sub: Buffer | int) -> bytes:
+    """What is searched for: bytes, or the value of one, as a bytearray takes them.
+
+    A scalar of numpy is a number, though it has bytes, too.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: no byte has this value.
+    """
+    if isinstance(sub, bytes):
+        return sub
+    if isinstance(sub, str):
+        raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
+    try:
+        view = memoryview(sub)  # type: ignore[arg-type]
+    except TypeError:
+        if not isinstance(sub, SupportsIndex):
+            raise TypeError(
+                f"bytes are searched for bytes or one of 0 to 255, not {sub!r}"
+            ) from None
+    else:
+        if view.ndim or not isinstance(sub, SupportsIndex):
+            return view.tobytes()
+    return bytes((operator.index(sub),))

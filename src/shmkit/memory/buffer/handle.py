@@ -1,0 +1,348 @@
+"""The life of a handle on shared memory, from when it is made until it is let go."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import warnings
+import weakref
+from types import TracebackType
+from typing import Any, Self
+
+from shmkit.errors import ClosedError, IncompatibleSegment
+from shmkit.memory import creation as opening
+from shmkit.memory.backends.base import Identity, identity_of
+from shmkit.memory.buffer.exports import Loans
+from shmkit.memory.buffer.pickling import reduced
+from shmkit.memory.creation import Opened
+from shmkit.memory.mapping import Access, Region, checked_access
+from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.url import Url
+
+__all__ = ["Handle"]
+
+
+class Handle:
+    """One process's hold on a range of shared memory.
+
+    Closing is always safe: memory stays as long as a view of it is in use. The creator of a named
+    segment owns the name: it is removed when the creator's `with` ends, or its process.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_access",
+        "_buf",
+        "_complete",
+        "_created",
+        "_descriptors",
+        "_generation",
+        "_identity",
+        "_loans",
+        "_map",
+        "_offset",
+        "_owner",
+        "_pid",
+        "_region",
+        "_size",
+        "_unlinked",
+        "_url",
+        "_whole",
+    )
+
+    _url: Url
+    _access: Access
+    _created: bool
+    _offset: int
+    _size: int
+    _complete: bool  # all of the memory, as it was then
+    _identity: Identity
+    _generation: bytes  # of a file; b"" if not known
+    _owner: Ownership | None
+    _unlinked: bool
+    _loans: Loans
+    _buf: memoryview | None  # what .buf gave out last; nobody else may hold it
+    _region: Region | None
+    # One step closer to the hot paths: _region.whole, and the map if it is these bytes exactly.
+    _whole: memoryview | None
+    _map: mmap.mmap | None
+    _descriptors: list[int]  # of anonymous memory: the memfd; a list, for its atomic pop
+    _pid: int  # that has to close this handle; 0: nobody has to
+
+    def __init__(self) -> None:
+        raise TypeError(
+            f"{type(self).__name__} has no constructor: use {type(self).__name__}.create(), "
+            ".attach() or .ensure()"
+        )
+
+    @classmethod
+    def _make(
+        cls, opened: Opened, access: Access, region: Region, offset: int, *, complete: bool
+    ) -> Self:
+        self = cls.__new__(cls)
+        self._url = opened.url
+        self._access = access
+        self._created = opened.created
+        self._offset = offset
+        self._size = len(region.whole)
+        self._complete = complete
+        self._identity = opened.identity
+        self._generation = opened.known_generation()
+        self._owner = opened.owner
+        self._loans = Loans()
+        self._buf = None
+        self._unlinked = False
+        self._pid = os.getpid()
+        keeps_fd = opened.url.scheme == "anon" and opened.fd >= 0
+        self._descriptors = [opened.keep_fd()] if keeps_fd else []
+        self._stand_on(region)  # last: from now on __del__ counts
+        if self._owner is not None:
+            self._owner.before_exit(weakref.WeakMethod(self._warn_if_open))
+        return self
+
+    def _stand_on(self, region: Region) -> None:
+        is_exact = region.memory is not None and len(region.memory) == len(region.whole)
+        self._map = region.memory if is_exact else None
+        self._region, self._whole = region, region.whole
+
+    def _stand_nowhere(self) -> None:
+        # First: other threads then know why the bytes are released.
+        self._region = self._whole = self._map = None
+        self._buf = None  # last, as whoever sets it looks at _whole; not released: in use perhaps
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def url(self) -> Url:
+        """Where the memory is; `str()` of it is a `where`."""
+        return self._url
+
+    @property
+    def name(self) -> str:
+        """Name of the segment, path of the file, "" for anonymous memory."""
+        return self._url.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of this buffer."""
+        return self._size
+
+    @property
+    def offset(self) -> int:
+        """Byte of the memory that is this buffer's byte 0."""
+        return self._offset
+
+    @property
+    def access(self) -> Access:
+        """What may be done: "r", "rw" or "cow" (private changes)."""
+        return self._access
+
+    @property
+    def created(self) -> bool:
+        """Whether this handle made the memory."""
+        return self._created
+
+    @property
+    def owner(self) -> bool:
+        """Whether this handle, in this process, has the duty to remove the name in the end."""
+        return self._owner is not None and self._owner.here
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._region is None
+
+    @property
+    def mapped(self) -> bool:
+        """False if the bytes were read instead of mapped: a copy, of access "r"."""
+        return self._open_region().mapped
+
+    @property
+    def raw(self) -> tuple[mmap.mmap, int]:
+        """The map, and the index in it of this buffer's byte 0: for hot paths.
+
+        The map is this handle's: do not close or resize it. It counts as a view: it stays valid
+        after `close`, and goes with its last reference.
+
+        Raises:
+            ClosedError: the handle was closed.
+            ValueError: nothing is mapped: the buffer is empty, or was read.
+        """
+        region = self._open_region()
+        if region.memory is None:
+            raise ValueError(f"{self!r} has no map")
+        return region.memory, region.start
+
+    def descriptor(self, access: Access | None = None) -> int:
+        """A new descriptor of the memory, with an open file description of its own.
+
+        Args:
+            access: as of a handle; None for this handle's.
+
+        Returns:
+            A descriptor, not inherited over exec; the caller closes it.
+
+        Raises:
+            ClosedError: the handle was closed.
+            FileNotFoundError: the name is gone, or leads to other memory by now.
+            OSError: ENOTSUP: anonymous memory has no descriptors on this system, or the bytes were
+                read and not mapped.
+        """
+        if not self.mapped:
+            raise OSError(errno.ENOTSUP, "was read and is not mapped", str(self._url))
+        writable = checked_access(access or self._access) == "rw"
+        if self._url.scheme != "anon":
+            try:
+                opened = opening.open_existing(self._url, writable=writable, timeout=0)
+            except IncompatibleSegment as error:  # new memory, that is just being made
+                raise self._name_is_lost() from error
+            # The number is a proof where a map holds the inode.
+            if opened.identity == self._identity and (
+                self._size or opened.known_generation() == self._generation
+            ):
+                return opened.keep_fd()
+            os.close(opened.fd)
+            raise self._name_is_lost()
+        try:
+            kept = self._descriptors[0]
+        except IndexError:
+            self._open_region()  # closed by another thread meanwhile
+            raise OSError(
+                errno.ENOTSUP,
+                "anonymous memory has no descriptor on this system: hand it on by fork, or use "
+                "'shm:NAME' or 'file:PATH'",
+            ) from None
+        # Not waiting: another thread may close it, and the number may be a pipe's by now.
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            fd = os.open(f"/proc/self/fd/{kept}", flags)
+        except OSError:
+            self._open_region()
+            raise
+        if identity_of(os.fstat(fd)) == self._identity:
+            return fd
+        os.close(fd)
+        raise self._closed_error()
+
+    def _name_is_lost(self) -> FileNotFoundError:
+        return FileNotFoundError(
+            errno.ENOENT, "was unlinked, and the name leads to other memory now", str(self._url)
+        )
+
+    # ------------------------------------------------------------------ letting go
+
+    def close(self, *, strict: bool = False) -> None:
+        """Let go of the memory; it goes away with its last view. Closing again does nothing.
+
+        Args:
+            strict: refuse while views of this handle are in use.
+
+        Raises:
+            BufferError: `strict`, and views are in use; the handle stays open. With
+                SHMKIT_DEBUG=1, or `python -X dev`, the message tells where each was made.
+        """
+        while True:
+            region = self._region
+            if region is None:
+                return
+            region.left = True
+            if self._region is region:
+                break  # or else another thread was moving it on
+        self._stand_nowhere()
+        done = not (strict and self._loans.has_map()) and region.close()
+        if strict and not done:
+            region.reopen()
+            region.left = False
+            self._stand_on(region)
+            raise BufferError(
+                f"{self!r} has views in use: {self._views_in_use()}. Delete them first, or close "
+                "without strict=True: the memory then stays until the last is gone"
+            )
+        self._close_descriptors()
+
+    def unlink(self) -> None:
+        """Remove the name, whoever made it; afterwards it does not lead to this memory.
+
+        Those who have it mapped keep it. A name that is gone already, or leads to other memory, is
+        left as it is, and anonymous memory has none: then nothing happens. Works after `close`.
+        (On a filesystem that uses inode numbers again and tells no generations, a new file of the
+        name may then be taken for this one: overlayfs may be such, ext4, xfs and tmpfs are not.)
+
+        Raises:
+            PermissionError: the name is another user's.
+        """
+        if self._unlinked or self._url.scheme == "anon":
+            return
+        remove(self._url, self._identity, self._generation)
+        self._unlinked = True
+        if self._owner is not None:
+            self._owner.drop()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._open_region()
+        span = self._access, self._offset, self._size
+        kept = self._descriptors[0] if self._descriptors else None
+        return reduced(self, span, self._identity, kept, self._generation)
+
+    def __enter__(self) -> Self:
+        self._open_region()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        if self._owner is None:
+            return
+        try:
+            self._owner.fulfil()
+        except OSError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and {self._url} could not be unlinked: {failure}")
+
+    def __del__(self) -> None:
+        # A handle whose making failed has not all of its attributes.
+        if getattr(self, "_region", None) is None:
+            return
+        try:
+            self._warn_if_open()
+        finally:
+            self._close_descriptors()
+
+    def _warn_if_open(self, warn: Any = warnings.warn, getpid: Any = os.getpid) -> None:
+        # Handles that came by fork or pickle were not opened by this process's own code.
+        if self._region is not None and self._pid == getpid():
+            self._pid = 0  # once
+            warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    def _close_descriptors(self) -> None:
+        while True:
+            try:
+                fd = self._descriptors.pop()
+            except IndexError:
+                return
+            os.close(fd)
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def _open_region(self) -> Region:
+        if self._region is None:
+            raise self._closed_error()
+        return self._region
+
+    def _views_in_use(self) -> str:
+        return "; ".join(
+            self._loans.describe() or ["a view of a view that it gave out, or its map"]
+        )
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"{self!r} was closed: attach() again")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._region is None else self._access
+        return f"<{type(self).__name__} {self._url} size={self._size} {state}>"

@@ -1,0 +1,275 @@
+"""The bytes of a buffer as a file object, as lines, and in pieces."""
+
+from __future__ import annotations
+
+import errno
+import io
+import mmap
+import operator
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NoReturn, Self, SupportsIndex
+
+from shmkit.memory.buffer.content import Content
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from shmkit.memory.buffer.buffer import SharedBuffer
+
+__all__ = ["Stream", "Streaming"]
+
+_READ_AT_ONCE: Final = 1 << 16
+
+
+class Streaming(Content):
+    """Bytes that are read one after the other."""
+
+    __slots__ = ()
+
+    def open(self) -> Stream:
+        """A file object on the bytes, at position 0: for `csv`, `json`, `zipfile`, `numpy.load`.
+
+        It is a view: it keeps the memory, also when the buffer is closed. For text put it into
+        `io.TextIOWrapper`.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        return Stream(self)  # type: ignore[arg-type]
+
+    def chunks(self, size: SupportsIndex) -> Iterator[memoryview]:
+        """All bytes, in views of `size` bytes each and a last one of what is left.
+
+        Args:
+            size: bytes, at least 1.
+
+        Raises:
+            ClosedError: the handle was closed.
+            ValueError: `size` is less than 1.
+        """
+        step = operator.index(size)
+        if step < 1:
+            raise ValueError(f"'size' must be at least 1 byte, not {step}")
+        _, _, view = self._pin("chunks()")
+        return (view[at : at + step] for at in range(0, len(view), step))
+
+    def lines(self) -> Iterator[bytes]:
+        r"""All lines, each with the b"\n" at its end; the last may have none.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        _, _, view = self._pin("lines()")
+        return _lines(view)
+
+
+def _lines(view: memoryview) -> Iterator[bytes]:
+    begun: list[bytes] = []  # of a line that goes on in the next piece
+    for at in range(0, len(view), _READ_AT_ONCE):
+        lines = io.BytesIO(view[at : at + _READ_AT_ONCE]).readlines()
+        if begun:
+            begun.append(lines[0])
+            if not lines[0].endswith(b"\n"):
+                continue
+            lines[0] = b"".join(begun)
+            begun = []
+        if not lines[-1].endswith(b"\n"):
+            begun.append(lines.pop())
+        yield from lines
+    if begun:
+        yield b"".join(begun)
+
+
+class Stream(io.BufferedIOBase):
+    """A file object on a buffer: reads and writes go straight to the memory.
+
+    What is written is there at once: there is nothing to flush, and `flush()` of the buffer brings
+    it to the disk. A stream is for one thread at a time. `fileno()` is not supported.
+    """
+
+    _memory: mmap.mmap | bytes | bytearray = b""
+    _base: int = 0
+    _view: memoryview = memoryview(b"")  # close() is called even if __init__ failed
+
+    def __init__(self, buffer: SharedBuffer) -> None:
+        super().__init__()
+        self._buffer = buffer
+        self._position = 0
+        self._pin()
+
+    def _pin(self) -> None:
+        self._memory, self._base, self._view = self._buffer._pin("open()")
+
+    @property
+    def name(self) -> str:
+        """Where the memory is."""
+        return str(self._buffer.url)
+
+    @property
+    def mode(self) -> str:
+        """As of a file: "rb", or "rb+" where writing is allowed."""
+        return "rb+" if self.writable() else "rb"
+
+    def readable(self) -> bool:
+        """Yes."""
+        self._check()
+        return True
+
+    def writable(self) -> bool:
+        """Unless the access of the buffer is "r"."""
+        self._check()
+        return self._buffer.access != "r"
+
+    def seekable(self) -> bool:
+        """Yes."""
+        self._check()
+        return True
+
+    def tell(self) -> int:
+        """The position: bytes from the beginning."""
+        self._check()
+        return self._position
+
+    def seek(self, offset: SupportsIndex, whence: int = os.SEEK_SET) -> int:
+        """Go to `offset` bytes from the beginning (0), from here (1) or from the end (2).
+
+        Raises:
+            ValueError: that is before the beginning, or `whence` is none of these.
+        """
+        self._check()
+        by = operator.index(offset)
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
+            raise ValueError(f"'whence' must be 0, 1 or 2, not {whence!r}")
+        to = by + (0, self._position, len(self._view))[whence]
+        if to < 0:
+            raise ValueError(f"position {to} is before the beginning")
+        self._position = to
+        return to
+
+    def read(self, size: SupportsIndex | None = -1) -> bytes:
+        """The next `size` bytes, or as many as there are; all that are left if negative."""
+        view, start = self._view, self._position
+        self._check()
+        if size is None or (wanted := operator.index(size)) < 0:
+            data = view[start:].tobytes()
+        else:
+            data = view[start : start + wanted].tobytes()
+        self._position = start + len(data)
+        return data
+
+    read1 = read
+
+    def readinto(self, into: Buffer) -> int:
+        """Fill `into` with the next bytes; returns how many there were."""
+        self._check()
+        target = memoryview(into)
+        if not target.nbytes and not target.readonly:
+            return 0  # cast() refuses some of these
+        target = target.cast("B")
+        source = self._view[self._position : self._position + len(target)]
+        target[: len(source)] = source
+        self._position += len(source)
+        return len(source)
+
+    readinto1 = readinto
+
+    def readline(self, size: SupportsIndex | None = -1) -> bytes:
+        r"""The rest of the line with its b"\n", of at most `size` bytes if not negative."""
+        self._check()
+        start, end = self._position, len(self._view)
+        if size is not None and (most := operator.index(size)) >= 0:
+            end = min(end, start + most)
+        if start >= end:
+            return b""
+        at = self._memory.find(b"\n", self._base + start, self._base + end)
+        if at >= 0:
+            end = at - self._base + 1
+        self._position = end
+        return self._view[start:end].tobytes()
+
+    def write(self, data: Buffer) -> int:
+        """Write all of `data`; returns how many bytes that are.
+
+        Raises:
+            OSError: ENOSPC: there is not so much room before the end. Nothing was written.
+            io.UnsupportedOperation: the access of the buffer is "r".
+        """
+        if not self.writable():
+            raise io.UnsupportedOperation(f"{self._buffer!r} is read-only")
+        source = memoryview(data)
+        if source.format != "B" or source.ndim != 1:
+            source = memoryview(source.tobytes())
+        if not source.nbytes:
+            return 0
+        start, size = self._position, len(self._view)
+        end = start + source.nbytes
+        if end > size:
+            raise OSError(
+                errno.ENOSPC,
+                f"{source.nbytes} bytes do not fit at position {start} of {size}: a buffer does "
+                "not grow by itself, truncate(size) or resize(size) it",
+                self.name,
+            )
+        self._view[start:end] = source
+        self._position = end
+        return source.nbytes
+
+    def truncate(self, size: SupportsIndex | None = None) -> int:
+        """Give the buffer another size; the position stays.
+
+        Args:
+            size: bytes; None for the position.
+
+        Returns:
+            The size.
+
+        Raises:
+            BufferError: it would shrink, and others use the memory.
+            io.UnsupportedOperation: this buffer cannot be resized.
+            OSError: ENOSPC: no room.
+        """
+        self._check()
+        wanted = self._position if size is None else operator.index(size)
+        if self._buffer.closed:
+            raise io.UnsupportedOperation(f"{self._buffer!r} was closed: it keeps its size")
+        self._let_go()
+        try:
+            self._buffer.resize(wanted)
+        except ValueError as error:
+            raise io.UnsupportedOperation(str(error)) from error
+        finally:
+            self._pin()
+        return wanted
+
+    def flush(self) -> None:
+        """Nothing is to be done: `flush()` of the buffer brings its bytes to the disk."""
+        self._check()
+
+    def close(self) -> None:
+        """Let go of the memory. The buffer stays as it is."""
+        super().close()
+        self._let_go()
+
+    def detach(self) -> NoReturn:
+        """There is no raw stream below."""
+        raise io.UnsupportedOperation("a stream on memory has no raw stream")
+
+    def __enter__(self) -> Self:
+        self._check()
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(f"cannot pickle {self!r}: send the buffer, and open() it there")
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"at {self._position}"
+        return f"<Stream {self._buffer.url} {state}>"
+
+    def _let_go(self) -> None:
+        self._view.release()
+        self._memory = b""  # the map counts its references
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on a closed stream")

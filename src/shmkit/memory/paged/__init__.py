@@ -1,0 +1,1 @@
+"""PagedFile: a file of any size through a few pages of memory."""

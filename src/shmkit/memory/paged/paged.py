@@ -1,0 +1,259 @@
+"""PagedFile: a file of any size, through a few pages of memory."""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
+
+from shmkit.errors import ClosedError
+from shmkit.memory.buffer.content import as_bytes
+from shmkit.memory.creation import open_existing
+from shmkit.memory.mapping import size_to_map
+from shmkit.memory.paged.pages import PagedStatistics, Pages
+from shmkit.memory.paged.search import PageSearching
+from shmkit.memory.url import Url
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["PagedFile"]
+
+
+class PagedFile(PageSearching, Sequence[int]):
+    """The bytes of a file, of which never more than `max_pages * page_size` are in memory.
+
+    With access "rw" items and slices are written; the file has them after `flush` or `close`, or
+    when their page has to go for another. Only bytes that were written are ever written back.
+    Threads may share it; a forked child has it, too, and begins with what the file has.
+
+    Args:
+        path: of a file, or of a block device.
+        page_size: bytes that are read at a time.
+        max_pages: pages in memory at any time.
+        access: "r" to read, "rw" to read and write.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        OSError: it cannot be opened, has no size (a pipe), or is a symbolic link.
+        ValueError: an argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        page_size: SupportsIndex = 64 * 1024,
+        max_pages: SupportsIndex = 16,
+        access: str = "r",
+    ) -> None:
+        if access not in ("r", "rw"):
+            raise ValueError(
+                f"'access' must be 'r' (read) or 'rw' (read and write), not {access!r}"
+            )
+        each, most = operator.index(page_size), operator.index(max_pages)
+        for name, value in (("page_size", each), ("max_pages", most)):
+            if value < 1:
+                raise ValueError(f"{name!r} must be at least 1, not {value}")
+        url = Url.parse(Path(os.fsdecode(path)))
+        with open_existing(url, writable=access == "rw", timeout=0) as opened:
+            size = size_to_map(opened.fd)
+            if size is None:
+                raise OSError(
+                    errno.ESPIPE, "has no size and no positions; open_bytes() reads it", url.name
+                )
+            self._pages = Pages(opened.fd, size, each, most, url.name)
+            opened.keep_fd()
+        self._size = size
+        self._page_size = each
+        self._access = access
+        self._name = url.name
+        self._finalizer = weakref.finalize(self, _abandoned, self._pages, repr(self))
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def name(self) -> str:
+        """Path of the file."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, as it was when it was opened."""
+        return self._size
+
+    @property
+    def page_size(self) -> int:
+        """Bytes that are read at a time."""
+        return self._page_size
+
+    @property
+    def max_pages(self) -> int:
+        """Pages in memory at any time."""
+        return self._pages.most
+
+    @property
+    def access(self) -> str:
+        """What may be done: "r" or "rw"."""
+        return self._access
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._pages.fd < 0
+
+    def stats(self) -> PagedStatistics:
+        """How often a page was there, was read, had to go; what is in memory. Also when closed."""
+        return self._pages.statistics()
+
+    # ------------------------------------------------------------------ reading
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
+        with self._pages.lock:
+            self._check_open()
+            if isinstance(key, slice):
+                start, stop, step = key.indices(self._size)
+                if step == 1:
+                    return self._read(start, max(start, stop))
+                return bytes([self[at] for at in range(start, stop, step)])
+            number, at = divmod(self._place(key), self._page_size)
+            return self._pages.get(number)[at]
+
+    def __iter__(self) -> Iterator[int]:
+        for start in range(0, self._size, self._page_size):
+            yield from self[start : start + self._page_size]
+
+    # ------------------------------------------------------------------ writing
+
+    @overload
+    def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
+    @overload
+    def __setitem__(self, key: slice, value: Buffer) -> None: ...
+    def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
+        with self._pages.lock:
+            self._check_open()
+            if self._access != "rw":
+                raise TypeError(f"{self!r} is read-only: open it with access='rw'")
+            if not isinstance(key, slice):
+                self._write(self._place(key), memoryview(bytes((operator.index(value),))))
+                return
+            places, source = range(*key.indices(self._size)), as_bytes(value)
+            if len(places) != len(source):
+                raise ValueError(
+                    f"{len(source)} bytes do not replace {len(places)}: a file keeps its size here"
+                )
+            if places.step == 1:
+                self._write(places.start, source)
+                return
+            for at, byte in zip(places, source.tobytes(), strict=True):
+                self[at] = byte
+
+    def flush(self) -> None:
+        """Write all changes to the disk, and return when they are there.
+
+        Raises:
+            ClosedError: it was closed.
+            OSError: the disk failed, or is full; ESTALE: the file has shrunk. Changes that are not
+                in the file stay in memory.
+        """
+        with self._pages.lock:
+            self._check_open()
+            if self._access == "rw":
+                self._pages.flush(to_disk=True)
+
+    def close(self) -> None:
+        """Write all changes to the file and let go of it. Closing again does nothing.
+
+        Raises:
+            OSError: they could not be written; they are lost.
+        """
+        self._pages.close()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except OSError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and changes of {self._name} could not be written: {failure}")
+
+    def __del__(self) -> None:
+        pages = getattr(self, "_pages", None)
+        if pages is not None and pages.fd >= 0:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            pages.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle {self!r}: send its path, and open it there")
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else self._access
+        return (
+            f"<PagedFile {self._name} size={self._size} pages={self.max_pages}*{self._page_size} "
+            f"{state}>"
+        )
+
+    # ------------------------------------------------------------------ inside
+
+    def _read(self, start: int, stop: int) -> bytes:
+        number, at = divmod(start, self._page_size)
+        if at + stop - start <= self._page_size:
+            return bytes(memoryview(self._pages.get(number))[at : at + stop - start])
+        result = bytearray(stop - start)
+        done = 0
+        while start + done < stop:
+            number, at = divmod(start + done, self._page_size)
+            count = min(self._page_size - at, stop - start - done)
+            result[done : done + count] = memoryview(self._pages.get(number))[at : at + count]
+            done += count
+        return bytes(result)
+
+    def _write(self, start: int, source: memoryview) -> None:
+        done = 0
+        while done < len(source):
+            number, at = divmod(start + done, self._page_size)
+            count = min(self._page_size - at, len(source) - done)
+            data = self._pages.get(number)
+            self._pages.will_change(number, at, at + count)
+            data[at : at + count] = source[done : done + count]
+            done += count
+
+    def _place(self, key: SupportsIndex) -> int:
+        at = operator.index(key)
+        if at < 0:
+            at += self._size
+        if not 0 <= at < self._size:
+            raise IndexError(f"byte {operator.index(key)} is outside of {self!r}")
+        return at
+
+    def _check_open(self) -> None:
+        if self._pages.fd < 0:
+            raise ClosedError(f"{self!r} was closed: open it again")
+
+
+def _abandoned(pages: Pages, what: str) -> None:
+    """At the end of the interpreter, with the file still open."""
+    if pages.fd >= 0:
+        warnings.warn(f"unclosed {what}", ResourceWarning, stacklevel=1)
+        pages.close()

@@ -1,0 +1,1 @@
+"""Structures in shared memory, read and written field by field."""

@@ -1,0 +1,216 @@
+"""How a record is laid out: from a format of `struct`, or from a dataclass.
+
+A format means what it means to `struct`, each item a field with a number ("3f" is three), and with
+a name where names are given. A dataclass is laid out as C does it, little-endian: each field at a
+multiple of its own size, the record a multiple of the largest (or `packed`, without gaps):
+
+    int "q", float "d", bool "?"        as they are
+    Annotated[int, "H"]                 any code of struct
+    Annotated[tuple, "3f"]              several of them, as a tuple
+    Annotated[bytes, "16s"]             exactly 16 bytes
+    Annotated[str, 30], [bytes, 30]     up to 30 bytes (of UTF-8); the length is stored before them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+
+from shmkit.memory.records.fields import ITEM, Field, Text, alignment_of, field_of
+
+__all__ = ["Layout", "layout_of"]
+
+_PLAIN: Final = {int: "q", float: "d", bool: "?"}
+_ITEMS: Final = re.compile(r"\s*(\d*)([xcbB?hHiIlLqQnNefdPsp])")
+_MOST_TEXT: Final = 0xFFFF
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """The fields of a record.
+
+    Args:
+        kind: how records are called, a dataclass's name.
+        fields: in their order.
+        size: bytes of a record, padding included.
+        make: the dataclass; None for a format.
+    """
+
+    kind: str
+    fields: tuple[Field, ...]
+    size: int
+    make: type[Any] | None = None
+
+    def dtype(self) -> Any:
+        """The same for numpy."""
+        import numpy as np
+
+        return np.dtype(
+            {
+                "names": [field.name or f"f{n}" for n, field in enumerate(self.fields)],
+                "formats": [field.dtype() for field in self.fields],
+                "offsets": [field.offset for field in self.fields],
+                "itemsize": self.size,
+            }
+        )
+
+    def packed(self, value: Any) -> list[bytes]:
+        """The bytes of each field of a whole record.
+
+        Args:
+            value: an instance of the dataclass, or a value for each field.
+
+        Raises:
+            TypeError, ValueError: the fields cannot hold it.
+        """
+        if self.make is not None and isinstance(value, self.make):
+            values = [getattr(value, field.name) for field in self.fields]
+        else:
+            values = list(value)
+        if len(values) != len(self.fields):
+            raise ValueError(
+                f"a record of {self.kind} has {len(self.fields)} fields, not {len(values)}"
+            )
+        return [field.pack(value) for field, value in zip(self.fields, values, strict=True)]
+
+    def value(self, values: Sequence[Any]) -> Any:
+        """A copy of a record: an instance of the dataclass, or a tuple."""
+        if self.make is None:
+            return tuple(values)
+        given = dict(zip((field.name for field in self.fields), values, strict=True))
+        later = {f.name for f in dataclasses.fields(self.make) if not f.init}
+        made = self.make(**{name: given[name] for name in given if name not in later})
+        for name in later:
+            object.__setattr__(made, name, given[name])
+        return made
+
+
+def layout_of(
+    source: Any,
+    names: str | Sequence[str] | None = None,
+    *,
+    packed: bool = False,
+) -> Layout:
+    """What `source` says.
+
+    Args:
+        source: a format of `struct`, a `struct.Struct` or a dataclass.
+        names: of the fields of a format: a sequence, or in one str.
+        packed: whether a dataclass has no gaps between its fields.
+
+    Raises:
+        TypeError: `source` is none of these, or a field has a type without a fixed size.
+        ValueError: a format that is none, or names that do not fit it.
+    """
+    if isinstance(source, struct.Struct):
+        source = source.format
+    if isinstance(source, str):
+        if isinstance(names, str):
+            names = names.replace(",", " ").split()
+        if packed:
+            raise ValueError("'packed' is for dataclasses: a format with '<', '>' or '=' is packed")
+        return _of_format(source, None if names is None else tuple(names))
+    if isinstance(source, type) and dataclasses.is_dataclass(source):
+        if names is not None:
+            raise ValueError(f"the fields of {source.__name__} have names: 'names' is for formats")
+        return _of_dataclass(source, packed)
+    raise TypeError(f"a record is a format of struct, a Struct or a dataclass, not {source!r}")
+
+
+@lru_cache(maxsize=256)
+def _of_format(format: str, names: tuple[str, ...] | None) -> Layout:  # noqa: A002
+    try:
+        size = struct.calcsize(format)
+    except struct.error as error:
+        raise ValueError(f"{format!r} is no format of struct: {error}") from error
+    order, items = (format[0], format[1:]) if format[:1] in tuple("@=<>!") else ("@", format)
+    fields: list[Field] = []
+    at = 0
+    for digits, code in _ITEMS.findall(items):
+        number = int(digits) if digits else None
+        if code == "p" and number == 0:
+            raise ValueError(
+                f"{format!r}: a 'p' has a length in its first byte, so at least one byte"
+            )
+        if order == "@" and code != "x":
+            at += -at % alignment_of(code)
+        if code == "x":
+            at += 1 if number is None else number
+            continue
+        for count in (number,) if code in "sp" else (None,) * (1 if number is None else number):
+            fields.append(field_of("", at, order, code, count))
+            at += fields[-1].size
+    if not size:
+        raise ValueError(f"a record of {format!r} has no bytes")
+    if names is not None:
+        _name(fields, names, format)
+    return Layout("Record", tuple(fields), size)
+
+
+def _name(fields: list[Field], names: tuple[str, ...], what: str) -> None:
+    if len(names) != len(fields):
+        raise ValueError(f"{what!r} has {len(fields)} fields, and there are {len(names)} names")
+    for field, name in zip(fields, names, strict=True):
+        field.name = name
+    for name in names:
+        if not name.isidentifier() or name.startswith("_shm_") or names.count(name) > 1:
+            raise ValueError(f"{name!r} cannot be the name of a field, or is there twice")
+
+
+@lru_cache(maxsize=256)
+def _of_dataclass(source: type[Any], packed: bool) -> Layout:
+    hints = get_type_hints(source, include_extras=True)
+    fields: list[Field] = []
+    at, widest = 0, 1
+    for part in dataclasses.fields(source):
+        label = f"{source.__name__}.{part.name}"
+        field, alignment = _field(part.name, hints[part.name], label)
+        if not packed:
+            at += -at % alignment
+            widest = max(widest, alignment)
+        field.offset = at
+        at += field.size
+        fields.append(field)
+    if not at:
+        raise ValueError(f"a record of {source.__name__} has no bytes")
+    return Layout(source.__name__, tuple(fields), at + -at % widest, source)
+
+
+def _field(name: str, hint: Any, label: str) -> tuple[Field, int]:
+    """A field of a dataclass, and what it is aligned to."""
+    kind, spec = hint, None
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        spec = next((note for note in notes if isinstance(note, str | int)), None)
+    if spec is None:
+        spec = _PLAIN.get(kind)
+    if isinstance(spec, str):
+        return _coded(name, kind, spec, label)
+    if spec is None or kind not in (str, bytes):
+        raise TypeError(
+            f"{label} is {hint!r}, whose size is not known: use int, float, bool, Annotated[int, "
+            "'H'] with a code of struct, or Annotated[str, 30] for up to 30 bytes of text"
+        )
+    if not 0 < spec <= _MOST_TEXT:
+        raise ValueError(f"{label} can have room for 1 to {_MOST_TEXT} bytes, not {spec}")
+    return Text(name, 0, spec, is_str=kind is str), 2
+
+
+def _coded(name: str, kind: Any, spec: str, label: str) -> tuple[Field, int]:
+    found = ITEM.fullmatch(spec.removeprefix("<"))
+    if found is None or found[2] in "nNP":
+        raise ValueError(
+            f"{label}: {spec!r} is not one code of struct of a fixed size, such as 'H'"
+        )
+    if kind is str:
+        raise TypeError(
+            f"{label}: {spec!r} does not say how long a text is: use Annotated[str, 30] for up to "
+            "30 bytes"
+        )
+    count = int(found[1]) if found[1] else None
+    field = field_of(name, 0, "<", found[2], count)
+    return field, struct.calcsize(f"<{found[2]}")

@@ -1,0 +1,1 @@
+"""State that processes share: headers, participants, presence, semaphores, fences."""

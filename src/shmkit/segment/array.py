@@ -1,0 +1,321 @@
+"""SharedArray: a numpy array that processes share, which tells its shape and dtype by itself."""
+
+from __future__ import annotations
+
+import time
+from math import inf, prod
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from shmkit.deadline import Deadline
+from shmkit.errors import IncompatibleSegment
+from shmkit.memory.allocation import ADDRESS_SPACE
+from shmkit.memory.buffer import SharedBuffer
+from shmkit.memory.url import Url, Where
+from shmkit.memory.views import array_on
+from shmkit.segment.array_header import MAGIC, ArrayHeader, is_empty, pack, unpack
+from shmkit.segment.array_shape import Shape, checked_array, dimensions_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from shmkit.memory.mapping import Access
+
+__all__ = ["SharedArray"]
+
+_FIRST_PAUSE: Final = 0.0005
+_LONGEST_PAUSE: Final = 0.02
+
+
+class SharedArray:
+    """A numpy array in memory that processes share; shape and dtype are stored before its items.
+
+    `create(shape, dtype, where)` makes it, `attach(where)` gets it in another process, and it
+    pickles by reference. `.array` may outlive the handle: closing is always safe.
+    """
+
+    __slots__ = ("_array", "_buffer", "_header")
+
+    _array: np.ndarray[Any, Any] | None
+    _buffer: SharedBuffer
+    _header: ArrayHeader
+
+    def __init__(self) -> None:
+        raise TypeError("SharedArray has no constructor: use SharedArray.create() or .attach()")
+
+    @classmethod
+    def create(
+        cls,
+        shape: Shape,
+        dtype: Any = float,
+        where: Where | Url = None,
+        *,
+        order: Literal["C", "F"] = "C",
+        keep: bool = False,
+        mode: int = 0o600,
+    ) -> Self:
+        """Make an array that was not there, filled with zeros, its room reserved.
+
+        Args:
+            shape: items in each dimension; () for a single item. There may be none at all.
+            dtype: of fixed size; structures too.
+            where: None or "anon:", "shm:NAME" or "NAME", "file:PATH" or a path object.
+            order: "C" for the last index changing fastest, "F" for the first.
+            keep: leave the name of a segment in place when its creator goes. Files always stay.
+            mode: permissions of a segment or file, less the umask.
+
+        Raises:
+            FileExistsError: it is there.
+            ImportError: numpy is not installed: it comes with shmkit[numpy].
+            OSError: ENOSPC: no room; nothing stays behind.
+            TypeError: a dtype that holds Python objects.
+            ValueError: a shape or name that cannot be.
+        """
+        if order not in ("C", "F"):
+            raise ValueError(f"'order' must be 'C' or 'F', not {order!r}")
+        dimensions, kind = checked_array(shape, dtype)
+        length = prod(dimensions) * kind.itemsize
+        if length > ADDRESS_SPACE:
+            raise ValueError(f"{dimensions} of {kind}: {length} bytes, more than addresses reach")
+        head, size = pack(dimensions, kind, fortran=order == "F")
+        buffer = SharedBuffer.create(where, size, keep=keep, mode=mode)
+        try:
+            buffer[len(MAGIC) : len(MAGIC) + len(head)] = head
+            buffer[: len(MAGIC)] = MAGIC
+            return cls._over(buffer)
+        except BaseException:
+            buffer.unlink()
+            buffer.close()
+            raise
+
+    @classmethod
+    def attach(
+        cls,
+        where: Where | Url | SharedBuffer,
+        *,
+        access: str = "rw",
+        shape: Shape | None = None,
+        dtype: Any = None,
+        timeout: float | None = 0,
+    ) -> Self:
+        """Get an array that is there.
+
+        Args:
+            where: as in `create`; or a buffer that holds an array.
+            access: "r" to read, "rw" to read and write, "cow" for private changes.
+            shape: what it has to be; None for any.
+            dtype: what it has to be; None for any.
+            timeout: seconds to wait for it to be made; None for ever.
+
+        Raises:
+            CorruptSegment: its header breaks a rule, or it was cut off.
+            FileNotFoundError: it is not there.
+            ImportError: numpy is not installed.
+            IncompatibleSegment: no array, or one of another shape or dtype than asked for.
+            PermissionError: it is not for this user, or not for writing.
+        """
+        deadline = Deadline(timeout)
+        pause = _FIRST_PAUSE
+        while True:
+            buffer = SharedBuffer.attach(where, access=access, timeout=_left(deadline))
+            try:
+                if deadline.is_now or deadline.expired() or not is_empty(buffer[: len(MAGIC)]):
+                    self = cls._over(buffer)
+                    self._check(shape, dtype)
+                    return self
+            except BaseException:
+                buffer.close()
+                raise
+            buffer.close()
+            # Nothing announces that a header is finished: look again, at growing distances.
+            time.sleep(min(pause, deadline.remaining()))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    @classmethod
+    def from_array(
+        cls,
+        array: Any,
+        where: Where | Url = None,
+        *,
+        keep: bool = False,
+        mode: int = 0o600,
+    ) -> Self:
+        """Make a shared array with the content of another: anything that numpy takes for one.
+
+        Raises:
+            As `create`.
+        """
+        import numpy as np
+
+        source = np.asanyarray(array)
+        fortran = source.flags.f_contiguous and not source.flags.c_contiguous
+        order: Literal["C", "F"] = "F" if fortran else "C"
+        made = cls.create(source.shape, source.dtype, where, order=order, keep=keep, mode=mode)
+        try:
+            made.array[...] = source
+        except BaseException:
+            made.unlink()
+            made.close()
+            raise
+        return made
+
+    @classmethod
+    def _over(cls, buffer: SharedBuffer) -> Self:
+        """Take a buffer over."""
+        self = cls.__new__(cls)
+        whole = buffer.buf
+        self._header = header = unpack(whole, len(whole), str(buffer.url))
+        self._buffer = buffer
+        self._array = _view(buffer, header)
+        return self
+
+    def read_only(self) -> Self:
+        """Another handle on the same array, for reading; it pickles as one, too.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        return type(self).attach(self._buffer, access="r")
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The array; read-only if the access is "r". It stays valid after `close`.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        if self._array is None:
+            raise self._buffer._closed_error()
+        return self._array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Items in each dimension."""
+        return self._header.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the items."""
+        return self._header.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the items."""
+        return self._header.size
+
+    @property
+    def buffer(self) -> SharedBuffer:
+        """The memory, header included. It is this handle's: do not close it."""
+        return self._buffer
+
+    @property
+    def url(self) -> Url:
+        """Where the memory is; `str()` of it is a `where`."""
+        return self._buffer.url
+
+    @property
+    def name(self) -> str:
+        """Name of the segment, path of the file, "" for anonymous memory."""
+        return self._buffer.name
+
+    @property
+    def access(self) -> Access:
+        """What may be done: "r", "rw" or "cow" (private changes)."""
+        return self._buffer.access
+
+    @property
+    def created(self) -> bool:
+        """Whether this handle made the memory."""
+        return self._buffer.created
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._buffer.closed
+
+    # ------------------------------------------------------------------ letting go
+
+    def flush(self) -> None:
+        """Write changes to the disk, and return when they are there."""
+        self._buffer.flush()
+
+    def close(self, *, strict: bool = False) -> None:
+        """Let go of the memory; it goes away with the last array on it.
+
+        Args:
+            strict: refuse while arrays are in use.
+
+        Raises:
+            BufferError: `strict`, and the array is in use elsewhere; the handle stays open.
+        """
+        array, self._array = self._array, None
+        del array  # or it would be one in use
+        try:
+            self._buffer.close(strict=strict)
+        except BufferError:
+            self._array = _view(self._buffer, self._header)
+            raise
+
+    def unlink(self) -> None:
+        """Remove the name, whoever made it. Those who have it mapped keep it."""
+        self._buffer.unlink()
+
+    def __enter__(self) -> Self:
+        self._buffer.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._array = None
+        self._buffer.__exit__(kind, error, traceback)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if copy or (dtype is not None and dtype != self.dtype):
+            if copy is False:
+                raise ValueError(f"{self!r} as {dtype} would be a copy")
+            return self.array.astype(dtype or self.dtype)
+        return self.array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._buffer._open_region()
+        return type(self)._over, (self._buffer,)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else self.access
+        return f"<SharedArray {self.url} shape={self.shape} dtype={self.dtype} {state}>"
+
+    def _check(self, shape: Shape | None, dtype: Any) -> None:
+        import numpy as np
+
+        where = str(self.url)
+        if dtype is not None and np.dtype(dtype) != self.dtype:
+            raise IncompatibleSegment(
+                f"{where!r} holds items of dtype {self.dtype}, and {np.dtype(dtype)} is asked for",
+                where=where,
+            )
+        if shape is not None and dimensions_of(shape) != self.shape:
+            raise IncompatibleSegment(
+                f"{where!r} has shape {self.shape}, and {dimensions_of(shape)} is asked for",
+                where=where,
+            )
+
+
+def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
+    items = buffer.buf[header.offset : header.offset + header.size]
+    order: Literal["C", "F"] = "F" if header.fortran else "C"
+    array = array_on(items, header.shape, header.dtype, order=order)
+    return buffer._loans.give(array, f"array of {header.shape} {header.dtype}")
+
+
+def _left(deadline: Deadline) -> float | None:
+    left = deadline.remaining()
+    return None if left == inf else left

@@ -1,0 +1,1 @@
+"""The `shmkit demo` command: real files through a ring to worker processes."""

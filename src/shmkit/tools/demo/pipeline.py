@@ -1,0 +1,277 @@
+"""Counting files in parallel: a reader, workers and the parent, with a ring for each arrow.
+
+                  inbox 0    +----------+   outbox 0
+              +------------> | worker 0 | ------------+
+    +--------+               +----------+             |     +--------+
+    | reader |    inbox 1    +----------+   outbox 1  +---> | parent |
+    +--------+ ------------> | worker 1 | ------------+---> +--------+
+                             +----------+
+
+The reader reads each file straight into the ring of a worker that has room, so a file stays with
+one worker and a slow worker gets fewer files. A file longer than a frame is cut into chunks. A
+worker sends what it found in each file, and at the end, how often it saw each word. The parent
+makes all the memory, and watches over the processes: one that fails ends the work with an error
+that names it.
+
+A frame is a header (kind, whether it is the last of its message, number within the message, id) and
+a payload:
+
+    kind       from     id              payload
+    DATA       reader   file's number   the next bytes of the file
+    UNREAD     both     file's number   why it could not be read: the end of that file
+    COUNT      worker   file's number   FileCount
+    PROGRESS   worker   bytes counted   -
+    WORDS      worker   0               pack_words()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+import tempfile
+from array import array
+from collections import Counter, deque
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from shmkit.channels.ring import Ring
+from shmkit.errors import Empty, Full, PeerDied, ShutDown
+from shmkit.memory.buffer import SharedBuffer
+from shmkit.tools.demo.children import Children
+from shmkit.tools.demo.wordcount import (
+    CHUNK,
+    FileCount,
+    FileTally,
+    Report,
+    fill,
+    open_regular,
+    reason,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["count_in_parallel"]
+
+HEADER: Final = struct.Struct("<B?xxIQ")
+DATA, UNREAD, COUNT, PROGRESS, WORDS = range(1, 6)
+
+INBOX_BYTES: Final = 1 << 20
+OUTBOX_BYTES: Final = 1 << 18
+PROGRESS_BYTES: Final = 1 << 20
+SLICE: Final = 0.005  # seconds spent on one of several rings before the others are looked at again
+
+
+def count_in_parallel(
+    paths: Sequence[str],
+    *,
+    memory: str = "anon",
+    workers: int = 2,
+    method: str | None = None,
+    progress: Callable[[int, int], None] = lambda _files, _bytes: None,
+) -> Report:
+    """Count the files with a reader process and workers; what `count_serially` returns, faster.
+
+    Args:
+        paths: files; one that cannot be read goes into `unread`.
+        memory: where the rings are: "anon", "shm" (named) or "file".
+        workers: how many worker processes, at least 1.
+        method: how processes are started: "fork", "spawn" or "forkserver"; None for the default.
+        progress: called with the number of files and of bytes done so far, often, even when
+            nothing is new; it may raise, to end the work.
+
+    Raises:
+        PeerDied: a process was killed or failed; it says which and how.
+        OSError: no room for the memory, or no process could be started. Nothing is left behind.
+    """
+    with contextlib.ExitStack() as stack:
+        where = stack.enter_context(_places(memory))
+
+        def ring(part: str, capacity: int) -> Ring:
+            progress(0, 0)
+            return stack.enter_context(Ring.create(where(part), capacity=capacity))
+
+        inboxes = [ring(f"in{number}", INBOX_BYTES) for number in range(workers)]
+        outboxes = [ring(f"out{number}", OUTBOX_BYTES) for number in range(workers)]
+        listing = b"".join(os.fsencode(path) + b"\0" for path in paths) or b"\0"
+        list_memory = SharedBuffer.create(where("list"), len(listing))
+        stack.enter_context(list_memory)[: len(listing)] = listing
+        children = stack.enter_context(Children(method))
+        for number, (inbox, outbox) in enumerate(zip(inboxes, outboxes, strict=True)):
+            progress(0, 0)
+            children.start(f"worker {number}", _work, inbox, outbox)
+        children.start("reader", _read, list_memory, *inboxes)
+        report = _merge(paths, outboxes, children, progress)
+        children.finish(lambda: progress(len(paths), report.size))
+        return report
+
+
+@contextlib.contextmanager
+def _places(memory: str) -> Iterator[Callable[[str], str]]:
+    """Yield what makes a part's name its `where`; files get a directory that goes away."""
+    token = f"shmkit-{os.getpid()}-{secrets.token_hex(3)}"
+    if memory == "file":
+        with tempfile.TemporaryDirectory(prefix="shmkit-demo-") as directory:
+            yield lambda part: f"file:{Path(directory, part)}"
+    elif memory == "shm":
+        yield lambda part: f"shm:{token}-{part}"
+    else:
+        yield lambda _part: "anon:"
+
+
+def _merge(
+    paths: Sequence[str],
+    outboxes: Sequence[Ring],
+    children: Children,
+    progress: Callable[[int, int], None],
+) -> Report:
+    """Collect what the workers send until each has shut its outbox down."""
+    report = Report()
+    words: dict[Ring, list[bytes]] = {outbox: [] for outbox in outboxes}
+    size = 0
+    open_boxes = deque(outboxes)
+    idle_boxes = 0
+    while open_boxes:
+        progress(len(report.files) + len(report.unread), size)
+        outbox = open_boxes[0]
+        try:
+            # All were empty one after the other: now wait a moment at one of them.
+            frames = outbox.get_many(timeout=SLICE if idle_boxes >= len(open_boxes) else 0)
+        except Empty:
+            idle_boxes += 1
+            open_boxes.rotate()
+            children.check()
+            continue
+        except ShutDown:
+            open_boxes.popleft()
+            continue
+        except PeerDied as error:
+            children.explain(error)
+        idle_boxes = 0
+        open_boxes.rotate()
+        for frame in frames:
+            kind, last, _, ident = HEADER.unpack_from(frame)
+            payload = frame[HEADER.size :]
+            if kind == PROGRESS:
+                size += ident
+            elif kind == COUNT:
+                report.files[paths[ident]] = FileCount.unpack(payload)
+            elif kind == UNREAD:
+                report.unread[paths[ident]] = payload.decode()
+            else:
+                words[outbox].append(payload)
+                if last:
+                    report.words.update(_unpack_words(b"".join(words.pop(outbox))))
+    return report
+
+
+def _read(listing: SharedBuffer, *inboxes: Ring) -> None:
+    """The reader: deal all files out to the workers, then shut their inboxes down."""
+    paths = bytes(listing[:]).split(b"\0")
+    files = deque((number, os.fsdecode(path)) for number, path in enumerate(paths) if path)
+    lanes = deque(_Lane(inbox) for inbox in inboxes)
+    full_lanes = 0
+    while lanes:
+        lane = lanes[0]
+        if not files and lane.idle:
+            lane.inbox.shutdown()
+            lanes.popleft()
+            continue
+        try:
+            # All were full one after the other: now wait a moment for one of them.
+            lane.step(files, SLICE if full_lanes >= len(lanes) else 0)
+        except Full:
+            full_lanes += 1
+        else:
+            full_lanes = 0
+        lanes.rotate()
+
+
+class _Lane:
+    """One worker's inbox, and the file that is on its way into it."""
+
+    def __init__(self, inbox: Ring) -> None:
+        self.inbox = inbox
+        self._number = self._sequence = 0
+        self._file: IO[bytes] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._file is None
+
+    def step(self, files: deque[tuple[int, str]], timeout: float) -> None:
+        """Put the next frame, of the next file if none is open.
+
+        Raises:
+            Full: there was no room for `timeout` seconds.
+        """
+        with self.inbox.reserve(HEADER.size + CHUNK, timeout=timeout) as frame:
+            room = frame.buf[HEADER.size :]
+            kind = DATA
+            try:
+                if self._file is None:
+                    self._number, path = files.popleft()
+                    self._sequence = 0
+                    self._file = open_regular(path)
+                size = fill(self._file, room)
+                last = size < CHUNK
+            except OSError as error:
+                message = reason(error).encode(errors="replace")[:CHUNK]
+                kind, size, last = UNREAD, len(message), True
+                room[:size] = message
+            HEADER.pack_into(frame.buf, 0, kind, last, self._sequence, self._number)
+            frame.truncate(HEADER.size + size)
+        self._sequence += 1
+        if last and self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _work(inbox: Ring, outbox: Ring) -> None:
+    """A worker: count what comes in until the inbox is shut down, then send the words."""
+    words: Counter[bytes] = Counter()
+    tally = FileTally()
+    expected = 0
+    progress = 0
+    for frame in inbox:
+        kind, last, sequence, number = HEADER.unpack_from(frame)
+        payload = frame[HEADER.size :]
+        if sequence != expected:
+            raise RuntimeError(f"chunk {sequence} of file {number} came, {expected} is due")
+        expected = 0 if last else sequence + 1
+        if kind == UNREAD:
+            outbox.put(frame)
+        else:
+            tally.feed(payload)
+            progress += len(payload)
+            if last:
+                outbox.put(HEADER.pack(COUNT, True, 0, number) + tally.finish(words).pack())
+        if last:
+            tally = FileTally()
+        if progress >= PROGRESS_BYTES:
+            outbox.put(HEADER.pack(PROGRESS, True, 0, progress))
+            progress = 0
+    outbox.put(HEADER.pack(PROGRESS, True, 0, progress))
+    message = _pack_words(words)
+    for sequence, start in enumerate(range(0, len(message), CHUNK)):
+        last = start + CHUNK >= len(message)
+        outbox.put(HEADER.pack(WORDS, last, sequence, 0) + message[start : start + CHUNK])
+    outbox.shutdown()
+
+
+def _pack_words(words: Counter[bytes]) -> bytes:
+    """How many words, how often each (8 bytes each), and the words, newlines between them."""
+    times = array("Q", words.values())
+    return struct.pack("@Q", len(times)) + times.tobytes() + b"\n".join(words)
+
+
+def _unpack_words(message: bytes) -> dict[bytes, int]:
+    """The opposite of `_pack_words`."""
+    (count,) = struct.unpack_from("@Q", message)
+    words_at = 8 + 8 * count
+    times = array("Q")
+    times.frombytes(memoryview(message)[8:words_at])
+    # Without a word there is still one empty string to split off: zip() drops it.
+    return dict(zip(message[words_at:].split(b"\n"), times, strict=False))

@@ -1,0 +1,471 @@
+"""Making a ring and joining it: who comes first, who waits, and what a creator's death leaves."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shmkit import IncompatibleSegment, Ring, Semaphore, SharedBuffer
+from shmkit.memory import ownership
+from shmkit.segment import segment
+from shmkit.segment.segment import Segment
+from tests import leaks
+from tests.processes import run_python, wait_until
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and /dev/shm")
+
+
+@pytest.fixture(params=["shm", "file"])
+def named(request: pytest.FixtureRequest, make_where: Any) -> str:
+    """Each kind of memory that has a name, in turn."""
+    return str(make_where(request.param))
+
+
+def incarnation(ring: Ring) -> bytes:
+    return bytes(ring.buffer[0x30:0x40])
+
+
+# ------------------------------------------------------------------ who comes first
+
+
+def test_attach_to_nothing_names_it(named: str) -> None:
+    for timeout in (0, 0.05):
+        with pytest.raises(FileNotFoundError, match=named.partition(":")[2].rpartition("/")[2]):
+            Ring.attach(named, timeout=timeout)
+    with pytest.raises(ValueError, match="timeout"):
+        Ring.attach(named, timeout=-1)
+
+
+def test_attach_waits_for_the_creator(named: str) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(Ring.attach, named, timeout=20)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.05)
+        with Ring.create(named, capacity=4096) as ring, waiting.result(20) as other:
+            other.put(b"here")
+            assert ring.get() == b"here"
+
+
+def test_attach_never_sees_a_ring_half_made(named: str, fork: Any) -> None:
+    """However the two meet: it waits, or works."""
+    child = fork(make_and_break, named, 150)
+    for number in range(150):
+        with Ring.attach(named, timeout=20) as ring:
+            assert ring.get(timeout=20) == b"number %d" % number
+            ring.shutdown()
+            assert child.receive() == number
+    child.finish()
+
+
+def make_and_break(link: Any, where: str, count: int) -> None:
+    for number in range(count):
+        with Ring.create(where, capacity=4096) as ring:
+            ring.put(b"number %d" % number)
+            wait_until(partial(was_shut_down, ring))
+            ring.unlink()
+        link.send(number)
+
+
+def was_shut_down(ring: Ring) -> bool:
+    return ring.statistics().state != "open"
+
+
+def test_create_does_not_touch_what_exists(named: str) -> None:
+    with Ring.create(named, capacity=4096) as ring:
+        ring.put(b"mine")
+        for _ in range(2):
+            with pytest.raises(FileExistsError):
+                Ring.create(named, capacity=1 << 16)
+        with Ring.attach(named) as other:
+            assert other.get() == b"mine"
+            ring.put(b"still there")
+            assert other.get() == b"still there"
+
+
+def test_create_does_not_touch_what_is_no_ring(named: str) -> None:
+    with SharedBuffer.create(named, 8192) as buffer:
+        buffer[:5] = b"hello"
+        for make in (Ring.create, Ring.attach, Ring.ensure):
+            with pytest.raises((FileExistsError, IncompatibleSegment)):
+                make(named)
+        assert bytes(buffer[:6]) == b"hello\0"
+        assert bytes(buffer[6:]) == bytes(8186)
+
+
+def test_ensure_creates_or_joins(named: str) -> None:
+    with (
+        Ring.ensure(named, capacity=8192) as ring,
+        Ring.ensure(named, capacity=4096, when_full="raise") as other,
+    ):
+        assert other.capacity == 8192  # what exists keeps its own
+        assert incarnation(other) == incarnation(ring)
+        ring.put(b"x")
+        assert other.get() == b"x"
+    if named.startswith("file"):
+        with Ring.attach(named) as ring:
+            assert ring.capacity == 8192
+
+
+def test_exactly_one_of_many_creates(named: str, fork: Any) -> None:
+    """Of processes that ensure at the same time, all get the same ring."""
+    children = [fork(ensure_many, [f"{named}-{n}" for n in range(25)]) for _ in range(4)]
+    assert [child.receive() for child in children] == ["ready"] * 4
+    for child in children:
+        child.link.send("go")
+    found = [child.receive() for child in children]
+    assert all(len(rings) == 25 for rings in found)
+    assert found == [found[0]] * 4
+    for child in children:
+        child.link.send("enough")
+        child.finish()
+    for number in range(25) if named.startswith("file") else ():
+        Path(f"{named.removeprefix('file:')}-{number}").unlink()
+
+
+def ensure_many(link: Any, wheres: list[str]) -> None:
+    link.send("ready")
+    link.recv()
+    rings = [Ring.ensure(where, capacity=4096) for where in wheres]
+    link.send([incarnation(ring) for ring in rings])
+    link.recv()
+    for ring in rings:
+        ring.close()
+
+
+def test_a_ring_in_use_is_joined_by_another_incarnation_of_the_name(named: str) -> None:
+    first = Ring.create(named, capacity=4096)
+    first.unlink()
+    with Ring.create(named, capacity=4096) as second, Ring.attach(named) as third:
+        first.put(b"old")
+        second.put(b"new")
+        assert third.get() == b"new"
+        assert first.get() == b"old"
+        first.close()
+        with Ring.attach(named) as fourth:
+            assert incarnation(fourth) == incarnation(second)
+        second.unlink()
+
+
+# ------------------------------------------------------------------ its owner leaves
+
+
+def test_an_owner_that_leaves_while_another_attaches(named: str, monkeypatch: Any) -> None:
+    """Between opening the memory and entering: there is nothing to join any more."""
+    owner = Ring.create(named, capacity=4096)
+    wait = Segment._await_magic
+
+    def leave(self: Segment, deadline: Any) -> None:
+        owner.unlink()
+        owner.close()
+        wait(self, deadline)
+
+    monkeypatch.setattr(Segment, "_await_magic", leave)
+    with pytest.raises(FileNotFoundError):
+        Ring.attach(named)
+
+
+def test_an_owner_that_leaves_while_another_ensures(named: str, monkeypatch: Any) -> None:
+    """Between its look at the name and its attach: it makes the ring, and does not wait first."""
+    owner = Ring.create(named, capacity=4096)
+    remove = Segment._remove_corpse
+
+    def leave(buffer: SharedBuffer, semaphores: Any) -> bool:
+        answer = remove(buffer, semaphores)
+        owner.unlink()
+        owner.close()
+        return answer
+
+    monkeypatch.setattr(Segment, "_remove_corpse", staticmethod(leave))
+    monkeypatch.setattr(segment, "_TAKEOVER", 1000.0)  # the time it would wait
+    with Ring.ensure(named, capacity=8192) as ring:
+        assert ring.capacity == 8192
+        ring.put(b"into what others find")
+        with Ring.attach(named) as other:
+            assert other.get(timeout=0) == b"into what others find"
+        ring.unlink()
+
+
+@linux
+def test_the_last_one_out_removes_the_semaphores_whoever_it_is(named: str) -> None:
+    owner = Ring.create(named, capacity=4096)
+    heir = Ring.attach(named)
+    names = [semaphore.name for semaphore in heir._segment.membership.semaphores.values()]
+    owner.close()
+    heir.put(b"frame")
+    heir.close()
+    assert not [name for name in names if Path(f"/dev/shm/sem.{name}").exists()]
+    with Ring.attach(named) as ring:  # and the name is still there
+        assert ring.get(timeout=0) == b"frame"
+    owner.unlink()
+
+
+# ------------------------------------------------------------------ half-made
+
+
+@linux
+def test_a_creator_at_work_is_waited_for(named: str, fork: Any) -> None:
+    child = fork(stop_in_the_middle, named)
+    wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
+    with pytest.raises(IncompatibleSegment, match="being made"):
+        Ring.attach(named, timeout=0.1)
+    with ThreadPoolExecutor(2) as threads:
+        attaching = threads.submit(Ring.attach, named, timeout=20)
+        ensuring = threads.submit(Ring.ensure, named, capacity=4096)
+        with pytest.raises(TimeoutError):
+            attaching.result(0.3)
+        assert not ensuring.done()
+        os.kill(child.pid, signal.SIGCONT)
+        made = child.receive()
+        with attaching.result(10) as first, ensuring.result(10) as second:
+            assert made == incarnation(first) == incarnation(second)
+            assert first.get(timeout=5) == b"made"
+    child.link.send("enough")
+    child.finish()
+
+
+def stop_in_the_middle(link: Any, where: str) -> None:
+    """Make a ring, and be stopped where its semaphores are made: before the magic is stored."""
+    create = Semaphore.create
+
+    def stop(*args: Any, **kwargs: Any) -> Semaphore:
+        Semaphore.create = create
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return create(*args, **kwargs)
+
+    Semaphore.create = stop
+    with Ring.create(where, capacity=4096) as ring:
+        ring.put(b"made")
+        link.send(incarnation(ring))
+        link.recv()
+
+
+@linux
+def test_a_creator_killed_at_any_line_is_taken_over(named: str, tmp_path: Path) -> None:
+    """Whatever is left: attach tells what it is, ensure makes a ring that works, nothing stays."""
+    result = run_python(kill_creators_everywhere, named, str(tmp_path), timeout=50)
+    counts, left = result.stdout.splitlines()
+    killed, half_made, semaphores = map(int, counts.split())
+    assert killed > 100
+    assert half_made > 2
+    assert semaphores > 10
+    if named.startswith("file"):  # of a named one the resource tracker removes them in the end
+        assert left == ""
+
+
+def kill_creators_everywhere(where: str, folder: str) -> None:
+    made = Path(folder, "semaphores")
+    made.touch()
+    resource_tracker.ensure_running()  # one for all, not one for each
+    vars(ownership)["_TRACKER"] = 0  # so there is none to wait for
+    killed = []
+    for number in range(1, 10_000, 2):
+        pid = os.fork()
+        if pid == 0:
+            note_semaphores(made)
+            sys.settrace(kill_at(number))
+            Ring.create(f"{where}-{number}", capacity=4096)
+            os._exit(0)
+        if os.waitpid(pid, 0)[1] == 0:
+            break
+        killed.append(f"{where}-{number}")
+    # They wait a while before they take what may be a creator's on its way: so all at once.
+    with ThreadPoolExecutor(16) as threads:
+        half_made = sum(threads.map(attach_to_what_is_left, killed[::5]))
+        list(threads.map(take_what_is_left, [*killed, f"{where}-{number}"]))
+    names = made.read_text().split()
+    print(len(killed), half_made, len(names))
+    print(*(name for name in names if Path(f"/dev/shm/sem.{name}").exists()))
+
+
+def attach_to_what_is_left(where: str) -> bool:
+    """Whether it is told to be half-made; it may not be there, or work."""
+    try:
+        Ring.attach(where).close()
+    except FileNotFoundError:
+        return False
+    except IncompatibleSegment as error:
+        if "unlink" in str(error) or "ensure" in str(error):
+            return True
+        raise
+    return False
+
+
+def take_what_is_left(where: str) -> None:
+    with Ring.ensure(where, capacity=8192) as ring:
+        ring.put(b"works")
+        with Ring.attach(where) as other:
+            if other.get(timeout=0) != b"works":
+                raise AssertionError(where)
+        ring.unlink()
+
+
+def note_semaphores(path: Path) -> None:
+    """Have the names of semaphores written down when they are made."""
+    create = Semaphore.create
+
+    def note(name: str, *args: Any, **kwargs: Any) -> Semaphore:
+        with path.open("a") as file:
+            file.write(f"{name}\n")
+        return create(name, *args, **kwargs)
+
+    Semaphore.create = note
+
+
+def kill_at(number: int) -> Any:
+    """A trace function that kills this process at the so many-th line of the library it gets to."""
+    seen: set[tuple[str, int]] = set()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if f"{os.sep}shmkit{os.sep}" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            seen.add((frame.f_code.co_filename, frame.f_lineno))
+            if len(seen) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
+
+
+@linux
+@pytest.mark.parametrize("capacity", [4096, 8192])
+def test_many_take_over_what_a_dead_creator_left(named: str, fork: Any, capacity: int) -> None:
+    """All get the same ring, whatever capacity the dead one wanted."""
+    child = fork(stop_in_the_middle, named)
+    wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
+    takers = [fork(take_over, named, capacity) for _ in range(4)]
+    assert [taker.receive() for taker in takers] == ["ready"] * 4
+    child.kill()
+    found = [taker.receive() for taker in takers]
+    assert found == [found[0]] * 4
+    for taker in takers:
+        taker.link.send("enough")
+        taker.finish()
+
+
+def take_over(link: Any, where: str, capacity: int) -> None:
+    link.send("ready")
+    ring = Ring.ensure(where, capacity=capacity)
+    link.send((incarnation(ring), ring.capacity))
+    link.recv()
+    ring.close()
+
+
+@linux
+def test_the_tracker_of_a_dead_creator_does_not_take_the_name_of_the_next(
+    start_child: Any, unique_name: Any
+) -> None:
+    """It knows names, not memory, and comes some time after the death."""
+    where = f"shm:{unique_name()}"
+    child = start_child(stop_in_the_middle, where)
+    wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
+    tracker = int(Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text())
+    os.kill(tracker, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        child.kill()
+        taking = threads.submit(Ring.ensure, where, capacity=4096)
+        with pytest.raises(TimeoutError):
+            taking.result(0.3)
+        os.kill(tracker, signal.SIGCONT)
+        with taking.result(20) as ring:
+            wait_until(lambda: not Path(f"/proc/{tracker}").exists())
+            with Ring.attach(where) as other:
+                assert incarnation(other) == incarnation(ring)
+
+
+def test_a_file_that_is_just_being_made_is_waited_for(tmp_path: Path) -> None:
+    """Between open and its first byte it is empty, and locked by its creator."""
+    with Ring.create(tmp_path / "other", capacity=4096) as other:
+        other.put(b"content")
+    content = (tmp_path / "other").read_bytes()
+    path = tmp_path / "ring"
+    with path.open("xb") as creator, ThreadPoolExecutor(1) as threads:
+        fcntl.flock(creator, fcntl.LOCK_EX)
+        waiting = threads.submit(Ring.attach, path, timeout=20)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.05)
+        creator.write(content)
+        creator.flush()
+        fcntl.flock(creator, fcntl.LOCK_UN)
+        with waiting.result(20) as ring:
+            assert ring.get(timeout=0) == b"content"
+
+
+# ------------------------------------------------------------------ no room
+
+
+@linux
+@pytest.mark.parametrize("kind", ["anon", "shm", "file"])
+def test_no_room_leaves_nothing(kind: str, make_where: Any, tmp_path: Path) -> None:
+    where = make_where(kind)
+    result = run_python(create_without_room, where)
+    assert result.stdout.split() == ["ENOSPC", "True", "[]"]
+    assert result.stderr == ""
+    assert not list(tmp_path.iterdir())
+    with Ring.ensure(where, capacity=4096) as ring:
+        ring.put(b"x")
+        assert ring.get() == b"x"
+
+
+def create_without_room(where: str | None) -> None:
+    resource_tracker.ensure_running()
+    before = leaks.snapshot((where or "no name").removeprefix("shm:"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    for _ in range(3):
+        try:
+            Ring.create(where, capacity=1 << 24)
+        except OSError as error:
+            code, message = error.errno, str(error)
+    left = leaks.since(before, (where or "no name").removeprefix("shm:"))
+    print(errno.errorcode[code or 0], str((1 << 24) + 4096) in message, left)
+
+
+def test_no_directory_is_told(tmp_path: Path) -> None:
+    for make in (Ring.create, Ring.attach, Ring.ensure):
+        with pytest.raises(FileNotFoundError):
+            make(tmp_path / "missing" / "ring")
+        with pytest.raises(OSError):  # noqa: PT011 - EISDIR or EEXIST
+            make(tmp_path)
+
+
+def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
+    with Ring.create(tmp_path / "real", capacity=4096) as ring:
+        ring.put(b"x")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        for make in (Ring.attach, Ring.create, Ring.ensure):
+            with pytest.raises(OSError):  # noqa: PT011 - ELOOP or EEXIST
+                make(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+
+
+def test_a_pipe_is_no_ring(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = threading.Event()
+
+    def attach() -> str:
+        try:
+            Ring.attach(tmp_path / "pipe")
+        except (OSError, ValueError) as error:
+            return type(error).__name__
+        finally:
+            done.set()
+        return "attached"
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(attach)
+        if not done.wait(5):
+            os.close(os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK))
+        assert done.is_set(), "attach waits for the other end of a pipe"
+        assert waiting.result(5) != "attached"

@@ -1,0 +1,148 @@
+"""Who looks at a ring out of turn, and who comes late to its fast path, while others move it on."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shmkit import Queue, Ring
+from shmkit.channels.objects.codec import Encoded
+from shmkit.channels.ring.half import SHARED
+from shmkit.segment.header import HEAD, READY, SKIP, STATE, TAIL
+from tests.processes import TIMEOUT, wait_until
+
+
+class Words:
+    """The words of a segment; something happens just before one of them is read."""
+
+    def __init__(self, words: Any, index: int, act: Callable[[], None]) -> None:
+        self._words, self._index, self._act = words, index, [act]
+
+    def __getitem__(self, index: int) -> int:
+        if index == self._index and self._act:
+            self._act.pop()()
+        return int(self._words[index])
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._words[index] = value
+
+
+def move_to(ring: Ring, position: int) -> None:
+    """Have head and tail near a position of the first lap, with frames of before there."""
+    while ring._words[TAIL] + 80 <= position:
+        ring.put(b"o" * 64)
+        ring.get()
+
+
+LOOKS: list[Callable[[Ring], object]] = [Ring.qsize, Ring.full, Ring.statistics]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_while_laps_end_breaks_nothing(look: Callable[[Ring], object]) -> None:
+    with Ring.create(capacity=8192, producers="many", consumers="many") as ring:
+        move_to(ring, 3000)
+        with pickle.loads(pickle.dumps(ring)) as other:
+            ring.put(b"a" * 6000)
+            words = ring._words
+            assert words[SKIP] == words[HEAD], "it begins at the next lap"
+
+            def go_on() -> None:
+                for _ in range(2):
+                    other.get()
+                    other.put(b"b" * 6000)
+
+            ring._words = Words(words, SKIP, go_on)  # type: ignore[assignment]
+            try:
+                look(ring)
+            finally:
+                ring._words = words
+            assert words[STATE] == READY
+            assert other.get() == b"b" * 6000
+
+
+class Late:
+    """A mutex that a thread named "late" only asks for when it may."""
+
+    def __init__(self, mutex: Any) -> None:
+        self.mutex = mutex
+        self.asks, self.may = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.mutex, name)
+
+    def acquire(self, *args: Any) -> Any:
+        if threading.current_thread().name == "late":
+            self.asks.set()
+            assert self.may.wait(TIMEOUT)
+        return self.mutex.acquire(*args)
+
+
+@contextlib.contextmanager
+def late(call: Callable[[], object], mutex: Late) -> Iterator[list[object]]:
+    """Inside, another thread has seen that the fast path is free, and has not yet its lock."""
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(call()), name="late")
+    thread.start()
+    assert mutex.asks.wait(TIMEOUT)
+    try:
+        yield answers
+    finally:
+        mutex.may.set()
+        thread.join(TIMEOUT)
+
+
+def test_a_get_behind_one_that_failed_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: Queue[Any] = Queue(capacity=4000)
+    ring = queue._ring
+    move_to(ring, 6700)
+    queue.put(np.arange(750.0))  # does not fit before the end of the lap
+    assert ring._words[SKIP] == ring._words[HEAD]
+    assert ring._seen == SHARED
+    mutex = ring._get_mutex = Late(ring._get_mutex)  # type: ignore[assignment]
+
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    with late(lambda: queue.get(timeout=TIMEOUT), mutex) as answers:
+        monkeypatch.setattr("shmkit.channels.objects.object_ring.decode", fail)
+        with pytest.raises(MemoryError):
+            queue.get()
+        monkeypatch.undo()
+    assert np.array_equal(answers[0], np.arange(750.0))  # type: ignore[arg-type]
+    assert queue.empty()
+    queue.close()
+
+
+def test_a_put_behind_one_that_failed_overwrites_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue: Queue[Any] = Queue(capacity=4000)
+    ring = queue._ring
+    move_to(ring, 5800)
+    other: Queue[Any] = pickle.loads(pickle.dumps(queue))
+    mutex = ring._put_mutex = Late(ring._put_mutex)  # type: ignore[assignment]
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    put = [b"c" * 1000 for _ in range(5)]
+    with late(lambda: queue.put(b"l" * 4000), mutex) as answers:
+        monkeypatch.setattr(Encoded, "write", fail)
+        with pytest.raises(KeyboardInterrupt):
+            queue.put(np.ones(800))  # passed the end of the lap
+        monkeypatch.undo()
+        for content in put:
+            other.put(content)
+        sleeps = ring._space.sleeps
+        mutex.may.set()
+        wait_until(lambda: answers or ring._space.sleeps > sleeps)
+        assert [other.get(timeout=TIMEOUT) for _ in put] == put
+    assert answers == [None]
+    assert other.get(timeout=TIMEOUT) == b"l" * 4000
+    assert other.empty()
+    other.close()
+    queue.close()

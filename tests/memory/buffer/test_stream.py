@@ -1,0 +1,179 @@
+"""File objects, lines and chunks on every kind of memory."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shmkit import SharedBuffer
+from shmkit.memory.buffer import stream as module
+from tests.contracts.buffer import SIZE, Case, pattern
+from tests.contracts.buffer_stream import READ_ONLY, READING, WRITING
+
+
+def by_name(case: Case) -> str:
+    return case.__name__
+
+
+@pytest.mark.parametrize("case", READING, ids=by_name)
+def test_reading(make_buffer, access: str, case: Case) -> None:
+    content = pattern(SIZE)
+    with SharedBuffer.attach(make_buffer(content), access=access) as buffer:
+        case(buffer, bytearray(content))
+
+
+@pytest.mark.parametrize("case", WRITING, ids=by_name)
+@pytest.mark.parametrize("access", ["rw", "cow"])
+def test_writing(make_buffer, access: str, case: Case) -> None:
+    content = pattern(SIZE)
+    made = make_buffer(content)
+    with SharedBuffer.attach(made, access=access) as buffer:
+        case(buffer, bytearray(content))
+        assert buffer.closed or made[:] == (buffer[:] if access == "rw" else content)
+
+
+@pytest.mark.parametrize("case", READ_ONLY, ids=by_name)
+def test_read_only(make_buffer, case: Case) -> None:
+    content = pattern(SIZE)
+    with SharedBuffer.attach(make_buffer(content), access="r") as buffer:
+        case(buffer, bytearray(content))
+
+
+@pytest.mark.parametrize("case", READING + WRITING, ids=by_name)
+def test_part_at_odd_offset(where, case: Case) -> None:
+    content = pattern(SIZE)
+    with SharedBuffer.create(where, SIZE + 9000) as made:
+        made[4099 : 4099 + SIZE] = content
+        around = made[:4099], made[4099 + SIZE :]
+        with SharedBuffer.attach(made, offset=4099, length=SIZE) as buffer:
+            case(buffer, bytearray(content))
+        assert (made[:4099], made[4099 + SIZE :]) == around
+        made.unlink()
+
+
+# ------------------------------------------------------------------ sizes
+
+
+def test_truncate_resizes(make_buffer) -> None:
+    buffer = make_buffer(b"one\ntwo\n")
+    with buffer.open() as stream:
+        stream.seek(6)
+        assert stream.truncate(10_000) == 10_000
+        assert (len(buffer), stream.tell()) == (10_000, 6)
+        stream.seek(9_999)
+        assert stream.write(b"!") == 1
+        stream.seek(4)
+        assert stream.truncate() == 4
+        assert (len(buffer), buffer[:], stream.read()) == (4, b"one\n", b"")
+        for size in (0, -1):
+            with pytest.raises(io.UnsupportedOperation, match="'size' must be at least 1"):
+                stream.truncate(size)
+        assert (buffer[:], stream.seek(0), stream.read()) == (b"one\n", 0, b"one\n")
+        view = buffer.view("B")
+        with pytest.raises(BufferError, match=r"views of it are in use: .*view"):
+            stream.truncate(2)
+        del view
+        buffer.close()
+        with pytest.raises(io.UnsupportedOperation, match="was closed"):
+            stream.truncate(2)
+        assert (stream.seek(0), stream.read()) == (0, b"one\n")
+
+
+def test_a_part_is_not_truncated(make_buffer) -> None:
+    with SharedBuffer.attach(make_buffer(b"0123456789"), length=5) as part, part.open() as stream:
+        with pytest.raises(io.UnsupportedOperation, match="on all of the memory"):
+            stream.truncate(3)
+        assert stream.read() == b"01234"
+
+
+def test_text_written_late_arrives(make_buffer) -> None:
+    """What a TextIOWrapper held back is written though the buffer was closed before it."""
+    made = make_buffer(b"........")
+    buffer = SharedBuffer.attach(made)
+    text = io.TextIOWrapper(buffer.open())
+    text.write("late")
+    buffer.close()
+    text.close()
+    assert made[:] == b"late...."
+
+
+def test_streams_have_positions_of_their_own(make_buffer) -> None:
+    with (buffer := make_buffer(b"one\ntwo\n")).open() as one, buffer.open() as two:
+        assert one.readline() == two.readline() == b"one\n"
+        one.seek(0)
+        assert two.read() == b"two\n"
+
+
+def test_an_empty_file_has_an_empty_stream(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with SharedBuffer.attach(tmp_path / "empty") as buffer, buffer.open() as stream:
+        assert (stream.read(), stream.readline(), list(stream)) == (b"", b"", [])
+        assert list(buffer.chunks(5)) == []
+        with pytest.raises(OSError, match="do not fit"):
+            stream.write(b"a")
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"bc\r", b"longer than a piece"])), st.data())
+def test_lines_meet_anywhere(parts, data) -> None:
+    content = b"".join(parts) or b"x"
+    with pytest.MonkeyPatch.context() as patch, SharedBuffer.create(size=len(content)) as buffer:
+        patch.setattr(module, "_READ_AT_ONCE", data.draw(st.integers(1, 9)))
+        buffer[:] = content
+        assert list(buffer.lines()) == io.BytesIO(content).readlines()
+
+
+position = st.tuples(st.integers(-30, 30), st.sampled_from([0, 1, 2]))
+operation = st.one_of(
+    st.tuples(st.sampled_from(["read", "read1", "readline"]), st.integers(-1, 12)),
+    st.tuples(st.just("seek"), position),
+    st.tuples(st.just("readinto"), st.integers(0, 9)),
+    st.tuples(st.just("write"), st.binary(max_size=5)),
+)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=150,
+)
+@given(content=st.binary(min_size=1, max_size=25), operations=st.lists(operation, max_size=15))
+def test_stream_is_like_a_file(make_where, backend, content, operations) -> None:
+    """Any calls on a stream do what they do on a BytesIO, up to its end."""
+    theirs = io.BytesIO(content)
+    with SharedBuffer.create(make_where(backend), len(content)) as buffer:
+        buffer[:] = content
+        with buffer.open() as ours:
+            for name, value in operations:
+                if name == "seek":
+                    offset, whence = value
+                    if offset + (0, theirs.tell(), len(content))[whence] >= 0:
+                        assert ours.seek(offset, whence) == theirs.seek(offset, whence)
+                elif name == "readinto":
+                    one, two = bytearray(value), bytearray(value)
+                    assert ours.readinto(one) == theirs.readinto(two)
+                    assert one == two
+                elif name == "write":
+                    if theirs.tell() + len(value) <= len(content):
+                        assert ours.write(value) == theirs.write(value)
+                else:
+                    assert getattr(ours, name)(value) == getattr(theirs, name)(value)
+                assert ours.tell() == theirs.tell()
+            assert buffer[:] == theirs.getvalue()
+        buffer.unlink()
+
+
+def test_reading_into_nothing(make_buffer) -> None:
+    """As a BytesIO does, whatever shape the nothing has."""
+    np = pytest.importorskip("numpy", reason="numpy is not installed")
+    with make_buffer(b"abc").open() as stream:
+        for nothing in (bytearray(), np.ones((0, 3)), np.ones((3, 0), "u1")[::2]):
+            assert stream.readinto(nothing) == 0
+        assert stream.tell() == 0
+        with pytest.raises(TypeError):
+            stream.readinto(b"")
+        into = np.zeros((1, 3), "u1")
+        assert stream.readinto(into) == 3
+        assert into.tobytes() == b"abc"

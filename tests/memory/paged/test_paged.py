@@ -1,0 +1,537 @@
+"""PagedFile: right against a bytearray, within its memory, and told when the file changes size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shmkit import ClosedError, PagedFile
+from shmkit.memory.paged import pages as module
+from tests.contracts.buffer import pattern
+from tests.processes import run_python
+
+SIZE = 1000
+ANY_TMP = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=200,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(pattern(SIZE))
+    return path
+
+
+# ------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize(("page_size", "max_pages"), [(1, 1), (7, 2), (100, 3), (4096, 1)])
+def test_reading(path: Path, page_size: int, max_pages: int) -> None:
+    content = pattern(SIZE)
+    with PagedFile(path, page_size, max_pages) as file:
+        assert len(file) == file.size == SIZE
+        assert list(file) == list(content)
+        assert list(reversed(file)) == list(reversed(content))
+        for at in (0, 5, 99, 100, SIZE - 1, -1, -SIZE):
+            assert file[at] == content[at]
+        for part in (
+            slice(None),
+            slice(3, 5),
+            slice(95, 305),
+            slice(-7, None),
+            slice(None, None, 3),
+            slice(500, 100, -7),
+            slice(5, 2),
+            slice(SIZE, None),
+        ):
+            assert file[part] == content[part]
+        for at in (SIZE, -SIZE - 1, 1 << 70):
+            with pytest.raises(IndexError, match="is outside of <PagedFile"):
+                file[at]
+        with pytest.raises(TypeError):
+            file["1"]  # type: ignore[call-overload]
+        assert content[50:60] in file
+        assert b"nowhere to be found" not in file
+        with pytest.raises(TypeError, match="encode 'x' first"):
+            file.find("x")  # type: ignore[arg-type]
+        for use in (lambda: file.__setitem__(0, 1), lambda: file.__setitem__(slice(0, 1), b"a")):
+            with pytest.raises(TypeError, match="read-only: open it with access='rw'"):
+                use()
+        file.flush()
+        assert file.stats().resident <= page_size * max_pages
+    assert path.read_bytes() == content
+
+
+def test_it_says_what_it_is(path: Path) -> None:
+    with PagedFile(str(path), access="rw") as file:
+        assert (file.name, file.size, file.page_size, file.max_pages) == (
+            str(path),
+            SIZE,
+            65536,
+            16,
+        )
+        assert (file.access, file.closed) == ("rw", False)
+        assert repr(file) == f"<PagedFile {path} size=1000 pages=16*65536 rw>"
+        with pytest.raises(TypeError, match="send its path"):
+            pickle.dumps(file)
+    assert repr(file).endswith("closed>")
+
+
+def test_the_least_recently_used_page_goes(path: Path) -> None:
+    with PagedFile(path, 100, 3) as file:
+        for at in (0, 100, 200):
+            file[at]
+        assert file.stats() == module.PagedStatistics(0, 3, 0, 0, 300, 0)
+        file[5]  # page 0 is used again, so page 1 is the oldest
+        file[300]
+        assert file.stats() == module.PagedStatistics(1, 4, 1, 0, 300, 0)
+        file[0], file[200], file[300]
+        assert file.stats().faults == 4
+        file[100]
+        assert file.stats() == module.PagedStatistics(4, 5, 2, 0, 300, 0)
+        file[950]
+        assert file.stats().resident == 300
+    assert file.stats().resident == 0
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with PagedFile(tmp_path / "empty", access="rw") as file:
+        assert (len(file), list(file), file[:], file.find(b"a"), file.find(b"")) == (
+            0,
+            [],
+            b"",
+            -1,
+            0,
+        )
+        file[:] = b""
+        with pytest.raises(IndexError):
+            file[0]
+
+
+def test_what_cannot_be_opened(tmp_path: Path, path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        PagedFile(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        PagedFile(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: os.close(os.open(tmp_path / "pipe", os.O_WRONLY)))
+    writer.start()
+    with pytest.raises(OSError, match=r"has no size and no positions; open_bytes\(\) reads it"):
+        PagedFile(tmp_path / "pipe")
+    writer.join()
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(OSError, match="symbolic link"):
+        PagedFile(tmp_path / "link")
+    for arguments in ({"page_size": 0}, {"max_pages": 0}, {"page_size": -1}, {"access": "cow"}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            PagedFile(path, **arguments)
+    with pytest.raises(TypeError):
+        PagedFile(path, 1.5)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ against a bytearray
+
+few = st.binary(max_size=6).map(lambda raw: bytes(b"ab"[c % 2] for c in raw))
+index = st.none() | st.integers(-50, 50)
+steps = st.none() | st.integers(-3, 3).filter(bool)
+operation = st.one_of(
+    st.tuples(st.just("get"), st.integers(-45, 45)),
+    st.tuples(st.just("slice"), st.tuples(index, index, steps)),
+    st.tuples(st.just("put"), st.tuples(st.integers(-45, 45), st.integers(0, 255))),
+    st.tuples(st.just("assign"), st.tuples(index, index, steps, st.randoms(use_true_random=False))),
+    st.tuples(st.sampled_from(["find", "rfind", "count", "index"]), st.tuples(few, index, index)),
+    st.tuples(st.just("flush"), st.none()),
+    st.tuples(st.just("list"), st.none()),
+)
+
+
+@ANY_TMP
+@given(
+    content=st.binary(max_size=40).map(lambda raw: bytes(b"ab"[c % 2] for c in raw)),
+    page_size=st.integers(1, 12),
+    max_pages=st.integers(1, 4),
+    operations=st.lists(operation, max_size=25),
+)
+def test_any_use_is_that_of_a_bytearray(
+    tmp_path, content, page_size, max_pages, operations
+) -> None:
+    path, model = tmp_path / "file", bytearray(content)
+    path.write_bytes(content)
+    with PagedFile(path, page_size, max_pages, "rw") as file:
+        for name, value in operations:
+            if name == "get":
+                assert outcome(file.__getitem__, value) == outcome(model.__getitem__, value)
+            elif name == "slice":
+                assert file[slice(*value)] == model[slice(*value)]
+            elif name == "put":
+                assert outcome(file.__setitem__, *value) == outcome(model.__setitem__, *value)
+            elif name == "assign":
+                part = slice(*value[:3])
+                new = value[3].randbytes(len(model[part]))
+                file[part] = new
+                model[part] = new
+            elif name == "flush":
+                file.flush()
+                assert path.read_bytes() == model
+            elif name == "list":
+                assert list(file) == list(model)
+            else:
+                found, expected = getattr(file, name), getattr(model, name)
+                assert outcome(found, *value) == outcome(expected, *value)
+            assert file.stats().resident <= page_size * max_pages
+    assert path.read_bytes() == model
+
+
+def outcome(call: Any, *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except (IndexError, ValueError) as error:
+        return type(error)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def test_changes_are_in_the_file_when_they_have_to_be(path: Path) -> None:
+    model = bytearray(pattern(SIZE))
+    with PagedFile(path, 100, 2, "rw") as file:
+        file[5] = model[5] = 1
+        file[95:205] = model[95:205] = b"x" * 110
+        assert file.stats().dirty == 2
+        assert path.read_bytes()[:6] == model[:6], "page 0 had to go"
+        file.flush()
+        assert path.read_bytes() == model
+        assert file.stats().dirty == 0
+        file[-1] = model[-1] = 255
+        assert path.read_bytes() != model
+    assert path.read_bytes() == model
+    assert file.stats().written == 112
+
+
+def test_only_what_was_written_is_written_back(path: Path) -> None:
+    """Another writer's bytes on the same page stay, though this one read the page before."""
+    with PagedFile(path, 1000, 1, "rw") as file, path.open("r+b", buffering=0) as other:
+        file[10:20] = b"a" * 10
+        file[500] = 7
+        other.seek(15)
+        other.write(b"b" * 485)
+        file[20:25] = b"c" * 5
+    content = path.read_bytes()
+    assert content[10:25] == b"a" * 10 + b"c" * 5
+    assert content[25:500] == b"b" * 475
+    assert content[500] == 7
+    assert content[501:] == pattern(SIZE)[501:]
+
+
+def test_many_scattered_writes(path: Path) -> None:
+    model = bytearray(pattern(SIZE))
+    with PagedFile(path, SIZE, 1, "rw") as file:
+        for at in range(0, SIZE, 3):
+            file[at] = model[at] = at % 251
+            assert file[:] == model
+    assert path.read_bytes() == model
+
+
+def test_wrong_values_change_nothing(path: Path) -> None:
+    with PagedFile(path, 100, 2, "rw") as file:
+        for value in (256, -1):
+            with pytest.raises(ValueError, match="range"):
+                file[0] = value
+        with pytest.raises(TypeError):
+            file[0] = b"a"  # type: ignore[call-overload]
+        for new in (b"", b"1234"):
+            with pytest.raises(ValueError, match=f"{len(new)} bytes do not replace 3"):
+                file[0:3] = new
+        with pytest.raises(IndexError):
+            file[SIZE] = 1
+    assert path.read_bytes() == pattern(SIZE)
+
+
+def test_failed_writes_are_told_and_kept(path: Path, monkeypatch) -> None:
+    real = os.pwrite
+
+    def full(fd: int, data: Any, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with PagedFile(path, 100, 1, "rw") as file:
+        file[0] = 1
+        monkeypatch.setattr(os, "pwrite", full)
+        for use in (lambda: file[500], file.flush):
+            with pytest.raises(OSError, match="No space left"):
+                use()
+        assert (file[0], file.stats().dirty) == (1, 1)
+        # A write that is cut short is gone on with.
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:3], at))
+        file[10:20] = b"0123456789"
+        file.flush()
+        assert path.read_bytes()[10:20] == b"0123456789"
+        monkeypatch.setattr(os, "pwrite", full)
+        file[0] = 2
+        with pytest.raises(OSError, match="No space left"):
+            file.close()
+        assert file.closed
+        file.close()
+    assert path.read_bytes()[0] == 1
+
+
+def test_an_error_on_the_way_is_not_hidden(path: Path) -> None:
+    def fail() -> None:
+        with PagedFile(path, access="rw") as file:
+            file[0] = 1
+            path.write_bytes(b"")
+            raise KeyError("on its way")
+
+    with pytest.raises(KeyError) as caught:
+        fail()
+    assert "could not be written: " in caught.value.__notes__[0]
+
+
+# ------------------------------------------------------------------ another size underneath
+
+
+def test_a_file_that_shrinks_is_an_error(path: Path) -> None:
+    with PagedFile(path, 100, 2) as file:
+        assert file[0] == pattern(SIZE)[0]
+        os.truncate(path, 450)
+        for use in (
+            lambda: file[460],
+            lambda: file[300],
+            lambda: file.find(b"nowhere"),
+        ):
+            with pytest.raises(OSError, match=r"had 1000 bytes .* has 450"):
+                use()
+        with pytest.raises(OSError, match="had 1000 bytes") as caught:
+            file[999]
+        assert caught.value.errno == errno.ESTALE
+        assert caught.value.filename == str(path)
+
+
+def test_a_file_that_grows_is_an_error(path: Path) -> None:
+    with PagedFile(path, 100, 2) as file:
+        with path.open("ab") as other:
+            other.write(b"more")
+        with pytest.raises(OSError, match="had 1000 bytes when it was opened and has 1004 now"):
+            file[0]
+
+
+def test_a_file_that_shrinks_while_it_is_read(path: Path, monkeypatch) -> None:
+    """Exactly between the look at its size and the read."""
+    real = module._read_into
+
+    def shrinking(fd: int, view: memoryview, offset: int) -> int:
+        os.truncate(path, 950)
+        return real(fd, view, offset)
+
+    monkeypatch.setattr(module, "_read_into", shrinking)
+    with PagedFile(path, 100, 2) as file, pytest.raises(OSError, match="has 950 now"):
+        file[960]
+
+
+def test_changes_are_not_written_behind_the_end(path: Path) -> None:
+    file = PagedFile(path, 100, 2, "rw")
+    file[990] = 1
+    os.truncate(path, 10)
+    for use in (file.flush, file.close):
+        with pytest.raises(OSError, match="had 1000 bytes when it was opened and has 10 now"):
+            use()
+    assert path.read_bytes() == pattern(SIZE)[:10]
+    assert file.closed
+
+
+def test_changes_of_a_file_that_grew_are_written(path: Path) -> None:
+    with PagedFile(path, 100, 2, "rw") as file:
+        file[0] = 1
+        with path.open("ab") as other:
+            other.write(b"more")
+    assert path.read_bytes() == b"\1" + pattern(SIZE)[1:] + b"more"
+
+
+# ------------------------------------------------------------------ life
+
+
+def test_closed_files_refuse_everything(path: Path) -> None:
+    file = PagedFile(path, access="rw")
+    file.close()
+    file.close()
+    uses: list[Any] = [
+        lambda: file[0],
+        lambda: file[:],
+        lambda: list(file),
+        lambda: file.find(b"a"),
+        lambda: file.rfind(b"a"),
+        lambda: file.__setitem__(0, 1),
+        file.flush,
+        file.__enter__,
+    ]
+    for use in uses:
+        with pytest.raises(ClosedError, match="was closed: open it again"):
+            use()
+    assert len(file) == SIZE
+
+
+def test_a_file_dropped_open_is_a_warning_and_written(path: Path) -> None:
+    files = [PagedFile(path, access="rw")]
+    files[0][0] = 1
+    with pytest.warns(ResourceWarning, match="unclosed <PagedFile"):
+        files.clear()
+    assert path.read_bytes()[0] == 1
+
+
+def test_changes_outlive_an_interpreter_that_ends_without_closing(path: Path) -> None:
+    program = """
+    import sys
+    from shmkit import PagedFile
+    file = PagedFile(args[0], access="rw")
+    file[0] = 1
+    sys.keep = [file]
+    sys.keep.append(sys.keep)
+    """
+    ended = run_python(program, str(path), env={"PYTHONWARNINGS": "default"})
+    assert "ResourceWarning: unclosed <PagedFile" in ended.stderr
+    assert path.read_bytes()[0] == 1
+
+
+def test_a_forked_child_writes_only_its_own(path: Path) -> None:
+    with PagedFile(path, 100, 2, "rw") as file:
+        file[0] = 1
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                assert file[0] == pattern(SIZE)[0], "the parent's changes are the parent's"
+                file[1] = 2
+                file.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert path.read_bytes()[:2] == bytes([pattern(SIZE)[0], 2])
+        assert file[0] == 1
+    assert path.read_bytes()[:2] == b"\1\2"
+
+
+def test_threads_share_it(path: Path) -> None:
+    content = pattern(SIZE)
+    wrong: list[Any] = []
+    with PagedFile(path, 10, 2, "rw") as file:
+
+        def work(number: int) -> None:
+            for turn in range(300):
+                at = (turn * 37 + number * 11) % 850
+                if file[at : at + 50] != content[at : at + 50]:
+                    wrong.append(at)
+                file[900 + number] = turn % 256
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert path.read_bytes()[900:904] == bytes([299 % 256] * 4)
+
+
+# ------------------------------------------------------------------ memory
+
+LARGE = """
+from pathlib import Path
+from shmkit import PagedFile
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+path, size, page_size, max_pages = args
+with PagedFile(path, page_size, max_pages) as file:
+    before = peak()
+    assert file.find(b"needle") == size - 10
+    assert file.rfind(b"needle") == size - 10
+    assert file[size - 10 : size - 4] == b"needle"
+    total = 0
+    for start in range(0, size, page_size):
+        total += sum(file[start : start + 8])
+    assert total == 0
+    stats = file.stats()
+    assert stats.resident <= page_size * max_pages
+    assert stats.faults >= 2 * size // page_size
+grown = peak() - before
+assert grown <= page_size * max_pages + (32 << 20), grown
+print(grown)
+"""
+
+
+@pytest.mark.parametrize(("page_size", "max_pages"), [(1 << 16, 16), (1 << 22, 4)])
+def test_every_byte_of_a_large_file_in_little_memory(tmp_path, page_size, max_pages) -> None:
+    """What is resident is a few pages, though every byte was looked at."""
+    size = 1 << 27
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+        file.seek(size - 10)
+        file.write(b"needle")
+    run_python(LARGE, str(tmp_path / "large"), size, page_size, max_pages)
+
+
+class Interrupted(Exception):
+    """What a signal handler raises."""
+
+
+def interrupt_at(line: int) -> Callable[..., Any]:
+    """A trace function that raises at the n-th line of PagedFile's that runs."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal lines
+        if "/memory/page" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == line:
+                raise Interrupted
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("ranges", [0, 64])
+def test_what_is_shown_is_written(tmp_path: Path, ranges: int) -> None:
+    """Wherever a handler raises in a write, what is read afterwards is what gets to the file."""
+    path = tmp_path / "x"
+    for line in range(1, 1000):
+        path.write_bytes(bytes(512))
+        with PagedFile(path, page_size=256, max_pages=1, access="rw") as file:
+            for at in range(ranges):
+                file[100 + 2 * at] = 7
+            before = sys.gettrace()
+            sys.settrace(interrupt_at(line))
+            try:
+                file[3] = 9
+            except Interrupted:
+                done = False
+            else:
+                done = True
+            finally:
+                sys.settrace(before)
+            shown = file[:256]
+            file[300]  # the other page has to go
+            assert file[:256] == shown
+            assert shown[100 : 100 + 2 * ranges] == b"\7\0" * ranges
+        assert path.read_bytes() == shown + bytes(256)
+        if done:
+            assert shown[3] == 9
+            assert line > 10
+            return
+    raise AssertionError("it did not end")

@@ -1,0 +1,192 @@
+"""No room is an error at creation, never a SIGBUS later."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shmkit import SharedBuffer
+from shmkit.memory.allocation import free_memory
+
+# ------------------------------------------------------------------ a full /dev/shm or disk
+
+PRELUDE = """
+import errno, os, sys
+from shmkit import SharedBuffer
+where = sys.argv[1]
+def no_room(use, *parts):
+    try:
+        use()
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+        for part in parts:
+            assert part in str(error), (part, str(error))
+    else:
+        raise AssertionError("there was room")
+def state():
+    return sorted(os.listdir("/dev/shm")), os.listdir("/proc/self/fd")
+with SharedBuffer.create("shm:first", 1):
+    pass  # the resource tracker has its pipe by now
+"""
+
+FULL = {
+    "create": """
+before = state()
+no_room(lambda: SharedBuffer.create(where, 2 << 20), "2097152 bytes are wanted", "1048576 free",
+    where, "ask for less", "'file:PATH'")
+assert state() == before
+no_room(lambda: SharedBuffer.create(where, 2 << 20, keep=True))
+assert state() == before
+with SharedBuffer.create(where, 1 << 19) as buffer:
+    buffer[:] = b"x" * (1 << 19)
+    no_room(lambda: SharedBuffer.create("shm:other", 1 << 20), "shm:other", "524288 free")
+    buffer.unlink()
+""",
+    "ensure": """
+before = state()
+no_room(lambda: SharedBuffer.ensure(where, 2 << 20), "2097152")
+assert state() == before
+""",
+    "resize": """
+with SharedBuffer.create(where, 1 << 19) as buffer:
+    buffer[:] = b"x" * (1 << 19)
+    no_room(lambda: buffer.resize(2 << 20), "1572864 bytes are wanted")
+    assert len(buffer) == 1 << 19 and buffer[:] == b"x" * (1 << 19)
+    with SharedBuffer.attach(where) as again:
+        assert len(again) == 1 << 19
+    buffer.resize(1 << 20)
+    buffer[-1] = 1
+    buffer.unlink()
+""",
+}
+
+
+def unshare() -> list[str] | None:
+    """A command that starts others with a /dev/shm of their own, if there is one here."""
+    if not shutil.which("unshare"):
+        return None
+    command = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    mount = [*command, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/dev/shm"]
+    return (
+        command if subprocess.run(mount, capture_output=True, check=False).returncode == 0 else None
+    )
+
+
+@pytest.fixture(scope="module")
+def own_namespace() -> list[str]:
+    command = unshare()
+    if command is None:
+        pytest.skip("a mount namespace is needed (unshare -m), and may not be made here")
+    return command
+
+
+@pytest.mark.parametrize("step", FULL)
+@pytest.mark.parametrize("where", ["shm:second", "file:/dev/shm/second"])
+def test_full_dev_shm(own_namespace: list[str], step: str, where: str) -> None:
+    script = 'mount -t tmpfs -o size=1m,mode=1777 tmpfs /dev/shm && exec "$@"'
+    python = [sys.executable, "-W", "error", "-c", PRELUDE + FULL[step], where]
+    result = subprocess.run(
+        [*own_namespace, "sh", "-c", script, "sh", *python],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------ more than the machine has
+
+
+def test_more_memory_than_there_is(where, backend: str) -> None:
+    size = 1 << 46
+    for make in (SharedBuffer.create, SharedBuffer.ensure):
+        with pytest.raises(OSError, match=rf"{size} bytes are wanted.* has \d+ free") as caught:
+            make(where, size)
+        assert caught.value.errno == errno.ENOSPC
+    if where is not None:
+        with pytest.raises(FileNotFoundError):
+            SharedBuffer.attach(where)
+
+
+def test_growing_beyond_memory(make_buffer) -> None:
+    buffer = make_buffer(b"abc")
+    with pytest.raises(OSError, match="bytes are wanted"):
+        buffer.resize(1 << 46)
+    assert buffer[:] == b"abc"
+
+
+def test_room_that_was_partly_taken_is_given_back(make_buffer, monkeypatch) -> None:
+    buffer = make_buffer(b"abc")
+
+    def fill(fd: int, start: int, length: int) -> None:
+        os.ftruncate(fd, start + length // 2)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", fill)
+    with pytest.raises(OSError, match="no room"):
+        buffer.resize(1000)
+    assert buffer[:] == b"abc"
+    with SharedBuffer.attach(buffer.url if buffer.name else buffer) as again:
+        assert again[:] == b"abc"
+    fd = buffer.descriptor()
+    assert os.fstat(fd).st_size == 3
+    os.close(fd)
+
+
+# ------------------------------------------------------------------ what the kernel tells
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> tuple[Path, Path]:
+    """A machine of 1000 kB, and a control group /a/b on it."""
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text(
+        "MemTotal: 9999 kB\nMemAvailable:     900 kB\nHugePages_Total:   0\nSwapFree: 100 kB\n"
+    )
+    (proc / "self/cgroup").write_text("3:cpu:/x\n0::/a/b\n")
+    (cgroups / "a/b").mkdir(parents=True)
+    return proc, cgroups
+
+
+def limit(group: Path, most: str, used: int, cached: int) -> None:
+    (group / "memory.max").write_text(f"{most}\n")
+    (group / "memory.current").write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 5\nactive_file {cached}\ninactive_file 1000\n")
+
+
+def test_free_memory_of_the_machine(machine) -> None:
+    assert free_memory(*machine) == 1000 * 1024
+
+
+def test_free_memory_of_a_control_group(machine) -> None:
+    limit(machine[1] / "a/b", "max", 500_000, 0)
+    assert free_memory(*machine) == 1000 * 1024
+    limit(machine[1] / "a/b", "600000", 500_000, 0)
+    assert free_memory(*machine) == 101_000
+    limit(machine[1] / "a/b", "600000", 500_000, 20_000)
+    assert free_memory(*machine) == 121_000
+    limit(machine[1] / "a", "300000", 290_000, 0)
+    assert free_memory(*machine) == 11_000, "the tightest of the groups above counts"
+    limit(machine[1] / "a", "300000", 390_000, 0)
+    assert free_memory(*machine) == 0
+
+
+def test_free_memory_untold(tmp_path: Path) -> None:
+    assert free_memory(tmp_path, tmp_path) is None
+
+
+def test_sparse_memory_is_not_made(where) -> None:
+    """The room is taken: blocks are counted, not only a size."""
+    with SharedBuffer.create(where, 1 << 20) as buffer:
+        fd = buffer.descriptor()
+        assert os.fstat(fd).st_blocks * 512 >= 1 << 20
+        os.close(fd)
+        buffer.unlink()

@@ -1,0 +1,186 @@
+"""Doorbell: a wait for a word to change, that ends for every reason it may, and for no other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+
+from shmkit import Semaphore, SharedBuffer
+from shmkit.deadline import Deadline
+from shmkit.sync.doorbell import OPEN, Doorbell
+from tests.processes import wait_until
+
+STATE, FLAG, WORD = 0, 16, 64  # of a buffer of 8-byte words
+
+
+class Bell:
+    """A doorbell on memory of its own."""
+
+    def __init__(self, buffer: SharedBuffer, semaphore: Semaphore) -> None:
+        self.words = buffer.view("Q")
+        self.semaphore = semaphore
+        self.bell = Doorbell(self.words, FLAG, STATE, {"bell": semaphore}, "bell")
+        self.looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def wait(self, seen: int, timeout: float | None) -> bool:
+        return self.bell.wait(WORD, seen, Deadline(timeout), self.look)
+
+    def asleep(self) -> bool:
+        return self.words[FLAG] == 1 and self.bell.sleeps > 0
+
+
+@pytest.fixture
+def bell(where: Any) -> Iterator[Bell]:
+    semaphore = Semaphore(0)
+    with SharedBuffer.create(where, 4096) as buffer:
+        bell = Bell(buffer, semaphore)
+        bell.words[STATE] = OPEN
+        yield bell
+        bell.bell.close()
+        bell.words = memoryview(b"").cast("Q")
+    semaphore.close()
+
+
+def test_what_has_changed_is_not_waited_for(bell: Bell) -> None:
+    bell.words[WORD] = 7
+    assert bell.wait(6, 0)
+    assert bell.wait(6, None)
+    assert bell.bell.sleeps == bell.looks == 0
+    assert bell.words[FLAG] == 0
+
+
+def test_the_deadline_ends_it_after_a_last_look(bell: Bell) -> None:
+    for timeout in (0, 0.001, 0.02):
+        looks = bell.looks
+        began = time.monotonic()
+        assert bell.wait(0, timeout) is False
+        assert time.monotonic() - began >= timeout
+        assert bell.looks > looks
+
+
+def test_it_looks_after_every_slice(bell: Bell) -> None:
+    assert bell.wait(0, 0.5) is False
+    assert bell.looks >= 2
+    assert bell.bell.sleeps >= 2
+
+
+def test_a_look_may_end_it(bell: Bell) -> None:
+    def look() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        bell.bell.wait(WORD, 0, Deadline(None), look)
+
+
+def test_a_ring_wakes_it(bell: Bell) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        for value in range(20):
+            waiting = threads.submit(bell.wait, value, 10)
+            wait_until(bell.asleep)
+            bell.words[WORD] = value + 1
+            bell.bell.ring()
+            assert waiting.result(5) is True
+            bell.words[FLAG] = 0
+    assert bell.semaphore.value == 0
+
+
+def test_a_change_is_seen_without_a_ring(bell: Bell) -> None:
+    """A ringer may be killed between its store and its ring: that costs a slice, no more."""
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bell.wait, 0, 20)
+        wait_until(bell.asleep)
+        bell.words[WORD] = 1
+        assert waiting.result(2) is True
+
+
+def test_a_ring_without_a_change_is_harmless(bell: Bell) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bell.wait, 0, 20)
+        for _ in range(5):
+            wait_until(bell.asleep)
+            bell.bell.ring()
+        assert not waiting.done()
+        bell.words[WORD] = 1
+        assert waiting.result(5) is True
+
+
+def test_tokens_left_over_are_harmless(bell: Bell) -> None:
+    for _ in range(20):
+        bell.bell.ring_always()
+    assert bell.semaphore.value == 20
+    assert bell.wait(0, 0.1) is False
+
+
+@pytest.mark.parametrize("state", [0, 2, 3, 4, 1 << 63])
+def test_the_state_ends_it(bell: Bell, state: int) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(bell.wait, 0, 20)
+        wait_until(bell.asleep)
+        bell.words[STATE] = state
+        bell.bell.ring_always()
+        assert waiting.result(5) is True
+    assert bell.wait(0, None) is True  # nor is it begun
+
+
+def test_nobody_asleep_is_not_rung_for(bell: Bell) -> None:
+    bell.bell.ring()
+    assert bell.semaphore.value == 0
+    bell.words[FLAG] = 1
+    bell.bell.ring()
+    bell.bell.ring()
+    assert bell.semaphore.value == 1
+    assert bell.words[FLAG] == 0
+
+
+def ping_pong(buffer: SharedBuffer, semaphores: list[Semaphore], me: int, turns: int) -> None:
+    """Each waits for the other's word, and answers."""
+    words = buffer.view("Q")
+    bells = [
+        Doorbell(words, FLAG + 16 * side, STATE, {"bell": semaphores[side]}, "bell")
+        for side in range(2)
+    ]
+    own, others = WORD + 16 * me, WORD + 16 * (1 - me)
+    try:
+        for turn in range(turns):
+            if me == 0:
+                words[own] = turn + 1
+                bells[0].ring()
+            if not bells[1 - me].wait(others, turn, Deadline(20), lambda: None):
+                raise AssertionError(f"turn {turn} never came")
+            if words[others] != turn + 1:
+                raise AssertionError(f"{words[others]} came for turn {turn}")
+            if me == 1:
+                words[own] = turn + 1
+                bells[1].ring()
+    finally:
+        for bell in bells:
+            bell.close()
+        words.release()
+
+
+def test_two_processes_wake_each_other(where: Any) -> None:
+    """Many times, and nobody is forgotten."""
+    semaphores = [Semaphore(0), Semaphore(0)]
+    with SharedBuffer.create(where, 4096) as buffer:
+        buffer.view("Q")[STATE] = OPEN
+        process = get_context("fork").Process(target=ping_pong, args=(buffer, semaphores, 1, 1000))
+        process.start()
+        try:
+            ping_pong(buffer, semaphores, 0, 1000)
+        finally:
+            process.join(20)
+            process.kill()
+            process.join()
+            exitcode = process.exitcode
+            process.close()
+        assert exitcode == 0
+    for semaphore in semaphores:
+        semaphore.close()
