@@ -209,8 +209,6 @@ def test_a_wrong_import_breaks_the_floors(tmp_path) -> None:
     swapped = text.replace(
         '"channels",\n    "sync : segment",', '"sync : segment",\n    "channels",'
     )
-        '"channels",\n    "sync : segment",', '"sync : segment",\n    "channels",'
-    )
     assert swapped != text
     config = tmp_path / "pyproject.toml"
     config.write_text(swapped)
