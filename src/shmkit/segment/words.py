@@ -1,0 +1,479 @@
+"""Every byte of every layout: one table for each, and the numbers that the code uses made from it.
+
+A segment is a header, lines for its participants, and data:
+
+    0x000  what the creator writes once, the state, the format of the semaphores    HEADER
+    0x080  words of the kind: a ring's tail and head, a lock's nothing, ...         RING, ...
+    0x400  eight semaphores, each in a line of its own                              SEMAPHORES
+    0x800  participants, a line each                                                PARTICIPANT
+    ...    (to the end of the page)
+           the data                                                                 FRAME, ...
+
+Little-endian throughout. A line is 128 bytes, two cache lines, and has one writer unless its table
+says otherwise. A word is one aligned 8-byte store; code reaches it by its index in the segment seen
+as 8-byte words (`memoryview.cast("Q")`). No other module has a number that is an offset, a magic, a
+version, a kind or a lock byte; docs/layout.md is made from these tables.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+__all__ = [
+    "ARRAY",
+    "BROADCAST",
+    "CALL_NOTE",
+    "EVENT",
+    "FRAME",
+    "HEADER",
+    "KINDS",
+    "LATEST",
+    "LOCK_BYTES",
+    "ONCE",
+    "OVERFLOW",
+    "PARTICIPANT",
+    "QUEUE",
+    "RING",
+    "SEMAPHORES",
+    "TABLES",
+    "Field",
+    "Kind",
+    "Table",
+]
+
+
+class Field(NamedTuple):
+    """One field of a layout.
+
+    Attributes:
+        at: byte where it begins, counted from the table's own beginning.
+        type: "u16", "u32", "u64", or "N bytes".
+        name: what the code calls it.
+        writer: who stores it.
+        meaning: what it says.
+    """
+
+    at: int
+    type: str
+    name: str
+    writer: str
+    meaning: str
+
+
+class Table(NamedTuple):
+    """The fields of one layout, in the order of their bytes.
+
+    Attributes:
+        title: what it is the layout of.
+        fields: its fields.
+    """
+
+    title: str
+    fields: tuple[Field, ...]
+
+    def at(self, name: str) -> int:
+        """Byte where a field begins.
+
+        Raises:
+            KeyError: there is no such field.
+        """
+        for field in self.fields:
+            if field.name == name:
+                return field.at
+        raise KeyError(f"{self.title} has no field {name!r}")
+
+    def word(self, name: str) -> int:
+        """Index of an 8-byte word.
+
+        Raises:
+            KeyError: there is no such field.
+        """
+        return self.at(name) // 8
+
+
+def _table(title: str, *fields: tuple[int, str, str, str, str]) -> Table:
+    return Table(title, tuple(Field(*field) for field in fields))
+
+
+# -- the tables ------------------------------------------------------------------------------------
+
+LINE: Final = 128  # bytes
+
+HEADER: Final = _table(
+    "The header of every segment",
+    (
+        0x000,
+        "8 bytes",
+        "magic",
+        "creator",
+        "SHMKIT, 1, 0; stored last where memory has a name first",
+    ),
+    (0x008, "u16", "version", "creator", "of all layouts together"),
+    (0x00A, "u16", "kind", "creator", "what lives here: the table of kinds"),
+    (0x00C, "u16", "flags", "creator", "of the kind"),
+    (0x010, "u64", "total", "creator", "bytes of the segment"),
+    (0x018, "u64", "data_offset", "creator", "byte where the data begins"),
+    (0x020, "u64", "data_size", "creator", "bytes of the data; a power of two for rings"),
+    (0x028, "u64", "participants", "creator", "how many lines for participants there are"),
+    (0x030, "16 bytes", "incarnation", "creator", "random: tells it from its successors"),
+    (0x040, "u64", "boot", "creator", "hash of the boot id; for people"),
+    (0x048, "u64", "creator_pid", "creator", "process id; for people"),
+    (0x050, "u64", "creator_start", "creator", "start time in clock ticks; for people"),
+    (0x058, "u64", "created", "creator", "nanoseconds since 1970; for people"),
+    (0x060, "u32", "checksum", "creator", "CRC-32 of 0x008 to 0x05f"),
+    (0x068, "u64", "state", "anybody", "1 open, 2 shut down, 3 shut down at once, 4 corrupt"),
+    (0x070, "u64", "semaphore_format", "the first in", "whose semaphores these are"),
+    (
+        0x078,
+        "u64",
+        "semaphore_names",
+        "the first in",
+        "random part of their names, if they have any",
+    ),
+    (
+        0x100,
+        "u64",
+        "deaths",
+        "a newcomer",
+        "for each of two roles: when the last dead attached, its pid",
+    ),
+)
+
+RING: Final = _table(
+    "Ring",
+    (0x080, "u64", "tail", "producer", "bytes committed since creation; only grows"),
+    (0x088, "u64", "skip", "producer", "a consumer of an empty ring here goes on at the next lap"),
+    (0x090, "u64", "dropped", "producer", "frames that a full ring did not take, or threw out"),
+    (0x180, "u64", "head", "consumer", "bytes released since creation; only grows"),
+    (0x280, "u64", "data_bell", "consumer sets, producer clears", "a consumer may be asleep"),
+    (0x300, "u64", "space_bell", "producer sets, consumer clears", "a producer may be asleep"),
+)
+
+QUEUE: Final = _table(
+    "Queue and JoinableQueue: a ring, and",
+    (0x0C0, "u64", "put_notes", "producer, with the put lock", "which of the next two notes holds"),
+    (0x0C8, "u64", "put_note_0", "producer, with the put lock", "tail, and objects put before it"),
+    (0x0D8, "u64", "put_note_1", "producer, with the put lock", "the same"),
+    (0x1C0, "u64", "get_notes", "consumer, with the get lock", "which of the next two notes holds"),
+    (
+        0x1C8,
+        "u64",
+        "get_note_0",
+        "consumer, with the get lock",
+        "head, and objects taken before it",
+    ),
+    (0x1D8, "u64", "get_note_1", "consumer, with the get lock", "the same"),
+    (0x200, "u64", "maxsize", "creator", "most objects there may be; 0: no limit but room"),
+    (0x208, "u64", "always_open", "creator", "1: a joiner's wait does not end with a shutdown"),
+    (0x210, "u64", "tasks_done", "consumer, with the get lock", "how often task_done was called"),
+    (0x218, "u64", "join_news", "consumer, with the get lock", "changes when joiners should look"),
+    (0x240, "u64", "done_bell", "joiner sets, consumer clears", "a joiner may be asleep"),
+)
+
+BROADCAST: Final = _table(
+    "Broadcast",
+    (0x080, "u64", "tail", "publisher", "bytes published since creation; only grows"),
+    (0x088, "u64", "oldest", "publisher", "position of the oldest whole frame; only grows"),
+    (0x280, "u64", "readers_bell", "readers set, publisher clears", "a reader may be asleep"),
+    (0x288, "u64", "readers_rung", "publisher", "how often the bell was rung"),
+)
+
+LATEST: Final = _table(
+    "Latest",
+    (0x080, "u64", "version", "writer", "number of the newest value; 0 before the first"),
+    (0x088, "u64", "size", "creator", "bytes of the largest value"),
+    (0x090, "u64", "lengths", "writer", "bytes of the value in each of four cells"),
+    (0x280, "u64", "readers_bell", "readers set, writer clears", "a reader may be asleep"),
+    (0x288, "u64", "readers_rung", "writer", "how often the bell was rung"),
+)
+
+EVENT: Final = _table(
+    "Event",
+    (0x080, "u64", "is_set", "anybody", "1 while it is set"),
+    (0x088, "u64", "mark", "anybody", "a random number, another one for each set"),
+    (0x280, "u64", "bell", "waiters set, setter clears", "a waiter may be asleep"),
+)
+
+ONCE: Final = _table(
+    "once",
+    (0x080, "u64", "built", "builder", "0 not built, 1 bytes, 2 an array; stored last"),
+    (0x088, "u64", "length", "builder", "of bytes"),
+    (
+        0x090,
+        "16 bytes",
+        "name",
+        "builder",
+        "random part of the name of the segment with the content",
+    ),
+)
+
+ARRAY: Final = _table(
+    "SharedArray",
+    (0x080, "u32", "text_length", "creator", "bytes of the description"),
+    (0x084, "u32", "text_checksum", "creator", "CRC-32 of the description"),
+    (
+        0x088,
+        "text",
+        "text",
+        "creator",
+        "shape and dtype: a Python literal in ASCII, as .npy files have",
+    ),
+)
+
+SEMAPHORES: Final = _table(
+    "The semaphores of a segment, 128 bytes each",
+    (
+        0x400,
+        "sem_t",
+        "data",
+        "everybody",
+        "consumers and readers sleep here; in turns with the next",
+    ),
+    (
+        0x480,
+        "sem_t",
+        "space",
+        "everybody",
+        "producers sleep here; of fan-outs, the readers' second",
+    ),
+    (0x500, "sem_t", "put", "everybody", "token of the put lock; of a Lock, its own"),
+    (0x580, "sem_t", "get", "everybody", "token of the get lock"),
+    (0x600, "sem_t", "done", "everybody", "joiners sleep here"),
+)
+
+PARTICIPANT: Final = _table(
+    "A participant's line, from 0x800 on",
+    (0x00, "u64", "pid", "the participant", "process id; for people and for error messages"),
+    (0x08, "u64", "start", "the participant", "start time in clock ticks; for people"),
+    (
+        0x10,
+        "u64",
+        "attached",
+        "the participant",
+        "nanoseconds: tells one owner of a line from the next",
+    ),
+    (0x18, "u64", "roles", "the participant", "bit 0: puts or writes; bit 1: gets"),
+    (0x20, "u64", "phases", "the participant", "for each of two locks: phase, ticks, entries"),
+)
+
+FRAME: Final = _table(
+    "A frame, at a multiple of 16 in the data",
+    (0x00, "u32", "size", "producer", "bytes of the payload"),
+    (0x04, "u16", "kind", "producer", "0 bytes or a pickle; 1 encoded; 2 an object in overflow"),
+    (0x06, "u16", "flags", "producer", "1: only fills the ring up to its end"),
+    (
+        0x08,
+        "u32",
+        "position",
+        "producer",
+        "of checked rings: position / 16; of a Broadcast: its number",
+    ),
+    (0x0C, "u32", "checksum", "producer", "of checked rings: CRC-32 of payload and header"),
+    (0x10, "bytes", "payload", "producer", "never goes around the end of the data"),
+)
+
+CALL_NOTE: Final = _table(
+    "A worker's note of the call it has, 128 bytes each",
+    (0x00, "u64", "ready", "worker", "1 once the initializer is done"),
+    (0x08, "u64", "taken", "worker", "the call it has, or had last"),
+    (0x10, "u64", "started", "worker", "the same, once its code may run"),
+)
+
+OVERFLOW: Final = _table(
+    "The end of an object in overflow, counted from its last 32 bytes",
+    (
+        0x00,
+        "u64",
+        "length",
+        "sender",
+        "bytes of the JSON before this: url and identity of the ring",
+    ),
+    (0x08, "16 bytes", "nonce", "sender", "random, the same as in its label"),
+    (0x18, "8 bytes", "magic", "sender", "SHMKIT, 2, 0"),
+)
+
+LOCK_BYTES: Final = _table(
+    "Bytes that the kernel locks (open-file-description locks), counted from 2**62",
+    (0, "byte", "door", "one that enters, leaves or surveys", "one at a time"),
+    (2, "byte", "producer", "the one producer or writer", "held as long as the role is"),
+    (3, "byte", "consumer", "the one consumer", "held as long as the role is"),
+    (8, "byte", "rescue", "a rescuer", "one for each lock"),
+    (64, "byte", "participant", "the participant", "one for each line: held means alive"),
+)
+
+TABLES: Final = (
+    HEADER,
+    RING,
+    QUEUE,
+    BROADCAST,
+    LATEST,
+    EVENT,
+    ONCE,
+    ARRAY,
+    SEMAPHORES,
+    PARTICIPANT,
+    FRAME,
+    CALL_NOTE,
+    OVERFLOW,
+    LOCK_BYTES,
+)
+
+
+class Kind(NamedTuple):
+    """What may live in a segment.
+
+    Attributes:
+        number: as stored.
+        noun: what messages call it.
+        semaphores: names of the semaphores it uses, and the counts they start with.
+        locks: which of them are the tokens of locks, by the index of the lock.
+    """
+
+    number: int
+    noun: str
+    semaphores: tuple[tuple[str, int], ...] = ()
+    locks: tuple[str, ...] = ()
+
+
+_BELLS: Final = (("data", 0), ("space", 0))
+_RING: Final = (*_BELLS, ("put", 1), ("get", 1))
+
+RING_KIND: Final = Kind(1, "ring", _RING, ("put", "get"))
+BROADCAST_KIND: Final = Kind(2, "broadcast", _BELLS)
+LATEST_KIND: Final = Kind(3, "latest", _BELLS)
+OBJECT_RING_KIND: Final = Kind(8, "object ring", _RING, ("put", "get"))
+QUEUE_KIND: Final = Kind(9, "queue", _RING, ("put", "get"))
+JOINABLE_QUEUE_KIND: Final = Kind(10, "joinable queue", (*_RING, ("done", 0)), ("put", "get"))
+CALLS_KIND: Final = Kind(11, "ring of calls", _RING, ("put", "get"))
+RESULTS_KIND: Final = Kind(12, "ring of results", _RING, ("put", "get"))
+LOCK_KIND: Final = Kind(16, "lock", (("put", 1),), ("put",))
+EVENT_KIND: Final = Kind(17, "event", (("data", 0),))
+SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0),))
+ONCE_KIND: Final = Kind(32, "once", (("put", 1),), ("put",))
+ARRAY_KIND: Final = Kind(0x41, "shared array")
+
+KINDS: Final = {
+    kind.number: kind
+    for kind in (
+        RING_KIND,
+        BROADCAST_KIND,
+        LATEST_KIND,
+        OBJECT_RING_KIND,
+        QUEUE_KIND,
+        JOINABLE_QUEUE_KIND,
+        CALLS_KIND,
+        RESULTS_KIND,
+        LOCK_KIND,
+        EVENT_KIND,
+        SEMAPHORE_KIND,
+        ONCE_KIND,
+        ARRAY_KIND,
+    )
+}
+
+# -- what the code uses ----------------------------------------------------------------------------
+
+MAGIC: Final = b"SHMKIT\x01\0"
+VERSION: Final = 2
+PAGE: Final = 4096  # the header is whole pages
+LEAST_DATA: Final = 4096
+OVERFLOW_MAGIC: Final = b"SHMKIT\x02\0"
+
+STATE: Final = HEADER.word("state")
+SEMAPHORE_FORMAT: Final = HEADER.word("semaphore_format")
+SEMAPHORE_NAMES: Final = HEADER.word("semaphore_names")
+DEATHS: Final = HEADER.word("deaths")
+
+# The states.
+READY: Final = 1
+SHUT: Final = 2  # no more puts; what is there is read
+CUT: Final = 3  # no more puts, no more gets
+POISONED: Final = 4  # an invariant was seen broken
+
+TAIL: Final = RING.word("tail")
+SKIP: Final = RING.word("skip")
+DROPPED: Final = RING.word("dropped")
+HEAD: Final = RING.word("head")
+DATA_BELL: Final = RING.word("data_bell")
+SPACE_BELL: Final = RING.word("space_bell")
+
+# Flags of a ring; bits 4 and 5 are an index into POLICIES.
+CHECKED: Final = 1  # frames carry a checksum
+MANY_PRODUCERS: Final = 2
+MANY_CONSUMERS: Final = 4
+POLICY_SHIFT: Final = 4
+POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
+
+PUT_NOTES: Final = QUEUE.word("put_notes")
+GET_NOTES: Final = QUEUE.word("get_notes")
+MAXSIZE: Final = QUEUE.word("maxsize")
+ALWAYS_OPEN: Final = QUEUE.word("always_open")
+TASKS_DONE: Final = QUEUE.word("tasks_done")
+JOIN_NEWS: Final = QUEUE.word("join_news")
+DONE_BELL: Final = QUEUE.word("done_bell")
+
+OLDEST: Final = BROADCAST.word("oldest")
+READERS_BELL: Final = BROADCAST.word("readers_bell")
+
+LATEST_VERSION: Final = LATEST.word("version")
+LATEST_SIZE: Final = LATEST.word("size")
+LATEST_LENGTHS: Final = LATEST.word("lengths")
+
+EVENT_SET: Final = EVENT.word("is_set")
+EVENT_MARK: Final = EVENT.word("mark")
+EVENT_BELL: Final = EVENT.word("bell")
+
+ONCE_BUILT: Final = ONCE.word("built")
+ONCE_LENGTH: Final = ONCE.word("length")
+ONCE_NAME: Final = slice(ONCE.at("name"), ONCE.at("name") + 16)  # in bytes
+BUILT_BYTES: Final = 1
+BUILT_ARRAY: Final = 2
+
+ARRAY_TEXT_LENGTH: Final = ARRAY.at("text_length")  # in bytes
+ARRAY_TEXT: Final = ARRAY.at("text")  # in bytes
+FORTRAN: Final = 1  # flag of an array: the first index changes fastest
+
+FRAME_HEADER: Final = FRAME.at("payload")  # bytes
+SIZE_MASK: Final = 0xFFFFFFFF  # the size in word 0 of a frame
+KIND_SHIFT: Final = 32
+KIND_MASK: Final = 0xFFFF << KIND_SHIFT
+PAD: Final = 1 << 48  # flag of a frame, as it stands in word 0
+
+# Participants.
+PARTICIPANTS_AT: Final = 0x800 // 8  # index of the first line's first word
+LINE_WORDS: Final = LINE // 8
+PID: Final = PARTICIPANT.word("pid")
+START: Final = PARTICIPANT.word("start")
+ATTACHED: Final = PARTICIPANT.word("attached")
+ROLES: Final = PARTICIPANT.word("roles")
+PHASES: Final = PARTICIPANT.word("phases")  # LOCK_WORDS for each of LOCKS locks
+LOCKS: Final = 2
+LOCK_WORDS: Final = 3
+PHASE: Final = 0  # index among the words of one lock
+TICKS: Final = 1
+ENTRIES: Final = 2
+
+# Phases of a participant at a lock: sync/mutex.py.
+IDLE: Final = 0
+ENTERING: Final = 1
+INSIDE: Final = 2
+LEAVING: Final = 3
+
+# Roles, as bits of a participant's line.
+WRITER_ROLE: Final = 0
+READER_ROLE: Final = 1
+
+SEMAPHORE_AT: Final = {field.name: field.at for field in SEMAPHORES.fields}  # in bytes
+SEMAPHORE_ROOM: Final = LINE  # bytes that one may take
+
+NOTE_WORDS: Final = LINE // 8  # of a worker
+NOTE_READY: Final = CALL_NOTE.word("ready")
+NOTE_TAKEN: Final = CALL_NOTE.word("taken")
+NOTE_STARTED: Final = CALL_NOTE.word("started")
+
+LOCK_BYTES_AT: Final = 1 << 62  # far behind any data
+DOOR_BYTE: Final = LOCK_BYTES.at("door")
+PRODUCER_BYTE: Final = LOCK_BYTES.at("producer")
+CONSUMER_BYTE: Final = LOCK_BYTES.at("consumer")
+RESCUE_BYTE: Final = LOCK_BYTES.at("rescue")
+PARTICIPANT_BYTE: Final = LOCK_BYTES.at("participant")
