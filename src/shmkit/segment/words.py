@@ -1,6 +1,6 @@
 """Every byte of every layout: one table for each, and the numbers that the code uses made from it.
 
-A segment is a header, lines for its participants, and data:
+A segment is a header, the table of its participants, and data:
 
     0x000  what the creator writes once, the state, the format of the semaphores    HEADER
     0x080  words of the kind: a ring's tail and head, a lock's nothing, ...         RING, ...
@@ -12,7 +12,9 @@ A segment is a header, lines for its participants, and data:
 Little-endian throughout. A line is 128 bytes, two cache lines, and has one writer unless its table
 says otherwise. A word is one aligned 8-byte store; code reaches it by its index in the segment seen
 as 8-byte words (`memoryview.cast("Q")`). No other module has a number that is an offset, a magic, a
-version, a kind or a lock byte; docs/layout.md is made from these tables.
+version, a kind or a lock byte. docs/layout.md is made from these tables:
+
+    python -m shmkit.segment.words > docs/layout.md
 """
 
 from __future__ import annotations
@@ -20,25 +22,127 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 __all__ = [
+    "ALWAYS_OPEN",
     "ARRAY",
+    "ARRAY_KIND",
+    "ARRAY_TEXT",
+    "ARRAY_TEXT_LENGTH",
+    "ATTACHED",
     "BROADCAST",
+    "BROADCAST_KIND",
+    "BUILT_ARRAY",
+    "BUILT_BYTES",
+    "CALLS_KIND",
     "CALL_NOTE",
+    "CHECKED",
+    "CHECKSUM",
+    "CHECKSUM_AT",
+    "CONSUMER_BYTE",
+    "CUT",
+    "DATA_BELL",
+    "DEATHS",
+    "DONE_BELL",
+    "DOOR_BYTE",
+    "DROPPED",
+    "ENTERING",
+    "ENTRIES",
     "EVENT",
+    "EVENT_BELL",
+    "EVENT_KIND",
+    "EVENT_MARK",
+    "EVENT_SET",
+    "FIXED",
+    "FIXED_AT",
+    "FORTRAN",
     "FRAME",
+    "FRAME_HEADER",
+    "GET_NOTES",
+    "HEAD",
     "HEADER",
+    "IDLE",
+    "INSIDE",
+    "JOINABLE_QUEUE_KIND",
+    "JOIN_NEWS",
     "KINDS",
+    "KIND_MASK",
+    "KIND_SHIFT",
     "LATEST",
+    "LATEST_KIND",
+    "LATEST_LENGTHS",
+    "LATEST_SIZE",
+    "LATEST_VERSION",
+    "LEAST_DATA",
+    "LEAVING",
+    "LINE",
+    "LINE_WORDS",
+    "LOCKS",
     "LOCK_BYTES",
+    "LOCK_BYTES_AT",
+    "LOCK_KIND",
+    "LOCK_WORDS",
+    "MAGIC",
+    "MANY_CONSUMERS",
+    "MANY_PRODUCERS",
+    "MAXSIZE",
+    "MOST_PARTICIPANTS",
+    "NOTE_READY",
+    "NOTE_STARTED",
+    "NOTE_TAKEN",
+    "NOTE_WORDS",
+    "OBJECT_RING_KIND",
+    "OLDEST",
     "ONCE",
+    "ONCE_BUILT",
+    "ONCE_KIND",
+    "ONCE_LENGTH",
+    "ONCE_NAME",
     "OVERFLOW",
+    "OVERFLOW_MAGIC",
+    "PAD",
+    "PAGE",
     "PARTICIPANT",
+    "PARTICIPANTS_AT",
+    "PARTICIPANT_BYTE",
+    "PHASE",
+    "PHASES",
+    "PID",
+    "POISONED",
+    "POLICIES",
+    "POLICY_SHIFT",
+    "PRODUCER_BYTE",
+    "PUT_NOTES",
     "QUEUE",
+    "QUEUE_KIND",
+    "READERS_BELL",
+    "READER_ROLE",
+    "READY",
+    "RESCUE_BYTE",
+    "RESULTS_KIND",
     "RING",
+    "RING_KIND",
+    "ROLES",
     "SEMAPHORES",
+    "SEMAPHORE_AT",
+    "SEMAPHORE_FORMAT",
+    "SEMAPHORE_KIND",
+    "SEMAPHORE_NAMES",
+    "SEMAPHORE_ROOM",
+    "SHUT",
+    "SIZE_MASK",
+    "SKIP",
+    "SPACE_BELL",
+    "START",
+    "STATE",
     "TABLES",
+    "TAIL",
+    "TASKS_DONE",
+    "TICKS",
+    "VERSION",
+    "WRITER_ROLE",
     "Field",
     "Kind",
     "Table",
+    "as_markdown",
 ]
 
 
@@ -47,7 +151,7 @@ class Field(NamedTuple):
 
     Attributes:
         at: byte where it begins, counted from the table's own beginning.
-        type: "u16", "u32", "u64", or "N bytes".
+        type: "u16", "u32", "u64", "N u64" for N of them, "N bytes", or what else it is.
         name: what the code calls it.
         writer: who stores it.
         meaning: what it says.
@@ -90,6 +194,33 @@ class Table(NamedTuple):
         """
         return self.at(name) // 8
 
+    def format(self, first: str, last: str) -> str:
+        """A format of `struct` for all fields from one to another, gaps included.
+
+        Raises:
+            KeyError: a field in between is no number and not of a fixed number of bytes.
+        """
+        codes, end = "<", self.at(first)
+        for field in self.fields:
+            if not self.at(first) <= field.at <= self.at(last):
+                continue
+            codes += "x" * (field.at - end) + _code(field.type)
+            end = field.at + _size(field.type)
+        return codes
+
+
+_CODES: Final = {"u16": ("H", 2), "u32": ("I", 4), "u64": ("Q", 8)}
+
+
+def _code(kind: str) -> str:
+    count, _, unit = kind.partition(" ")
+    return f"{int(count)}s" if unit == "bytes" else _CODES[kind][0]
+
+
+def _size(kind: str) -> int:
+    count, _, unit = kind.partition(" ")
+    return int(count) if unit == "bytes" else _CODES[kind][1]
+
 
 def _table(title: str, *fields: tuple[int, str, str, str, str]) -> Table:
     return Table(title, tuple(Field(*field) for field in fields))
@@ -114,15 +245,27 @@ HEADER: Final = _table(
     (0x010, "u64", "total", "creator", "bytes of the segment"),
     (0x018, "u64", "data_offset", "creator", "byte where the data begins"),
     (0x020, "u64", "data_size", "creator", "bytes of the data; a power of two for rings"),
-    (0x028, "u64", "participants", "creator", "how many lines for participants there are"),
+    (0x028, "u64", "participants", "creator", "how many participants there may be at a time"),
     (0x030, "16 bytes", "incarnation", "creator", "random: tells it from its successors"),
     (0x040, "u64", "boot", "creator", "hash of the boot id; for people"),
     (0x048, "u64", "creator_pid", "creator", "process id; for people"),
     (0x050, "u64", "creator_start", "creator", "start time in clock ticks; for people"),
     (0x058, "u64", "created", "creator", "nanoseconds since 1970; for people"),
     (0x060, "u32", "checksum", "creator", "CRC-32 of 0x008 to 0x05f"),
-    (0x068, "u64", "state", "anybody", "1 open, 2 shut down, 3 shut down at once, 4 corrupt"),
-    (0x070, "u64", "semaphore_format", "the first in", "whose semaphores these are"),
+    (
+        0x068,
+        "u64",
+        "state",
+        "any participant",
+        "1 open, 2 shut down, 3 shut down at once, 4 corrupt",
+    ),
+    (
+        0x070,
+        "u64",
+        "semaphore_format",
+        "the first in",
+        "C library and size of the semaphores; 0: none yet",
+    ),
     (
         0x078,
         "u64",
@@ -132,10 +275,10 @@ HEADER: Final = _table(
     ),
     (
         0x100,
-        "u64",
+        "4 u64",
         "deaths",
         "a newcomer",
-        "for each of two roles: when the last dead attached, its pid",
+        "for each of two roles: when the last of its dead attached, and its pid",
     ),
 )
 
@@ -152,17 +295,23 @@ RING: Final = _table(
 QUEUE: Final = _table(
     "Queue and JoinableQueue: a ring, and",
     (0x0C0, "u64", "put_notes", "producer, with the put lock", "which of the next two notes holds"),
-    (0x0C8, "u64", "put_note_0", "producer, with the put lock", "tail, and objects put before it"),
-    (0x0D8, "u64", "put_note_1", "producer, with the put lock", "the same"),
+    (
+        0x0C8,
+        "2 u64",
+        "put_note_0",
+        "producer, with the put lock",
+        "tail, and objects put before it",
+    ),
+    (0x0D8, "2 u64", "put_note_1", "producer, with the put lock", "the same"),
     (0x1C0, "u64", "get_notes", "consumer, with the get lock", "which of the next two notes holds"),
     (
         0x1C8,
-        "u64",
+        "2 u64",
         "get_note_0",
         "consumer, with the get lock",
         "head, and objects taken before it",
     ),
-    (0x1D8, "u64", "get_note_1", "consumer, with the get lock", "the same"),
+    (0x1D8, "2 u64", "get_note_1", "consumer, with the get lock", "the same"),
     (0x200, "u64", "maxsize", "creator", "most objects there may be; 0: no limit but room"),
     (0x208, "u64", "always_open", "creator", "1: a joiner's wait does not end with a shutdown"),
     (0x210, "u64", "tasks_done", "consumer, with the get lock", "how often task_done was called"),
@@ -182,15 +331,15 @@ LATEST: Final = _table(
     "Latest",
     (0x080, "u64", "version", "writer", "number of the newest value; 0 before the first"),
     (0x088, "u64", "size", "creator", "bytes of the largest value"),
-    (0x090, "u64", "lengths", "writer", "bytes of the value in each of four cells"),
+    (0x090, "4 u64", "lengths", "writer", "bytes of the value in each of four cells"),
     (0x280, "u64", "readers_bell", "readers set, writer clears", "a reader may be asleep"),
     (0x288, "u64", "readers_rung", "writer", "how often the bell was rung"),
 )
 
 EVENT: Final = _table(
     "Event",
-    (0x080, "u64", "is_set", "anybody", "1 while it is set"),
-    (0x088, "u64", "mark", "anybody", "a random number, another one for each set"),
+    (0x080, "u64", "is_set", "any participant", "1 while it is set"),
+    (0x088, "u64", "mark", "any participant", "a random number, another one for each set"),
     (0x280, "u64", "bell", "waiters set, setter clears", "a waiter may be asleep"),
 )
 
@@ -226,23 +375,23 @@ SEMAPHORES: Final = _table(
         0x400,
         "sem_t",
         "data",
-        "everybody",
-        "consumers and readers sleep here; in turns with the next",
+        "any participant",
+        "consumers and readers sleep here; fan-outs alternate it with the next",
     ),
     (
         0x480,
         "sem_t",
         "space",
-        "everybody",
+        "any participant",
         "producers sleep here; of fan-outs, the readers' second",
     ),
-    (0x500, "sem_t", "put", "everybody", "token of the put lock; of a Lock, its own"),
-    (0x580, "sem_t", "get", "everybody", "token of the get lock"),
-    (0x600, "sem_t", "done", "everybody", "joiners sleep here"),
+    (0x500, "sem_t", "put", "any participant", "token of the put lock; of a Lock, its own"),
+    (0x580, "sem_t", "get", "any participant", "token of the get lock"),
+    (0x600, "sem_t", "done", "any participant", "joiners sleep here"),
 )
 
 PARTICIPANT: Final = _table(
-    "A participant's line, from 0x800 on",
+    "A participant, 128 bytes each from 0x800 on",
     (0x00, "u64", "pid", "the participant", "process id; for people and for error messages"),
     (0x08, "u64", "start", "the participant", "start time in clock ticks; for people"),
     (
@@ -250,10 +399,10 @@ PARTICIPANT: Final = _table(
         "u64",
         "attached",
         "the participant",
-        "nanoseconds: tells one owner of a line from the next",
+        "nanoseconds: tells it from the next owner of these 128 bytes",
     ),
     (0x18, "u64", "roles", "the participant", "bit 0: puts or writes; bit 1: gets"),
-    (0x20, "u64", "phases", "the participant", "for each of two locks: phase, ticks, entries"),
+    (0x20, "6 u64", "phases", "the participant", "for each of two locks: phase, ticks, entries"),
 )
 
 FRAME: Final = _table(
@@ -294,11 +443,11 @@ OVERFLOW: Final = _table(
 
 LOCK_BYTES: Final = _table(
     "Bytes that the kernel locks (open-file-description locks), counted from 2**62",
-    (0, "byte", "door", "one that enters, leaves or surveys", "one at a time"),
+    (0, "byte", "door", "newcomer, leaver, rescuer", "entry lock: one at a time comes or goes"),
     (2, "byte", "producer", "the one producer or writer", "held as long as the role is"),
     (3, "byte", "consumer", "the one consumer", "held as long as the role is"),
     (8, "byte", "rescue", "a rescuer", "one for each lock"),
-    (64, "byte", "participant", "the participant", "one for each line: held means alive"),
+    (64, "byte", "participant", "the participant", "one for each participant: held means alive"),
 )
 
 TABLES: Final = (
@@ -327,12 +476,14 @@ class Kind(NamedTuple):
         noun: what messages call it.
         semaphores: names of the semaphores it uses, and the counts they start with.
         locks: which of them are the tokens of locks, by the index of the lock.
+        control: it has no data, and its name goes with the last participant that leaves.
     """
 
     number: int
     noun: str
     semaphores: tuple[tuple[str, int], ...] = ()
     locks: tuple[str, ...] = ()
+    control: bool = False
 
 
 _BELLS: Final = (("data", 0), ("space", 0))
@@ -346,10 +497,10 @@ QUEUE_KIND: Final = Kind(9, "queue", _RING, ("put", "get"))
 JOINABLE_QUEUE_KIND: Final = Kind(10, "joinable queue", (*_RING, ("done", 0)), ("put", "get"))
 CALLS_KIND: Final = Kind(11, "ring of calls", _RING, ("put", "get"))
 RESULTS_KIND: Final = Kind(12, "ring of results", _RING, ("put", "get"))
-LOCK_KIND: Final = Kind(16, "lock", (("put", 1),), ("put",))
-EVENT_KIND: Final = Kind(17, "event", (("data", 0),))
-SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0),))
-ONCE_KIND: Final = Kind(32, "once", (("put", 1),), ("put",))
+LOCK_KIND: Final = Kind(16, "lock", (("put", 1),), ("put",), control=True)
+EVENT_KIND: Final = Kind(17, "event", (("data", 0),), control=True)
+SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0),), control=True)
+ONCE_KIND: Final = Kind(32, "once", (("put", 1),), ("put",), control=True)
 ARRAY_KIND: Final = Kind(0x41, "shared array")
 
 KINDS: Final = {
@@ -377,6 +528,13 @@ MAGIC: Final = b"SHMKIT\x01\0"
 VERSION: Final = 2
 PAGE: Final = 4096  # the header is whole pages
 LEAST_DATA: Final = 4096
+MOST_PARTICIPANTS: Final = 1 << 16
+
+# What the creator writes once: these fields as one `struct`, and their checksum.
+FIXED: Final = HEADER.format("version", "created")
+FIXED_AT: Final = HEADER.at("version")
+CHECKSUM: Final = HEADER.format("checksum", "checksum")
+CHECKSUM_AT: Final = HEADER.at("checksum")
 OVERFLOW_MAGIC: Final = b"SHMKIT\x02\0"
 
 STATE: Final = HEADER.word("state")
@@ -453,7 +611,7 @@ PHASE: Final = 0  # index among the words of one lock
 TICKS: Final = 1
 ENTRIES: Final = 2
 
-# Phases of a participant at a lock: sync/mutex.py.
+# Phases of a participant at a lock: see core.py.
 IDLE: Final = 0
 ENTERING: Final = 1
 INSIDE: Final = 2
@@ -477,3 +635,36 @@ PRODUCER_BYTE: Final = LOCK_BYTES.at("producer")
 CONSUMER_BYTE: Final = LOCK_BYTES.at("consumer")
 RESCUE_BYTE: Final = LOCK_BYTES.at("rescue")
 PARTICIPANT_BYTE: Final = LOCK_BYTES.at("participant")
+
+
+def as_markdown() -> str:
+    """The tables as a page of documentation: docs/layout.md."""
+    out = [
+        "# The bytes of a segment",
+        "",
+        "Made from the tables in `src/shmkit/segment/words.py`: change it there, then run",
+        "`python -m shmkit.segment.words > docs/layout.md`.",
+        "",
+        (__doc__ or "").partition("\n\n")[2].partition("Little-endian")[0].rstrip(),
+        "",
+        "Little-endian. A word is one aligned 8-byte store.",
+    ]
+    for table in TABLES:
+        out += ["", f"## {table.title}", "", "| offset | type | name | stored by | what it says |"]
+        out.append("|---|---|---|---|---|")
+        out += [
+            f"| 0x{field.at:03x} | {field.type} | {field.name} | {field.writer} | {field.meaning} |"
+            for field in table.fields
+        ]
+    out += ["", "## Kinds", "", "| number | what it is | semaphores, and their first counts |"]
+    out.append("|---|---|---|")
+    for kind in KINDS.values():
+        semaphores = ", ".join(f"{name} {count}" for name, count in kind.semaphores)
+        out.append(f"| {kind.number} | {kind.noun} | {semaphores or 'none'} |")
+    return "\n".join(out) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(as_markdown())
