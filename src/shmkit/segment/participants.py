@@ -1,9 +1,11 @@
-"""Lines: what the participants of a segment write about themselves, each into 128 bytes of its own.
+"""Participants: the table in which each participant of a segment writes about itself.
 
-Whose line it is, and whether that one is alive, is told by a lock byte (liveness.py), not by what
-is written there: that is for people, and for the others after its death. The line of one that died
-outside of all locks goes to the next who comes. That of one that died at a lock is evidence, until
-somebody knows where the lock's token is (mutex.py, evidence.py).
+As LMDB's reader table: 128 bytes for each handle, and one writer for each. Whether the participant
+is alive is told by a lock byte (presence.py), not by what is written: that is for people, and for
+the others after its death. The place of a participant that died outside of all locks goes to the
+next newcomer. A participant that died ENTERING or LEAVING a lock may have taken the lock's token
+with it. Its place is *pending* (the `list_op_pending` of robust futexes) until it is known where
+the token is (recovery.py).
 """
 
 from __future__ import annotations
@@ -13,178 +15,206 @@ import os
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from shmkit.segment.presence import PARTICIPANT_BYTE
+from shmkit.segment.presence import Door
+from shmkit.segment.words import (
+    ATTACHED,
+    DEATHS,
+    INSIDE,
+    LINE_WORDS,
+    LOCK_WORDS,
+    LOCKS,
+    PARTICIPANT_BYTE,
+    PARTICIPANTS_AT,
+    PHASES,
+    PID,
+    ROLES,
+    START,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from shmkit.segment.presence import Presence
 
+# DEATHS and LINE_... are for the channels, which do not take them from words.py yet.
 __all__ = [
     "DEATHS",
-    "ENTERING",
-    "ENTRIES",
-    "IDLE",
-    "INSIDE",
-    "LEAVING",
     "LINE_ATTACHED",
-    "LINE_PHASES",
     "LINE_PID",
     "LINE_ROLES",
-    "LINE_WORDS",
-    "LOCKS",
-    "LOCK_WORDS",
-    "PARTICIPANT_LINE",
-    "PHASE",
-    "TICKS",
-    "Lines",
-    "NoFreeLine",
+    "NO_WORDS",
+    "NoPlace",
+    "Participants",
     "start_time",
 ]
 
-# Indices of 8-byte words.
-# For each of two roles, of the line of the dead that was used again last: attached, pid.
-DEATHS: Final = 0x100 // 8
-PARTICIPANT_LINE: Final = 0x400 // 8  # the first of the lines
-LINE_WORDS: Final = 128 // 8
+LINE_PID: Final = PID
+LINE_ATTACHED: Final = ATTACHED
+LINE_ROLES: Final = ROLES
 
-# Words of a line.
-LINE_PID: Final = 0
-LINE_START: Final = 1
-LINE_ATTACHED: Final = 2  # ns; tells one owner of a line from the next
-LINE_ROLES: Final = 3  # bits: what the owner does; in a line of the dead, what it died doing
-LINE_PHASES: Final = 4  # from there on words for each of the locks in the segment:
-LOCKS: Final = 2
-LOCK_WORDS: Final = 3
-PHASE: Final = 0
-TICKS: Final = 1
-ENTRIES: Final = 2
-
-# Phases, see mutex.py.
-IDLE: Final = 0
-ENTERING: Final = 1
-INSIDE: Final = 2
-LEAVING: Final = 3
+NO_WORDS: Final = memoryview(bytearray(b"\1" + bytes(4095))).cast("Q")
+"""What a closed handle has in place of its segment: not open, and without participants."""
 
 
-class NoFreeLine(OSError):
-    """EUSERS: every line is a live participant's, or evidence.
+class NoPlace(OSError):
+    """EUSERS: every place in the table is a live participant's, or pending.
 
     Attributes:
-        evidence: how many are evidence, and may be free in a moment.
+        pending: how many are pending, and may be free in a moment.
     """
 
-    def __init__(self, where: str, lines: int, evidence: int) -> None:
+    def __init__(self, where: str, places: int, pending: int) -> None:
         held, remedy = "", "close a handle; what takes `participants` can be created with more"
-        if evidence:
-            held = f", {evidence} of them by some that died at a lock and may have its token"
+        if pending:
+            held = f", {pending} of them by processes that died at a lock and may have its token"
             remedy = f"acquire that lock by a handle that is open, which clears them; or {remedy}"
-        text = f"all {lines} lines for participants are in use{held}: {remedy}"
+        text = f"all {places} places for participants are in use{held}: {remedy}"
         super().__init__(errno.EUSERS, text, where)
-        self.evidence = evidence
+        self.pending = pending
 
 
-class Lines:
-    """The lines of a segment, as one handle sees them.
+class Participants:
+    """The participants of a segment, as one handle sees them.
 
     Args:
         words: the segment as 8-byte words.
-        participants: how many lines there are.
+        count: how many there may be.
         presence: the lock bytes of the handle.
+        where: url of the segment, for messages.
     """
 
-    def __init__(self, words: memoryview[int], participants: int, presence: Presence) -> None:
+    def __init__(
+        self, words: memoryview[int], count: int, presence: Presence, where: str = ""
+    ) -> None:
         self.words = words
-        self.participants = participants
-        self._presence = presence
+        self.count = count
+        self.presence = presence
+        self.where = where
 
-    def at(self, slot: int) -> int:
-        """Index of the first word of a line."""
-        return PARTICIPANT_LINE + slot * LINE_WORDS
+    def at(self, place: int) -> int:
+        """Index of the first word of a place."""
+        return PARTICIPANTS_AT + place * LINE_WORDS
 
-    def everybody(self) -> Iterator[tuple[int, Callable[[], bool]]]:
-        """Index of each line, and a question to the kernel whether its owner is alive."""
-        for slot in range(self.participants):
-            yield self.at(slot), partial(self._presence.is_held, PARTICIPANT_BYTE + slot)
+    def entering(self, patience: float = 5) -> Door:
+        """Alone at the door inside a `with` of this: no other handle enters or leaves.
+
+        Args:
+            patience: seconds to wait for the one at the door.
+
+        Raises:
+            TimeoutError: at the `with`: that was not enough.
+        """
+        return Door(self.presence, patience, self.where)
+
+    def are_none(self) -> bool:
+        """Whether no other handle is a participant."""
+        return not self.presence.others(PARTICIPANT_BYTE, self.count)
+
+    def all(self) -> Iterator[tuple[int, Callable[[], bool]]]:
+        """Index of each place, and a question to the kernel whether its participant is alive."""
+        for place in range(self.count):
+            yield self.at(place), partial(self.presence.is_held, PARTICIPANT_BYTE + place)
 
     def phases(self, lock: int) -> Iterator[tuple[int, Callable[[], bool]]]:
-        """Index of the phase at a lock in each line, and the same question."""
-        for line, lives in self.everybody():
-            yield line + LINE_PHASES + LOCK_WORDS * lock, lives
+        """Index of the phase at a lock in each place, and the same question."""
+        for at, lives in self.all():
+            yield at + PHASES + LOCK_WORDS * lock, lives
 
-    def lock_free_one(self) -> int | None:
-        """Lock the byte of a line that is nobody's, nor evidence; gives its slot.
+    def take_free_one(self) -> int | None:
+        """Lock the byte of a place that is free, and not pending.
 
-        What the dead leave in their lines is news for some time: the oldest goes first.
+        The oldest goes first: what a dead participant wrote is news for some time.
+
+        Returns:
+            The place; None if there is no such place.
         """
-        slots = range(self.participants)
-        for slot in sorted(slots, key=lambda slot: self.words[self.at(slot) + LINE_ATTACHED]):
-            if self._presence.try_lock(PARTICIPANT_BYTE + slot):
-                if not self._is_in_a_lock(slot):
-                    return slot
-                self._presence.unlock(PARTICIPANT_BYTE + slot)
+        words = self.words
+        places = range(self.count)
+        for place in sorted(places, key=lambda place: words[self.at(place) + ATTACHED]):
+            if self.presence.try_lock(PARTICIPANT_BYTE + place):
+                if not self._is_at_a_lock(place):
+                    return place
+                self.presence.unlock(PARTICIPANT_BYTE + place)
         return None
 
-    def count_evidence(self) -> int:
-        """How many lines are those of somebody who died at a lock."""
+    def count_pending(self) -> int:
+        """How many places are those of participants that died at a lock."""
         return sum(
-            self._is_in_a_lock(slot) and not self._presence.is_held(PARTICIPANT_BYTE + slot)
-            for slot in range(self.participants)
+            self._is_at_a_lock(place) and not self.presence.is_held(PARTICIPANT_BYTE + place)
+            for place in range(self.count)
         )
 
-    def _is_in_a_lock(self, slot: int) -> bool:
-        first = self.at(slot) + LINE_PHASES
+    def _is_at_a_lock(self, place: int) -> bool:
+        first = self.at(place) + PHASES
         return any(
             self.words[phase] for phase in range(first, first + LOCK_WORDS * LOCKS, LOCK_WORDS)
         )
 
-    def sign(self, slot: int) -> None:
-        """Write this process into a line whose byte is held."""
-        line = self.at(slot)
-        self._bury(line)
-        self.words[line + LINE_PID] = os.getpid()  # step: line.pid
-        self.words[line + LINE_START] = start_time(os.getpid())
-        self.words[line + LINE_ATTACHED] = time.time_ns()  # step: line.attached
+    def sign(self, place: int) -> None:
+        """Write this process into a place whose byte is held."""
+        at = self.at(place)
+        self._note_death(at)
+        self.words[at + PID] = os.getpid()  # step: place.pid
+        self.words[at + START] = start_time()
+        self.words[at + ATTACHED] = time.time_ns()  # step: place.attached
 
     def wipe(self) -> set[int]:
-        """Empty them all, for one that is alone and makes the semaphores anew.
+        """Empty the table, before the semaphores are made anew.
 
         Returns:
-            The locks that somebody died INSIDE: the first line is left to say so, and whoever
-            acquires one of them next is to be told. Where there is only one line, none.
+            The locks that a participant died INSIDE: the first place is left to say so, and the
+            next to acquire one of them is told. Where there is only one place, none.
         """
         inside = {
             lock
-            for lock in range(LOCKS if self.participants > 1 else 0)
+            for lock in range(LOCKS if self.count > 1 else 0)
             if any(self.words[phase] == INSIDE for phase, _ in self.phases(lock))
         }
-        kept = {self.at(0) + LINE_PHASES + LOCK_WORDS * lock for lock in inside}
-        for phase in kept:  # first: should it be killed here, the next one finds it, too
-            self.words[phase] = INSIDE  # step: line.inside
-        for slot in range(self.participants):
-            line = self.at(slot)
-            self._bury(line)
-            for word in range(line, line + LINE_WORDS):
+        kept = {self.at(0) + PHASES + LOCK_WORDS * lock for lock in inside}
+        for phase in kept:  # first: after a kill here the next newcomer finds it, too
+            self.words[phase] = INSIDE  # step: place.inside
+        for place in range(self.count):
+            at = self.at(place)
+            self._note_death(at)
+            for word in range(at, at + LINE_WORDS):
                 if word not in kept:
                     self.words[word] = 0
         return inside
 
-    def _bury(self, line: int) -> None:
-        """Write down elsewhere what a line of the dead says of roles, before it is used again."""
-        roles = self.words[line + LINE_ROLES]
+    def are_blank(self) -> bool:
+        """Whether no participant has written anything yet: a segment that was just made."""
+        return not any(self.words[self.at(0) : self.at(self.count)].tobytes().strip(b"\0"))
+
+    def _note_death(self, at: int) -> None:
+        """Keep what a dead participant's place says of its roles, before it is used again."""
+        roles = self.words[at + ROLES]
         for role in range(2):
             if roles >> role & 1:
-                self.words[DEATHS + 2 * role + 1] = self.words[line + LINE_PID]
-                self.words[DEATHS + 2 * role] = self.words[line + LINE_ATTACHED]
-        self.words[line + LINE_ROLES] = 0
+                self.words[DEATHS + 2 * role + 1] = self.words[at + PID]
+                self.words[DEATHS + 2 * role] = self.words[at + ATTACHED]
+        self.words[at + ROLES] = 0
 
 
-def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 where the system does not say."""
+_started: tuple[int, int] = 0, 0  # process id, and when that process started
+
+
+def start_time() -> int:
+    """When this process started, in clock ticks since boot; 0 where the system does not say."""
+    global _started
+    pid = os.getpid()
+    if _started[0] != pid:
+        _started = pid, _read_start_time(pid)
+    return _started[1]
+
+
+def _read_start_time(pid: int) -> int:
     if sys.platform != "linux":
         return 0
-    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+            stat = file.read()
+    except OSError:  # no /proc: it is for people only
+        return 0
     return int(stat[stat.rindex(b")") + 2 :].split()[19])

@@ -1,15 +1,14 @@
-"""Presence: who is attached and who is dead, told by locks that the kernel holds.
+"""Presence: which participants are alive, told by locks that the kernel holds.
 
-A process that is attached holds a lock on one byte of the segment's file, far behind its data. The
-kernel drops the lock when the process ends, however it ends: there is no pid that could be reused,
-no heartbeat that could be late, no namespace that could be read wrongly. LMDB and SQLite know their
-readers and writers the same way.
+A participant holds a lock on one byte of the segment's file, far behind its data. The kernel drops
+the lock when the process ends, however it ends: there is no pid that could be reused, no heartbeat
+that could be late, no namespace that could be read wrongly. LMDB and SQLite know their readers and
+writers the same way.
 
 The locks are open-file-description locks (`F_OFD_SETLK`): they belong to one descriptor, opened for
 that alone. Plain POSIX locks would vanish when *any* descriptor of the file is closed in this
-process. The descriptor is shared with a forked child, and with it the locks, which would then
-outlive their
-owner: so an at-fork hook gives the child a descriptor of its own, without locks.
+process. A forked child inherits the descriptor, and with it the locks, which would then outlive
+their owner: so an at-fork hook gives the child a descriptor of its own, without locks.
 """
 
 from __future__ import annotations
@@ -18,33 +17,29 @@ import fcntl
 import os
 import struct
 import sys
+import time
 import weakref
 from typing import TYPE_CHECKING, Final
 
+from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
+from shmkit.segment.words import (
+    CONSUMER_BYTE,
+    DOOR_BYTE,
+    LOCK_BYTES_AT,
+    PARTICIPANT_BYTE,
+    PRODUCER_BYTE,
+    RESCUE_BYTE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shmkit.memory.buffer import SharedBuffer
 
-__all__ = [
-    "CONSUMER_BYTE",
-    "CREATION_BYTE",
-    "PARTICIPANT_BYTE",
-    "PRODUCER_BYTE",
-    "RESCUE_BYTE",
-    "Presence",
-]
+# The bytes are for the channels, which do not take them from words.py yet.
+__all__ = ["CONSUMER_BYTE", "PARTICIPANT_BYTE", "PRODUCER_BYTE", "RESCUE_BYTE", "Door", "Presence"]
 
-# Positions of the lock bytes, counted from a place that no data reaches.
-CREATION_BYTE: Final = 0
-PRODUCER_BYTE: Final = 2
-CONSUMER_BYTE: Final = 3
-RESCUE_BYTE: Final = 8  # and one for each lock after it
-PARTICIPANT_BYTE: Final = 64  # and one for each participant after it
-
-_BASE: Final = 1 << 62
 if sys.platform == "darwin":
     _FLOCK = struct.Struct("qqihh")  # start, len, pid, type, whence
     _GETLK, _SETLK = 92, 90  # <sys/fcntl.h>; the fcntl module does not name them there
@@ -52,11 +47,13 @@ else:
     _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, len, pid
     _GETLK, _SETLK = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
 
+_POLL: Final = 0.0005  # seconds
+
 
 def _flock(kind: int, byte: int, count: int = 1) -> bytes:
     if sys.platform == "darwin":
-        return _FLOCK.pack(_BASE + byte, count, 0, kind, os.SEEK_SET)
-    return _FLOCK.pack(kind, os.SEEK_SET, _BASE + byte, count, 0)
+        return _FLOCK.pack(LOCK_BYTES_AT + byte, count, 0, kind, os.SEEK_SET)
+    return _FLOCK.pack(kind, os.SEEK_SET, LOCK_BYTES_AT + byte, count, 0)
 
 
 def _kind(flock: bytes) -> int:
@@ -170,6 +167,44 @@ class Presence:
         notify = self._after_fork() if self._after_fork is not None else None
         if notify is not None:
             notify()
+
+
+class Door:
+    """The entry lock of a segment for the length of a `with`: one at a time enters or leaves.
+
+    No generator: that would hold the byte for as long as the traceback of a handler lives that
+    raised just when it was got.
+
+    Args:
+        presence: the lock bytes of the handle that wants it.
+        patience: seconds to wait for the one at the door. It takes microseconds, unless stopped.
+        where: url of the segment, for the message.
+
+    Raises:
+        TimeoutError: at the `with`: that was not enough.
+    """
+
+    __slots__ = ("_patience", "_presence", "_where")
+
+    def __init__(self, presence: Presence, patience: float, where: str) -> None:
+        self._presence = presence
+        self._patience = patience
+        self._where = where
+
+    def __enter__(self) -> None:
+        if self._presence.try_lock(DOOR_BYTE):
+            return
+        deadline = Deadline(self._patience)
+        while not self._presence.try_lock(DOOR_BYTE):
+            if deadline.expired():
+                raise TimeoutError(
+                    f"a process has been entering or leaving {self._where!r} for "
+                    f"{self._patience} s: is it stopped there?"
+                )
+            time.sleep(_POLL)  # the blocking form of this lock has no timeout
+
+    def __exit__(self, *_: object) -> None:
+        self._presence.unlock(DOOR_BYTE)
 
 
 _alive: weakref.WeakSet[Presence] = weakref.WeakSet()
