@@ -1,14 +1,13 @@
-"""Getting hold of memory: waiting for it, racing for it, taking over what a dead one began."""
+"""Getting hold of memory: made in one step, waited for, raced for; and what is there stays."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import multiprocessing
 import os
-import signal
-import threading
 import time
+from collections.abc import Iterator
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,16 @@ import posix_ipc
 import pytest
 
 from shmkit import IncompatibleSegment, SharedBuffer
-from shmkit.memory import creation as opening
+from shmkit.memory import creation
+from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.named import NamedBackend
-from shmkit.memory.buffer import buffer as buffer_module
-from tests.processes import in_child, wait_until
+from shmkit.memory.backends.posix import PosixBackend
+from shmkit.memory.url import Url
+from shmkit.tools.testing import kill_points, run_until
+
+MAGIC = b"MAGIC\0\1\0"
+NAMED = pytest.mark.parametrize("kind", ["shm", "file"])
+SIZES = [0, 1, 4096, 8192, 16384, 65536, 1 << 20]
 
 
 @pytest.fixture
@@ -27,7 +32,26 @@ def name(make_where) -> Any:
     return make_where("shm")
 
 
-def half_made(where: str) -> Any:
+@pytest.fixture(params=["one step", "two steps", "two steps by posix_ipc"])
+def steps(request: pytest.FixtureRequest, monkeypatch) -> str:
+    """Each way to make memory in turn: as Linux can, and as every system can."""
+    if request.param != "one step":
+        monkeypatch.setattr(creation, "ONE_STEP", False)
+    if request.param == "two steps by posix_ipc":
+        posix = PosixBackend()
+        find = backend_for
+        monkeypatch.setattr(
+            creation, "backend_for", lambda scheme: posix if scheme == "shm" else find(scheme)
+        )
+    return str(request.param)
+
+
+def path_of(where: str) -> Path:
+    scheme, _, rest = where.partition(":")
+    return Path("/dev/shm", rest) if scheme == "shm" else Path(rest)
+
+
+def empty_segment(where: str) -> Any:
     """A segment whose creator has not got further than its name."""
     return posix_ipc.SharedMemory("/" + where.removeprefix("shm:"), posix_ipc.O_CREX).fd
 
@@ -41,13 +65,230 @@ def at_first_pause(monkeypatch, action: Any) -> None:
             actions.pop()()
         time.sleep(seconds)
 
-    monkeypatch.setattr(opening, "time", type("T", (), {"sleep": staticmethod(sleep)}))
+    monkeypatch.setattr(creation, "time", type("T", (), {"sleep": staticmethod(sleep)}))
+
+
+# ------------------------------------------------------------------ content before the name
+
+
+def filled(where: str | None, *, ensure: bool = False, fill: Any = None) -> SharedBuffer:
+    def write(view: memoryview) -> None:
+        assert bytes(view) == bytes(100)
+        view[:8], view[50:53] = MAGIC, b"abc"
+
+    make = SharedBuffer._ensure_filled if ensure else SharedBuffer._create_filled
+    return make(Url.parse(where), 100, fill or write, keep=False)
+
+
+def content() -> bytes:
+    return (MAGIC + bytes(42) + b"abc").ljust(100, b"\0")
+
+
+@pytest.mark.parametrize("ensure", [False, True])
+def test_content_is_there_before_the_name(where, steps: str, ensure: bool) -> None:
+    seen: list[bool] = []
+
+    def write(view: memoryview) -> None:
+        if where is not None:
+            seen.append(path_of(where).exists())
+        view[:] = content()
+
+    with filled(where, ensure=ensure, fill=write) as buffer:
+        assert buffer.created
+        assert buffer[:] == content()
+        if where is not None:
+            assert seen == [steps != "one step"]
+            with SharedBuffer.attach(where) as again:
+                assert again[:] == content()
+        buffer.unlink()
+
+
+@pytest.mark.parametrize("ensure", [False, True])
+def test_a_fill_that_fails_leaves_nothing(where, steps: str, ensure: bool) -> None:
+    def fail(view: memoryview) -> None:
+        view[:8] = MAGIC
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        filled(where, ensure=ensure, fill=fail)
+    if where is not None:
+        assert not path_of(where).exists()
+        with pytest.raises(FileNotFoundError):
+            SharedBuffer.attach(where)
+
+
+@NAMED
+def test_ensure_finds_what_was_filled(make_where, steps: str, kind: str) -> None:
+    where = make_where(kind)
+    with filled(where) as first, filled(where, ensure=True) as second:
+        assert (first.created, second.created) == (True, False)
+        assert second[:] == content()
+        first.unlink()
+
+
+def test_the_magic_comes_last_in_two_steps(make_where, monkeypatch) -> None:
+    """Beside a name, not before it: an attacher may look at any time."""
+    monkeypatch.setattr(creation, "ONE_STEP", False)
+    size = (2 << 20) + 5
+    target = memoryview(bytearray(size))
+    source = MAGIC + b"x" * 100 + bytes((1 << 20) + 77)
+    source = source.ljust(size, b"y")
+
+    class Watched:
+        """A view that tells what is there when the magic comes."""
+
+        before = b""
+
+        def __len__(self) -> int:
+            return size
+
+        def __setitem__(self, key: slice, value: Any) -> None:
+            if key.start is None:
+                self.before = bytes(target)
+            else:
+                assert key.start >= 8
+            target[key] = value
+
+    def write(view: memoryview) -> None:
+        view[:] = source
+
+    watched = Watched()
+    creation._fill_magic_last(watched, write)  # type: ignore[arg-type]
+    assert bytes(target) == source
+    assert watched.before == bytes(8) + source[8:]
+
+
+# ------------------------------------------------------------------ killed at every step
+
+
+def make_filled(where: str, ensure: bool) -> None:
+    filled(where, ensure=ensure)
+
+
+STEPS = ("open", "reserve", "fill", "link", "track")
+
+
+def test_every_step_is_known() -> None:
+    assert kill_points("shmkit.memory.creation") == tuple(sorted(f"create.{s}" for s in STEPS))
+
+
+@NAMED
+@pytest.mark.parametrize("ensure", [False, True])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_killed_creator_leaves_nothing_half_made(
+    make_where, kind: str, step: str, ensure: bool
+) -> None:
+    where = make_where(kind)
+    with run_until(f"create.{step}", make_filled, where, ensure, method="fork") as victim:
+        if kind == "file" and step == "track":
+            assert not victim.reached, "a file has no owner"
+            path_of(where).unlink()
+            return
+        assert victim.reached
+        assert path_of(where).exists() == (step == "track")
+    with filled(where, ensure=True) as buffer:
+        assert buffer.created == (step != "track")
+        assert buffer[:] == content()
+        buffer.unlink()
+
+
+def test_a_killed_creator_of_a_fresh_name_leaves_nothing(name: str, monkeypatch) -> None:
+    """The resource tracker knows it before it is there."""
+    monkeypatch.setattr(NamedBackend, "fresh_name", lambda _: name.removeprefix("shm:"))
+    for step in STEPS[:-1]:
+        with run_until(f"create.{step}", make_filled, "shm:", False, method="fork") as victim:
+            assert victim.reached
+        assert not path_of(name).exists()
+
+
+# ------------------------------------------------------------------ what is there stays
+
+
+@pytest.fixture(params=["SharedMemory", "open in /dev/shm", "open"])
+def foreign(request: pytest.FixtureRequest, make_where) -> Iterator[Any]:
+    """Make memory that is not ours; gives its `where`."""
+    made: list[shared_memory.SharedMemory] = []
+    written: list[Path] = []
+
+    def make(content: bytes) -> str:
+        where: str = make_where("file" if request.param == "open" else "shm")
+        if request.param == "SharedMemory" and content:
+            segment = shared_memory.SharedMemory(where.removeprefix("shm:"), True, len(content))
+            made.append(segment)
+            assert segment.buf is not None
+            segment.buf[: len(content)] = content
+        else:
+            path_of(where).write_bytes(content)
+            written.append(path_of(where))
+        return where
+
+    yield make
+    for segment in made:
+        segment.close()
+        segment.unlink()
+    for path in written:
+        path.unlink()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("byte", ["zero", "random"])
+def test_what_is_there_is_never_changed(foreign, size: int, byte: str, steps: str) -> None:
+    before = bytes(size) if byte == "zero" else os.urandom(size)
+    where = foreign(before)
+    status = path_of(where).stat()
+    use = [
+        lambda: SharedBuffer.create(where, 4096),
+        lambda: SharedBuffer.create(where, 4096, keep=True),
+        lambda: filled(where),
+    ]
+    for refused in use:
+        with pytest.raises(FileExistsError):
+            refused()
+    if size < 4096:
+        if size or steps == "one step":  # in two steps an empty one is waited for
+            with pytest.raises(IncompatibleSegment, match=f"has {size} bytes, and 4096"):
+                SharedBuffer.ensure(where, 4096)
+    else:
+        with SharedBuffer.ensure(where, 4096) as buffer:
+            assert not buffer.created
+            assert buffer[:] == before
+    try:
+        with SharedBuffer.attach(where) as buffer:
+            assert buffer[:] == before
+    except IncompatibleSegment:
+        assert size == 0
+    after = path_of(where).stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns, after.st_mode) == (
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_mode,
+    )
+    assert path_of(where).read_bytes() == before
+
+
+@NAMED
+def test_nothing_but_a_segment_is_opened(make_where, kind: str) -> None:
+    """A FIFO, a directory or a link in the place of a segment: refused, and not waited for."""
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")):
+        where = make_where(kind)
+        make(path_of(where))
+        with pytest.raises(FileExistsError):
+            SharedBuffer.create(where, 10)
+        if kind == "shm":
+            for access in ("r", "rw"):
+                with pytest.raises((IncompatibleSegment, OSError)):
+                    SharedBuffer.attach(where, access=access)
+        with pytest.raises((IncompatibleSegment, OSError)):
+            SharedBuffer.ensure(where, 10)
+        path = path_of(where)
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 # ------------------------------------------------------------------ waiting
 
 
-@pytest.mark.parametrize("kind", ["shm", "file"])
+@NAMED
 @pytest.mark.parametrize("timeout", [20, None])
 def test_attach_waits_for_the_name(make_where, monkeypatch, kind: str, timeout) -> None:
     where = make_where(kind)
@@ -60,7 +301,8 @@ def test_attach_waits_for_the_name(make_where, monkeypatch, kind: str, timeout) 
 
 
 def test_attach_waits_for_the_size(name: str, monkeypatch) -> None:
-    fd = half_made(name)
+    """Of a segment of the standard library, which is made in two steps."""
+    fd = empty_segment(name)
     at_first_pause(monkeypatch, lambda: os.pwrite(fd, b"abc", 0))
     with SharedBuffer.attach(name, timeout=20) as buffer:
         assert buffer[:] == b"abc"
@@ -68,7 +310,7 @@ def test_attach_waits_for_the_size(name: str, monkeypatch) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize("kind", ["shm", "file"])
+@NAMED
 def test_attach_gives_up(make_where, kind: str) -> None:
     start = time.monotonic()
     with pytest.raises(FileNotFoundError):
@@ -77,9 +319,9 @@ def test_attach_gives_up(make_where, kind: str) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
-def test_half_made_segment_is_told(name: str, timeout: float) -> None:
-    fd = half_made(name)
-    with pytest.raises(IncompatibleSegment, match=r"no size yet.*ensure\(\)") as caught:
+def test_an_empty_segment_is_told(name: str, timeout: float) -> None:
+    fd = empty_segment(name)
+    with pytest.raises(IncompatibleSegment, match=r"no size yet.*unlink it") as caught:
         SharedBuffer.attach(name, timeout=timeout)
     assert caught.value.where == name
     assert os.fstat(fd).st_size == 0
@@ -103,161 +345,146 @@ def test_attach_never_resizes(name: str) -> None:
         os.close(fd)
 
 
-# ------------------------------------------------------------------ half-made
+# ------------------------------------------------------------------ two steps
 
 
-def test_ensure_takes_over(name: str) -> None:
-    os.close(half_made(name))
-    with SharedBuffer.ensure(name, 100) as buffer:
-        assert buffer.created
-        assert buffer[:] == bytes(100)
-        SharedBuffer.attach(name).close()
-    with pytest.raises(FileNotFoundError):  # whoever finished it owns it
-        SharedBuffer.attach(name)
+@NAMED
+def test_ensure_waits_for_the_second_step(make_where, monkeypatch, kind: str) -> None:
+    """First for the size, then for the magic."""
+    monkeypatch.setattr(creation, "ONE_STEP", False)
+    where = make_where(kind)
+    path = path_of(where)
+    path.touch()
+    at_first_pause(monkeypatch, lambda: path.write_bytes(content()))
+    with filled(where, ensure=True) as buffer:
+        assert not buffer.created
+    path.write_bytes(bytes(8) + content()[8:])
+    at_first_pause(monkeypatch, lambda: path.write_bytes(content()))
+    with filled(where, ensure=True) as buffer:
+        assert (buffer.created, buffer[:]) == (False, content())
+        buffer.unlink()
 
 
-def test_ensure_takes_an_empty_file_over(tmp_path: Path) -> None:
+def test_ensure_does_not_wait_for_ever(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(creation, "ONE_STEP", False)
+    monkeypatch.setattr(creation, "_PATIENCE", 0.05)
     path = tmp_path / "x"
     path.touch()
-    with SharedBuffer.ensure(path, 100) as buffer:
-        assert buffer.created
+    with pytest.raises(IncompatibleSegment, match="has 0 bytes, and 100"):
+        SharedBuffer.ensure(path, 100)
+    path.write_bytes(bytes(100))
+    with filled(f"file:{path}", ensure=True) as buffer:
+        assert buffer[:] == bytes(100), "it is the caller that refuses it"
     assert path.read_bytes() == bytes(100)
 
 
-def test_empty_file_survives_a_failed_ensure(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.touch()
-    with pytest.raises(OSError, match="no room"):
-        SharedBuffer.ensure(path, 1 << 46)
-    assert path.read_bytes() == b""
+def test_nothing_is_waited_for_where_one_step_is_enough(make_where, monkeypatch) -> None:
+    def sleep(seconds: float) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(creation, "time", type("T", (), {"sleep": staticmethod(sleep)}))
+    for kind in ("shm", "file"):
+        where = make_where(kind)
+        path_of(where).write_bytes(bytes(100))
+        with filled(where, ensure=True) as buffer:
+            assert not buffer.created
+            buffer.unlink()
+        path_of(where).touch()
+        with pytest.raises(IncompatibleSegment):
+            SharedBuffer.ensure(where, 1)
+        path_of(where).unlink()
 
 
-def test_half_made_segment_goes_with_a_failed_ensure(name: str) -> None:
-    os.close(half_made(name))
-    with pytest.raises(OSError, match="no room"):
-        SharedBuffer.ensure(name, 1 << 46)
-    with pytest.raises(FileNotFoundError):
-        SharedBuffer.attach(name)
+@pytest.mark.parametrize("reason", ["no O_TMPFILE", "no /proc", "not this filesystem"])
+def test_what_makes_it_two_steps(make_where, monkeypatch, reason: str) -> None:
+    from shmkit.memory.backends import unnamed
+
+    made: list[str] = []
+    create = NamedBackend.create
+
+    def note(self: NamedBackend, name: str, mode: int) -> int:
+        made.append(name)
+        return create(self, name, mode)
+
+    monkeypatch.setattr(NamedBackend, "create", note)
+    unnamed._can_link.cache_clear()
+    with monkeypatch.context() as patch:
+        if reason == "no O_TMPFILE":
+            patch.delattr(os, "O_TMPFILE")
+        elif reason == "no /proc":
+            patch.setattr(os.path, "isdir", lambda path: path != "/proc/self/fd")
+        else:
+
+            def refuse(path: str, flags: int, mode: int = 0o777, **options: Any) -> int:
+                if flags & os.O_TMPFILE == os.O_TMPFILE:
+                    raise OSError(errno.EOPNOTSUPP, "not supported", path)
+                return os_open(path, flags, mode, **options)
+
+            os_open = os.open
+            patch.setattr(os, "open", refuse)
+        with filled(make_where("shm")) as buffer:
+            assert buffer[:] == content()
+    unnamed._can_link.cache_clear()
+    assert len(made) == 1
 
 
-def die_while_reserving(where: str) -> None:
-    vars(opening)["reserve"] = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    SharedBuffer.create(where, 100, keep=True)
-
-
-@pytest.mark.parametrize("start_method", ["fork"], indirect=True)
-@pytest.mark.parametrize("kind", ["shm", "file"])
-def test_creator_killed_half_way(make_where, start_process, kind: str) -> None:
-    where = make_where(kind)
-    process = start_process(die_while_reserving, where)
-    process.join(20)
-    assert process.exitcode == -signal.SIGKILL
-    with pytest.raises(FileExistsError):
-        SharedBuffer.create(where, 100)
-    with SharedBuffer.ensure(where, 100) as buffer:
-        assert buffer.created
-        buffer.unlink()
-
-
-def test_ensure_waits_for_a_creator_at_work(name: str) -> None:
-    fd = half_made(name)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    result: list[SharedBuffer] = []
-    thread = threading.Thread(target=lambda: result.append(SharedBuffer.ensure(name, 3)))
-    thread.start()
-    inode = f":{os.fstat(fd).st_ino} "
-    wait_until(
-        lambda: any(
-            "->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()
-        )
-    )
-    os.pwrite(fd, b"abc", 0)
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    thread.join()
-    with result.pop() as buffer:
-        assert not buffer.created
-        assert buffer[:] == b"abc"
-        buffer.unlink()
-    os.close(fd)
+# ------------------------------------------------------------------ racing
 
 
 def overtaken(monkeypatch, overtake: Any) -> None:
-    """Have something happen between the exclusive creation and the creator's lock."""
-    create = NamedBackend.create
+    """Have something happen just before the name is given."""
+    link = NamedBackend.link
     calls = [overtake]
 
-    def create_then(self: NamedBackend, name: str, mode: int) -> int:
-        fd = create(self, name, mode)
+    def first(self: NamedBackend, fd: int, name: str) -> None:
         if calls:
             calls.pop()()
-        return fd
+        link(self, fd, name)
 
-    monkeypatch.setattr(NamedBackend, "create", create_then)
+    monkeypatch.setattr(NamedBackend, "link", first)
 
 
-def test_creator_that_is_overtaken_was_second(name: str, monkeypatch) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_creator_that_is_overtaken_was_second(name: str, monkeypatch, keep: bool) -> None:
     quicker: list[SharedBuffer] = []
-    overtaken(monkeypatch, lambda: quicker.append(SharedBuffer.ensure(name, 50)))
+    overtaken(monkeypatch, lambda: quicker.append(SharedBuffer.create(name, 50)))
     with pytest.raises(FileExistsError):
-        SharedBuffer.create(name, 100)
+        SharedBuffer.create(name, 100, keep=keep)
     with quicker.pop() as buffer:
         assert buffer.created
-        SharedBuffer.attach(name).close()
+        with SharedBuffer.attach(name) as again:
+            assert len(again) == 50
 
 
-def test_creator_that_is_overtaken_by_one_that_goes(name: str, monkeypatch) -> None:
+def test_an_ensure_that_is_overtaken_attaches(name: str, monkeypatch) -> None:
+    quicker: list[SharedBuffer] = []
+    overtaken(monkeypatch, lambda: quicker.append(SharedBuffer.create(name, 150)))
+    with SharedBuffer.ensure(name, 100) as buffer, quicker.pop() as first:
+        assert (buffer.created, len(buffer)) == (False, 150)
+        assert first.created
+
+
+def test_an_ensure_that_is_overtaken_by_one_that_goes(name: str, monkeypatch) -> None:
     def come_and_go() -> None:
-        with SharedBuffer.ensure(name, 50):
-            pass
+        quicker = SharedBuffer.create(name, 50, keep=True)
+        calls.append(quicker)
 
+    calls: list[SharedBuffer] = []
     overtaken(monkeypatch, come_and_go)
-    with SharedBuffer.create(name, 100) as buffer:
+    open_named = NamedBackend.open
+
+    def gone(self: NamedBackend, name: str, *, writable: bool) -> int:
+        while calls:
+            quicker = calls.pop()
+            quicker.unlink()
+            quicker.close()
+        return open_named(self, name, writable=writable)
+
+    monkeypatch.setattr(NamedBackend, "open", gone)
+    with SharedBuffer.ensure(name, 100) as buffer:
         assert buffer.created
         with SharedBuffer.attach(name) as again:
             assert len(again) == 100
-
-
-def test_creator_whose_name_is_gone_makes_it_again(name: str, monkeypatch) -> None:
-    """An ensure() that took the empty segment over found no room, and removed it."""
-    overtaken(monkeypatch, lambda: posix_ipc.unlink_shared_memory("/" + name.removeprefix("shm:")))
-    with SharedBuffer.create(name, 100) as buffer, SharedBuffer.attach(name) as again:
-        again[0] = 1
-        assert buffer[0] == 1
-
-
-def test_ensure_of_a_name_that_comes_and_goes(name: str, monkeypatch) -> None:
-    create = NamedBackend.create
-    there = [True]
-
-    def exists_once(self: NamedBackend, name: str, mode: int) -> int:
-        if there:
-            there.pop()
-            raise FileExistsError
-        return create(self, name, mode)
-
-    monkeypatch.setattr(NamedBackend, "create", exists_once)
-    with SharedBuffer.ensure(name, 100) as buffer:
-        assert buffer.created
-
-
-def test_failed_creator_removes_its_name_under_its_lock(name: str, monkeypatch) -> None:
-    """Otherwise an ensure() could take over what is about to be removed."""
-    locked: list[bool] = []
-    unlink = NamedBackend.unlink
-
-    def look(self: NamedBackend, name: str) -> None:
-        fd = self.open(name, writable=True)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            locked.append(True)
-        os.close(fd)
-        unlink(self, name)
-
-    monkeypatch.setattr(NamedBackend, "unlink", look)
-    with pytest.raises(OSError, match="no room"):
-        SharedBuffer.create(name, 1 << 46)
-    assert locked == [True]
 
 
 def ensure_many(names: list[str], number: int, arrived: SharedBuffer, link: Any) -> None:
@@ -275,8 +502,8 @@ def ensure_many(names: list[str], number: int, arrived: SharedBuffer, link: Any)
 
 
 @pytest.mark.parametrize("start_method", ["fork"], indirect=True)
-@pytest.mark.parametrize("kind", ["shm", "file"])
-def test_of_many_exactly_one_creates(make_where, start_process, kind: str) -> None:
+@NAMED
+def test_of_many_exactly_one_creates(make_where, start_process, kind: str, steps: str) -> None:
     names = [make_where(kind) for _ in range(50)]
     ours, theirs = multiprocessing.Pipe()
     with ours, theirs, SharedBuffer.create(None, 3) as arrived:
@@ -302,20 +529,20 @@ class Interrupted(BaseException):
 
 @pytest.mark.parametrize("kind", ["shm", "file", "anon"])
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), Interrupted()])
-@pytest.mark.parametrize(
-    ("module", "step"), [(opening, "reserve"), (buffer_module, "map_region")], ids=["room", "map"]
-)
+@pytest.mark.parametrize("step", ["reserve", "map_region", "Ownership"])
 @pytest.mark.parametrize("make", [SharedBuffer.create, SharedBuffer.ensure])
 def test_failed_creation_leaves_nothing(
-    make_where, monkeypatch, kind: str, error, module, step: str, make
+    make_where, monkeypatch, kind: str, error, step: str, make, steps: str
 ) -> None:
     """Neither a name nor a descriptor: the latter is looked for after every test."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
+    if step == "Ownership" and kind != "shm":
+        pytest.skip("it has no owner")
     where = make_where(kind)
-    monkeypatch.setattr(module, step, fail)
+    monkeypatch.setattr(creation, step, fail)
     with pytest.raises(type(error)):
         make(where, 10)
     monkeypatch.undo()
@@ -324,8 +551,19 @@ def test_failed_creation_leaves_nothing(
             SharedBuffer.attach(where)
 
 
-@pytest.mark.parametrize("kind", ["shm", "file"])
+@pytest.mark.parametrize("make", [SharedBuffer.create, SharedBuffer.ensure])
+@NAMED
+def test_no_room_leaves_nothing(make_where, make, kind: str, steps: str) -> None:
+    where = make_where(kind)
+    with pytest.raises(OSError, match="no room"):
+        make(where, 1 << 46)
+    assert not path_of(where).exists()
+
+
+@NAMED
 def test_failed_attach_leaves_the_name(make_where, monkeypatch, kind: str) -> None:
+    from shmkit.memory.buffer import buffer as buffer_module
+
     where = make_where(kind)
     with SharedBuffer.create(where, 10) as made:
         with pytest.raises(ValueError, match="10 bytes"):
@@ -342,63 +580,18 @@ def test_failed_attach_leaves_the_name(make_where, monkeypatch, kind: str) -> No
         made.unlink()
 
 
-# ------------------------------------------------------------------ killed with the lock in hand
-
-FORKS = """
-import os, signal, threading
-from shmkit import SharedBuffer
-reserving = threading.Event()
-def fill(*_):
-    reserving.set()
-    threading.Event().wait()
-os.posix_fallocate = fill
-threading.Thread(target=lambda: SharedBuffer.create(args[0], 4096), daemon=True).start()
-reserving.wait()
-pid = os.fork()
-if pid == 0:
-    link.close()
-    signal.pause()
-link.send(pid)
-signal.pause()
-"""
-ENSURES = """
-from shmkit import SharedBuffer
-with SharedBuffer.ensure(args[0], 4096) as buffer:
-    link.send((buffer.created, len(buffer)))
-    buffer.unlink()
-"""
-
-
-@pytest.mark.parametrize("kind", ["shm", "file"])
-def test_a_child_of_a_killed_creator_does_not_keep_the_lock(
-    make_where, start_child, kind: str
-) -> None:
-    where = make_where(kind)
-    creator = start_child(FORKS, where)
-    child = creator.receive()
+@NAMED
+def test_the_umask_counts(make_where, kind: str, steps: str) -> None:
+    before = os.umask(0o026)
     try:
-        creator.kill()
-        heir = start_child(ENSURES, where)
-        assert heir.receive() == (True, 4096)
-        heir.finish()
+        with SharedBuffer.create(make_where(kind), 1, mode=0o666) as buffer:
+            assert path_of(str(buffer.url)).stat().st_mode & 0o777 == 0o640
+            buffer.unlink()
     finally:
-        os.kill(child, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child))
+        os.umask(before)
 
 
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
-def test_a_fork_in_a_locked_thread_keeps_its_descriptor(tmp_path: Path) -> None:
-    """Only of threads that the child does not have."""
-    fd = os.open(tmp_path / "x", os.O_CREAT | os.O_RDWR)
-    try:
-        with opening.locked(fd):
-            assert in_child(lambda: os.fstat(fd).st_size) == 0
-        assert not opening._locking
-    finally:
-        os.close(fd)
+def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    for make in (SharedBuffer.create, SharedBuffer.ensure):
+        with pytest.raises(FileNotFoundError, match="missing/x"):
+            make(tmp_path / "missing/x", 10)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shmkit import SharedBuffer, open_bytes
-from shmkit.memory.generation import generation_of
+from shmkit.memory.identity import generation_at
 from tests.processes import run_python, wait_until
 
 SHM = Path("/dev/shm")
@@ -400,9 +400,8 @@ def reborn(tmp_path: Path) -> Callable[[Path, bytes], None]:
             other.unlink(missing_ok=True)
         if not path.exists():
             pytest.skip("this filesystem does not use inode numbers again at once")
-        with path.open("rb") as file:
-            if not generation_of(file.fileno()):
-                pytest.skip("this filesystem tells no generations of its inodes")
+        if not generation_at(str(path)):
+            pytest.skip("this filesystem tells no generations of its inodes")
 
     return replace
 

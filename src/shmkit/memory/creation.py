@@ -1,9 +1,17 @@
-"""Getting hold of memory: made exclusively, waited for, or taken over half-made.
+"""Getting hold of memory: made in one step, or opened, or waited for.
 
-Whoever makes memory with a name holds a kernel lock (flock) on it from just after the exclusive
-creation until its room is reserved. So one who finds memory of size 0 can tell a creator at work
-from a dead one: with the lock in hand and the size still 0, the memory is his. Whoever changes its
-size later holds the same lock.
+    open a file without a name  ->  reserve its room  ->  fill it  ->  give it its name
+
+So what has a name is whole: an attacher never finds it half-made, and a creator that is killed
+before the last step leaves nothing. What is there is never changed, resized or taken over here.
+
+The resource tracker is told after the name is given. Told before, it could remove the memory of
+another process that got the name first. A creator that is killed between the two steps leaves a
+whole segment. A fresh name, which no other process can know, is told first.
+
+Where there are no files without a name (some filesystems, other systems), creation takes two steps:
+an exclusive create, then room and content. Content stores its first 8 bytes, the magic, last. An
+attacher waits for them, up to its timeout.
 """
 
 from __future__ import annotations
@@ -11,74 +19,73 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Self
 
 from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.allocation import reserve
 from shmkit.memory.backends import backend_for
-from shmkit.memory.backends.base import Identity, identity_of
-from shmkit.memory.generation import generation_of
-from shmkit.memory.ownership import Ownership, await_tracker, leads_to, remove
+from shmkit.memory.identity import Exact, exact_identity
+from shmkit.memory.mapping import Region, map_anonymous, map_region
+from shmkit.memory.ownership import Ownership, remove
 from shmkit.memory.url import Url
 
-if sys.platform != "win32":
-    import fcntl
+if TYPE_CHECKING:
+    from types import TracebackType
 
-__all__ = ["Opened", "create", "ensure", "locked", "open_existing"]
+    from shmkit.memory.backends.base import Backend
+
+__all__ = ["Fill", "Opened", "await_magic", "create", "ensure", "open_existing", "patience"]
+
+# Writes the content of new memory, given all of its bytes, zeros.
+Fill = Callable[[memoryview], None]
+
+# Tests clear it, to have memory made in two steps here, too.
+ONE_STEP = True
 
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
-_MOMENT: Final = 0.02  # seconds that a live creator does not need to get to the lock
-# What flock says where this kind of memory has no such locks (macOS: shared memory).
-_NO_LOCKS: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
-
-_locking: Final[dict[int, int]] = {}  # descriptors in `locked`, and the threads that are there
+_PATIENCE: Final = 5.0  # seconds that ensure() gives a creator between its two steps
+_MAGIC: Final = 8  # bytes
+_COPIED: Final = 1 << 20  # bytes at a time
 
 
-@dataclass(slots=True)
 class Opened:
-    """Memory in hand: an open descriptor, and the duty for its name if there is one.
+    """Memory in hand: an open descriptor, and the duty to remove the name if there is one.
 
-    Leaving its `with` closes the descriptor unless `keep_fd` took it over; an exception undoes a
+    Leaving its `with` closes the descriptor unless `keep_fd` took it over. An exception undoes a
     creation first.
 
     Args:
         url: where it is.
         fd: descriptor; -1 if this memory has none.
         identity: the memory that was opened.
+
+    Attributes:
+        created: whether this call made it.
+        region: its bytes, if they are mapped already.
         owner: duty to remove the name.
-        created: whether this call made it (or finished what a dead one had begun).
-        made: whether this call made the name.
-        generation: see `known_generation`; None if not asked yet.
+        named: whether this call gave it its name, or was about to.
     """
 
-    url: Url
-    fd: int
-    identity: Identity = (0, 0)
-    owner: Ownership | None = None
-    created: bool = False
-    made: bool = False
-    generation: bytes | None = b""
-    _taken: bool = field(default=False, init=False)
+    __slots__ = ("_taken", "created", "fd", "identity", "named", "owner", "region", "url")
+
+    def __init__(self, url: Url, fd: int, identity: Exact = (0, 0, b"")) -> None:
+        self.url = url
+        self.fd = fd
+        self.identity = identity
+        self.created = False
+        self.region: Region | None = None
+        self.owner: Ownership | None = None
+        self.named = False
+        self._taken = False
 
     def keep_fd(self) -> int:
         """Take the descriptor over."""
         self._taken = True
         return self.fd
-
-    def known_generation(self) -> bytes:
-        """Of a regular file, for its inode number comes again; b"" where there is none to know."""
-        if self.generation is None:
-            self.generation = generation_of(self.fd)
-        return self.generation
 
     def __enter__(self) -> Self:
         return self
@@ -91,86 +98,172 @@ class Opened:
     ) -> None:
         try:
             if kind is not None:
-                self.undo()
+                self._undo()
         finally:
             if self.fd >= 0 and (kind is not None or not self._taken):
                 os.close(self.fd)
 
-    def undo(self) -> None:
-        """Remove a name that this call made."""
+    def _undo(self) -> None:
+        if self.region is not None:
+            self.region.close()
         if self.owner is not None:
             self.owner.fulfil()
-        elif self.made:
+        elif self.named:
             remove(self.url, self.identity)
 
 
-def create(url: Url, size: int, *, keep: bool, mode: int) -> Opened:
-    """Make memory that was not there, with its room reserved.
+def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
+    """Make memory that was not there: reserved, filled, mapped, and then named.
+
+    Args:
+        url: where; "shm:" without a name takes a fresh one.
+        size: bytes.
+        fill: what writes its content before it has a name; None for zeros.
+        keep: leave the name in place when its creator goes.
+        mode: permissions, less the umask.
 
     Raises:
         FileExistsError: it is there.
         OSError: ENOSPC: there is no room; nothing stays behind.
     """
     backend = backend_for(url.scheme)
-    if not url.name:
+    fresh = not url.name
+    if fresh:
         url = Url(url.scheme, backend.fresh_name())
-    while True:
-        fd = backend.create(url.name, mode)
-        if fd < 0:
-            return Opened(url, fd, created=True, made=True)
-        opened = _opened(url, fd)
-        if url.scheme == "anon":
-            opened.created = True
-            with _closed_on_error(opened):
-                reserve(fd, size, "anonymous memory")
-            return opened
-        if _finish(opened, size, keep=keep, made=True):
-            return opened
-        os.close(fd)
-        if leads_to(opened.url, opened.identity):
-            # An ensure() found it empty and was quicker with the lock: then it was first.
-            raise FileExistsError(errno.EEXIST, "was made by another process meanwhile", str(url))
+    else:
+        _refuse_what_is_there(backend, url)
+    fd = backend.create_unnamed(url.name, mode) if ONE_STEP else -1  # step: create.open
+    if fd < 0:
+        return _create_in_two_steps(backend, url, size, fill, keep=keep, mode=mode)
+    opened = _opened(url, fd)
+    try:
+        opened.created = True
+        what = str(url) if url.name else "anonymous memory"
+        reserve(fd, size, what)  # step: create.reserve
+        opened.region = region = map_region(fd, "rw", 0, size)
+        if fill is not None:
+            fill(region.whole[:])  # step: create.fill
+        owned = backend.creator_unlinks and not keep
+        if owned and fresh:
+            opened.owner = Ownership(url, opened.identity)
+        opened.named = True  # by now or in a moment: _undo looks where the name leads
+        backend.link(fd, url.name)  # step: create.link
+        if owned and not fresh:
+            opened.owner = Ownership(url, opened.identity)  # step: create.track
+    except BaseException as error:
+        opened.__exit__(type(error), error, None)
+        raise
+    return opened
 
 
-def ensure(url: Url, size: int, *, keep: bool, mode: int) -> Opened:
-    """Make memory, or open what is there; what a dead creator left without a size is taken over."""
-    while True:
-        try:
-            return create(url, size, keep=keep, mode=mode)
-        except FileExistsError:
-            pass
+def _refuse_what_is_there(backend: Backend, url: Url) -> None:
+    """Refuse before any room is taken; `link` refuses in the end."""
+    try:
+        backend.identify(url.name)
+    except OSError:
+        return  # it is not there; or what is wrong is told by the steps to come
+    raise FileExistsError(
+        errno.EEXIST, "is there already: attach() to it, or use ensure()", str(url)
+    )
+
+
+def _create_in_two_steps(
+    backend: Backend, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int
+) -> Opened:
+    opened = _opened(url, backend.create(url.name, mode))
+    try:
+        opened.created = opened.named = True
+        if backend.creator_unlinks and not keep:
+            opened.owner = Ownership(url, opened.identity)
+        if opened.fd < 0:
+            opened.region = map_anonymous(size)
+        else:
+            reserve(opened.fd, size, str(url))
+            opened.region = map_region(opened.fd, "rw", 0, size)
+        if fill is not None:
+            _fill_magic_last(opened.region.whole, fill)
+    except BaseException as error:
+        opened.__exit__(type(error), error, None)
+        raise
+    return opened
+
+
+def _fill_magic_last(whole: memoryview, fill: Fill) -> None:
+    """Fill memory that has a name: its first 8 bytes come last, and tell that the rest is there."""
+    draft = map_anonymous(len(whole))
+    fill(draft.whole[:])
+    for at in range(0, len(whole), _COPIED):
+        piece = draft.whole[at : at + _COPIED].tobytes()
+        if piece.count(0) < len(piece):  # what is zero stays untouched
+            first = _MAGIC if at == 0 else 0
+            whole[at + first : at + len(piece)] = piece[first:]
+    whole[:_MAGIC] = draft.whole[:_MAGIC]
+    draft.close()
+
+
+def ensure(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
+    """Open what is there, or make it.
+
+    Args:
+        url: where.
+        size: bytes of new memory, and what memory that is there has at least.
+        fill: as in `create`.
+        keep: as in `create`.
+        mode: as in `create`.
+
+    Raises:
+        IncompatibleSegment: what is there has fewer bytes. It stays as it is.
+        OSError: ENOSPC: there is no room.
+    """
+    while url.name:
         try:
             opened = _open(url, writable=True)
         except FileNotFoundError:
-            continue  # its owner unlinked it between the two calls
-        _await_size(opened)
-        status = os.fstat(opened.fd)
-        if status.st_size or not stat.S_ISREG(status.st_mode):
+            pass
+        else:
+            try:
+                _check_size(opened, size)
+            except BaseException:
+                os.close(opened.fd)
+                raise
             return opened
-        if _finish(opened, size, keep=keep, made=False):
-            return opened
-        os.close(opened.fd)
+        try:
+            return create(url, size, fill, keep=keep, mode=mode)
+        except FileExistsError:
+            continue  # another process was faster
+    return create(url, size, fill, keep=keep, mode=mode)
 
 
-def _await_size(opened: Opened) -> None:
-    """Let a creator get on that is between the name and the lock."""
-    deadline = Deadline(_MOMENT)
-    while not deadline.expired() and leads_to(opened.url, opened.identity):
-        status = os.fstat(opened.fd)
-        if status.st_size or not stat.S_ISREG(status.st_mode):
-            return
-        time.sleep(_FIRST_PAUSE)
+def _check_size(opened: Opened, wanted: int) -> None:
+    status = os.fstat(opened.fd)
+    size = status.st_size
+    if size >= wanted or not stat.S_ISREG(status.st_mode):
+        return
+    if size == 0 and _may_be_unfinished(opened.url):
+        deadline, pause = patience(), _FIRST_PAUSE
+        while size == 0 and not deadline.expired():
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            size = os.fstat(opened.fd).st_size
+    if size < wanted:
+        raise IncompatibleSegment(
+            f"{opened.url} has {size} bytes, and {wanted} are asked for: unlink it, ask for less, "
+            "or take another name",
+            where=str(opened.url),
+        )
 
 
 def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
     """Open what is there, waiting for it up to `timeout` seconds (None: for ever).
 
+    A segment without a size counts as not there yet: the standard library's SharedMemory gives it
+    one in a second step.
+
     Raises:
         FileNotFoundError: it is not there.
-        IncompatibleSegment: it has no size: its creator is not done, or died.
+        IncompatibleSegment: a segment without a size, or something that is no segment.
     """
     deadline = Deadline(timeout)
-    unfinished = backend_for(url.scheme).empty_is_unfinished
     pause = _FIRST_PAUSE
     while True:
         try:
@@ -179,13 +272,13 @@ def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
             if deadline.expired():
                 raise
         else:
-            if not unfinished or os.fstat(opened.fd).st_size:
+            if url.scheme != "shm" or os.fstat(opened.fd).st_size:
                 return opened
             os.close(opened.fd)
             if deadline.expired():
                 raise IncompatibleSegment(
-                    f"{url} has no size yet: its creator is at work or died half-way; wait with "
-                    "timeout=, or take it over with ensure()",
+                    f"{url} has no size yet: its creator is at work, or died; wait with timeout=, "
+                    "or unlink it",
                     where=str(url),
                 )
         # Nothing announces a name: look again, at growing distances.
@@ -193,87 +286,53 @@ def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
+def await_magic(whole: memoryview, url: Url, deadline: Deadline) -> None:
+    """Wait for the first 8 bytes of memory that is made in two steps, until the deadline.
+
+    Returns at once if they are there, or if this kind of memory is made in one step: then they will
+    not come.
+    """
+    pause = _FIRST_PAUSE
+    while not any(whole[:_MAGIC]) and not deadline.expired():
+        if pause == _FIRST_PAUSE and not _may_be_unfinished(url):
+            return
+        time.sleep(min(pause, deadline.remaining()))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def patience() -> Deadline:
+    """Until when ensure() waits for a creator that is between its two steps."""
+    return Deadline(_PATIENCE)
+
+
+def _may_be_unfinished(url: Url) -> bool:
+    """Whether what has this name may be between the two steps of its creation."""
+    if not ONE_STEP:
+        return True
+    try:
+        fd = backend_for(url.scheme).create_unnamed(url.name, 0o600)
+    except OSError:
+        return True  # not for this user to tell
+    if fd < 0:
+        return True
+    os.close(fd)
+    return False
+
+
 def _open(url: Url, *, writable: bool) -> Opened:
     if url.scheme == "shm" and not url.name:
         raise ValueError("'shm:' alone asks create() for a fresh name; to attach, name the segment")
-    return _opened(url, backend_for(url.scheme).open(url.name, writable=writable))
-
-
-def _opened(url: Url, fd: int) -> Opened:
-    status = os.fstat(fd)
-    opened = Opened(url, fd, identity_of(status))
-    if url.scheme == "file" and stat.S_ISREG(status.st_mode):
-        opened.generation = None
+    opened = _opened(url, backend_for(url.scheme).open(url.name, writable=writable))
+    if url.scheme == "shm" and not stat.S_ISREG(os.fstat(opened.fd).st_mode):
+        os.close(opened.fd)
+        raise IncompatibleSegment(
+            f"{url} is no segment, but a directory, a pipe or a device: take another name",
+            where=str(url),
+        )
     return opened
 
 
-def _finish(opened: Opened, size: int, *, keep: bool, made: bool) -> bool:
-    """Give new memory its owner and its room.
-
-    Returns:
-        False if it got them from somebody else, or its name is gone.
-    """
-    with _closed_on_error(opened), locked(opened.fd):
-        if not made and not os.fstat(opened.fd).st_size:
-            await_tracker(opened.url, opened.identity)
-        status = os.fstat(opened.fd)
-        if status.st_size or not status.st_nlink:
-            return False
-        opened.created = True
-        opened.made = made
-        try:
-            if backend_for(opened.url.scheme).creator_unlinks and not keep:
-                opened.owner = Ownership(opened.url, opened.identity)
-            reserve(opened.fd, size, str(opened.url))
-        except BaseException:
-            opened.undo()  # with the lock in hand: nobody takes over what is about to go
-            raise
-    return True
-
-
-@contextmanager
-def _closed_on_error(opened: Opened) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with opened:
-            raise
-
-
-@contextmanager
-def locked(fd: int) -> Iterator[None]:
-    """Hold the kernel's lock on memory, where it has one; wait for it without end."""
-    if sys.platform == "win32":
-        yield
-        return
-    _locking[fd] = threading.get_ident()
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        try:
-            yield
-        finally:
-            # By hand: a child that is being forked has the descriptor, too.
-            try:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-    finally:
-        _locking.pop(fd, None)
-
-
-def _after_fork() -> None:
-    """Let go of other threads' locks: if this child had them, they would survive their holder."""
-    me = threading.get_ident()
-    for fd, thread in list(_locking.items()):
-        if thread != me:
-            del _locking[fd]
-            os.close(fd)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def _opened(url: Url, fd: int) -> Opened:
+    if fd < 0:
+        return Opened(url, fd)
+    return Opened(url, fd, exact_identity(fd, os.fstat(fd), url.scheme))

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from shmkit.memory.backends import backend_for
-from shmkit.memory.backends.base import Identity, identity_of
+from shmkit.memory.identity import Identity, identity_of
 from shmkit.memory.url import Url
 
 __all__ = ["is_somewhere", "mappers"]

@@ -23,8 +23,7 @@ from typing import Final
 
 from shmkit.deadline import Deadline
 from shmkit.memory.backends import backend_for
-from shmkit.memory.backends.base import Identity
-from shmkit.memory.generation import generation_at
+from shmkit.memory.identity import Exact, generation_at
 from shmkit.memory.url import Url
 
 __all__ = ["Ownership", "await_tracker", "leads_to", "remove"]
@@ -45,39 +44,38 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_TRACKING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
-def remove(url: Url, identity: Identity, generation: bytes = b"") -> None:
+def remove(url: Url, identity: Exact) -> None:
     """Remove a name if it still leads to the memory meant; otherwise there is nothing to do.
-
-    Nobody need hold a file for that if its generation is known: another that has its inode number
-    has another generation.
 
     Looking and removing are two system calls: a name replaced exactly between them is lost.
     """
     if leads_to(url, identity):
-        if generation and generation_at(url.name) not in (generation, b""):
-            return
         try:
             backend_for(url.scheme).unlink(url.name)
         except FileNotFoundError:
             pass  # somebody was first: it is gone, as it should be
 
 
-def leads_to(url: Url, identity: Identity) -> bool:
+def leads_to(url: Url, identity: Exact) -> bool:
     """Whether a name leads to the memory meant."""
+    device, inode, generation = identity
     try:
-        return backend_for(url.scheme).identify(url.name) == identity
+        if backend_for(url.scheme).identify(url.name) != (device, inode):
+            return False
     except FileNotFoundError:
         return False
+    # b"": this user may not open the file; then its number has to do.
+    return not generation or generation_at(url.name) in (generation, b"")
 
 
-def await_tracker(url: Url, identity: Identity) -> None:
+def await_tracker(url: Url, identity: tuple[int, int]) -> None:
     """Give the tracker of a dead creator time to remove the name, before it is used again.
 
     It may have none, or one that it shared with others and that lives on: then the time is lost.
     """
     if backend_for(url.scheme).creator_unlinks:
         deadline = Deadline(_TRACKER)
-        while leads_to(url, identity) and not deadline.expired():
+        while leads_to(url, (*identity, b"")) and not deadline.expired():
             time.sleep(_POLL)  # nothing announces that a name goes
 
 
@@ -89,7 +87,7 @@ class Ownership:
         identity: the memory that the name led to when the duty was taken.
     """
 
-    def __init__(self, url: Url, identity: Identity) -> None:
+    def __init__(self, url: Url, identity: Exact) -> None:
         # Imported by those who need it: half of what importing this library costs.
         from multiprocessing import resource_tracker, util
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,14 @@ def backend_for(scheme: Scheme) -> Backend:
         from shmkit.memory.backends.anonymous import AnonymousBackend
 
         return AnonymousBackend()
-    if scheme == "shm":
+    if scheme == "shm" and sys.platform == "linux":
         from shmkit.memory.backends.named import NamedBackend
 
         return NamedBackend()
+    if scheme == "shm":
+        from shmkit.memory.backends.posix import PosixBackend
+
+        return PosixBackend()
     from shmkit.memory.backends.file import FileBackend
 
     return FileBackend()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from shmkit.memory.backends.base import Identity
+from shmkit.memory.identity import Identity
 
 __all__ = ["AnonymousBackend"]
 
@@ -14,27 +14,31 @@ class AnonymousBackend:
     """Anonymous memory lives as long as a descriptor or a map of it."""
 
     creator_unlinks = False
-    empty_is_unfinished = False
 
     def fresh_name(self) -> str:
         """No name at all."""
         return ""
 
-    def create(self, name: str, mode: int) -> int:  # noqa: ARG002 - nobody can open it
-        """Make a memfd; -1 where there is none."""
+    def create_unnamed(self, name: str, mode: int) -> int:  # noqa: ARG002 - it has neither
+        """Make a memfd; -1 where the system has none."""
         if not hasattr(os, "memfd_create"):
             return -1
         return os.memfd_create("shmkit", os.MFD_CLOEXEC)
 
+    create = create_unnamed
+
+    def link(self, fd: int, name: str) -> None:
+        """There is no name to give."""
+
     def open(self, name: str, *, writable: bool) -> NoReturn:  # noqa: ARG002
-        """There is nothing to open it by."""
+        """There is no name to open it by."""
         raise ValueError(
             "anonymous memory cannot be attached to by name: inherit it by fork, pickle the buffer "
             "to the other process, or attach(buffer); for a name use 'shm:NAME'"
         )
 
     def identify(self, name: str) -> Identity:  # noqa: ARG002
-        """Nothing has the name."""
+        """No memory has the name."""
         raise FileNotFoundError("anonymous memory has no name")
 
     def unlink(self, name: str) -> None:

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-import os
-from typing import Protocol, TypeAlias
+from typing import Protocol
+
+from shmkit.memory.identity import Identity, identity_of
 
 __all__ = ["Backend", "Identity", "identity_of"]
 
-# (device, inode): what a name leads to, however it is called.
-Identity: TypeAlias = tuple[int, int]
-
-
-def identity_of(status: os.stat_result) -> Identity:
-    """The memory that a stat result speaks of."""
-    return status.st_dev, status.st_ino
-
 
 class Backend(Protocol):
-    """System calls of one kind of memory. No state, no retries, no clean-up of anybody's names.
+    """System calls of one kind of memory: no state, no retries, no clean-up.
 
-    Descriptors are not inherited over exec, and belong to the caller.
+    Descriptors are not inherited over exec. The caller closes them.
 
     Attributes:
         creator_unlinks: whether memory goes with its creator unless it is to be kept.
-        empty_is_unfinished: whether size 0 means that its creator has not got further.
     """
 
     creator_unlinks: bool
-    empty_is_unfinished: bool
 
     def fresh_name(self) -> str:
-        """A name nobody can guess, where creation may choose one."""
+        """A name that cannot be guessed, where creation may choose one."""
+        ...
+
+    def create_unnamed(self, name: str, mode: int) -> int:
+        """Make empty memory in the place of a name, but without the name yet.
+
+        Returns:
+            A descriptor, open for reading and writing, for `link`; or -1 where the system or the
+            filesystem cannot do this.
+        """
+        ...
+
+    def link(self, fd: int, name: str) -> None:
+        """Give unnamed memory its name, in one step.
+
+        Raises:
+            FileExistsError: the name is there.
+        """
         ...
 
     def create(self, name: str, mode: int) -> int:
-        """Make empty memory that was not there, open for reading and writing.
+        """Make empty memory under a new name at once.
 
         Returns:
-            A descriptor, or -1: this system maps such memory without one.
+            A descriptor, open for reading and writing; or -1 where the system maps such memory
+            without one.
 
         Raises:
-            FileExistsError: it is there.
+            FileExistsError: the name is there.
         """
         ...
 

@@ -1,14 +1,14 @@
-"""Memory in a file: it stays until somebody removes it."""
+"""Memory in a file: it stays until it is removed."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from pathlib import Path
 from typing import Final
 
-from shmkit.memory.backends.base import Identity, identity_of
+from shmkit.memory.backends.unnamed import link_unnamed, open_unnamed
+from shmkit.memory.identity import Identity, identity_of
 
 __all__ = ["FileBackend"]
 
@@ -24,14 +24,27 @@ _ALWAYS: Final = (
 
 
 class FileBackend:
-    """A file is everybody's; its creator does not take it along."""
+    """A file outlives its creator."""
 
     creator_unlinks = False
-    empty_is_unfinished = False
 
     def fresh_name(self) -> str:
         """A file is always named by its user."""
         raise ValueError("a file needs a path: 'file:PATH'")
+
+    def create_unnamed(self, name: str, mode: int) -> int:
+        """Make an empty file without a name in the directory of `name`."""
+        try:
+            return open_unnamed(os.path.dirname(name), mode)  # noqa: PTH120
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from None
+
+    def link(self, fd: int, name: str) -> None:
+        """Give it its name."""
+        try:
+            link_unnamed(fd, name)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from None
 
     def create(self, name: str, mode: int) -> int:
         """Make an empty file; `mode` loses the bits of the umask."""
@@ -42,7 +55,7 @@ class FileBackend:
         try:
             fd = os.open(name, (os.O_RDWR if writable else os.O_RDONLY) | _ALWAYS)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.EMLINK) and Path(name).is_symlink():
+            if error.errno in (errno.ELOOP, errno.EMLINK) and os.path.islink(name):  # noqa: PTH114
                 raise OSError(
                     error.errno,
                     "is a symbolic link, which is not followed: give os.path.realpath(path) if you "
@@ -57,8 +70,8 @@ class FileBackend:
 
     def identify(self, name: str) -> Identity:
         """Look at the file without opening it."""
-        return identity_of(Path(name).lstat())
+        return identity_of(os.lstat(name))
 
     def unlink(self, name: str) -> None:
         """Remove the file."""
-        Path(name).unlink()
+        os.unlink(name)  # noqa: PTH108

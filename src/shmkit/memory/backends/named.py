@@ -1,97 +1,109 @@
-"""Named segments: POSIX shared memory, the same names as multiprocessing.shared_memory's."""
+"""Named segments on Linux: files in /dev/shm, where the C library's shm_open has them, too.
+
+They are the segments of multiprocessing.shared_memory and of posix_ipc, under the same names.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
-import sys
-from pathlib import Path
 from typing import Final
 
-from shmkit.memory.backends.base import Identity, identity_of
-
-try:
-    import posix_ipc
-except ImportError as missing:
-    raise OSError(
-        errno.ENOTSUP,
-        "named memory needs POSIX shared memory and the package posix_ipc "
-        f"({missing}): use 'anon:' or 'file:PATH' instead",
-    ) from missing
+from shmkit.memory.backends.unnamed import link_unnamed, open_unnamed
+from shmkit.memory.identity import Identity, identity_of
 
 __all__ = ["NamedBackend"]
 
-_SHOWN: Final = sys.platform == "linux"  # as files in /dev/shm
+_FOLDER: Final = "/dev/shm"
+# As shm_open; and O_NONBLOCK, for a FIFO in the place of a segment would wait for its other end.
+_ALWAYS: Final = (
+    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+)
 
 
 class NamedBackend:
-    """A segment lives until its name is unlinked and nobody maps it."""
+    """A segment lives until its name is unlinked and its last map is gone."""
 
     creator_unlinks = True
-    empty_is_unfinished = True
 
     def fresh_name(self) -> str:
-        """A name nobody can guess: 88 random bits, and short enough for macOS."""
-        return f"shmkit_{secrets.token_hex(11)}"
+        """A name that cannot be guessed: 88 random bits."""
+        return f"shmkit_{os.urandom(11).hex()}"
+
+    def create_unnamed(self, name: str, mode: int) -> int:
+        """Make an empty segment without a name; `mode` loses the bits of the umask."""
+        try:
+            return open_unnamed(_FOLDER, mode)
+        except OSError as error:
+            raise _not_made(error, name) from error
+
+    def link(self, fd: int, name: str) -> None:
+        """Give it its name."""
+        try:
+            link_unnamed(fd, _path(name))
+        except OSError as error:
+            raise _not_made(error, name) from None
 
     def create(self, name: str, mode: int) -> int:
         """Make an empty segment; `mode` loses the bits of the umask."""
         try:
-            return _descriptor(posix_ipc.SharedMemory(f"/{name}", posix_ipc.O_CREX, mode))
-        except posix_ipc.ExistentialError:
-            raise FileExistsError(
-                errno.EEXIST,
-                "there is a shared memory segment of this name; attach() to it, or use ensure()",
-                f"shm:{name}",
-            ) from None
-        except posix_ipc.PermissionsError as error:
-            raise _no_permission(name) from error
+            return os.open(_path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | _ALWAYS, mode)
+        except OSError as error:
+            raise _not_made(error, name) from None
 
     def open(self, name: str, *, writable: bool) -> int:
-        """Open a segment; a symlink in its place is not followed (shm_open uses O_NOFOLLOW)."""
+        """Open a segment; a symlink in its place is not followed."""
         try:
-            # No size: with one, posix_ipc would resize a live segment.
-            return _descriptor(posix_ipc.SharedMemory(f"/{name}", read_only=not writable))
-        except posix_ipc.ExistentialError:
-            raise FileNotFoundError(
-                errno.ENOENT, "there is no shared memory segment of this name", f"shm:{name}"
-            ) from None
-        except posix_ipc.PermissionsError as error:
-            raise _no_permission(name) from error
+            return os.open(_path(name), (os.O_RDWR if writable else os.O_RDONLY) | _ALWAYS)
         except OSError as error:
-            raise OSError(
-                error.errno, f"cannot be opened: {error.strerror}", f"shm:{name}"
-            ) from error
+            raise _not_opened(error, name) from None
 
     def identify(self, name: str) -> Identity:
-        """Look at the name without opening it where the system shows it as a file."""
-        if _SHOWN:
-            return identity_of(Path("/dev/shm", name).lstat())
-        fd = self.open(name, writable=False)
-        try:
-            return identity_of(os.fstat(fd))
-        finally:
-            os.close(fd)
+        """Look at the name without opening it."""
+        return identity_of(os.lstat(_path(name)))
 
     def unlink(self, name: str) -> None:
         """Remove the name; maps of the segment stay."""
         try:
-            posix_ipc.unlink_shared_memory(f"/{name}")
-        except posix_ipc.ExistentialError:
-            raise FileNotFoundError(
-                errno.ENOENT, "there is no shared memory segment of this name", f"shm:{name}"
-            ) from None
-        except posix_ipc.PermissionsError as error:
-            raise _no_permission(name) from error
+            os.unlink(_path(name))  # noqa: PTH108
+        except OSError as error:
+            raise _not_opened(error, name) from None
 
 
-def _descriptor(segment: posix_ipc.SharedMemory) -> int:
-    # The object closes nothing when it goes: the descriptor is ours. It is close-on-exec.
-    return int(segment.fd)
+def _path(name: str) -> str:
+    return f"{_FOLDER}/{name}"
 
 
-def _no_permission(name: str) -> PermissionError:
-    return PermissionError(
-        errno.EACCES, "another user's segment, or one without this access", f"shm:{name}"
+def _not_made(error: OSError, name: str) -> OSError:
+    number, url = error.errno, f"shm:{name}"
+    if number == errno.EEXIST:
+        return FileExistsError(
+            number,
+            "there is a shared memory segment of this name; attach() to it, or use ensure()",
+            url,
+        )
+    if number == errno.ENOENT:
+        return _no_folder(url)
+    return OSError(
+        number,
+        f"cannot be made in {_FOLDER}: {error.strerror}; use 'anon:' or 'file:PATH' instead",
+        url,
+    )
+
+
+def _not_opened(error: OSError, name: str) -> OSError:
+    number, url = error.errno, f"shm:{name}"
+    if number == errno.ENOENT:
+        if not os.path.isdir(_FOLDER):  # noqa: PTH112
+            return _no_folder(url)
+        return FileNotFoundError(number, "there is no shared memory segment of this name", url)
+    if number in (errno.EACCES, errno.EPERM):
+        return PermissionError(number, "another user's segment, or one without this access", url)
+    return OSError(number, f"cannot be opened: {error.strerror}", url)
+
+
+def _no_folder(url: str) -> OSError:
+    # Not a FileNotFoundError: waiting for the name would be in vain.
+    return OSError(
+        errno.ENOTSUP, f"this system has no {_FOLDER}: use 'anon:' or 'file:PATH' instead", url
     )

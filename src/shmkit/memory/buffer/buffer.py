@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import stat
+from collections.abc import Callable
 from typing import Self, SupportsIndex
 
-from shmkit.errors import IncompatibleSegment
 from shmkit.memory import creation as opening
 from shmkit.memory.allocation import checked_size, reserve
-from shmkit.memory.buffer.resizing import RESIZING, refuse_if_mapped
+from shmkit.memory.buffer.resizing import RESIZING, locked, refuse_if_mapped
 from shmkit.memory.buffer.search import Searching
 from shmkit.memory.buffer.stream import Streaming
-from shmkit.memory.creation import Opened, locked
+from shmkit.memory.creation import Opened
 from shmkit.memory.mapping import (
     Access,
     Region,
     attach_region,
     checked_access,
     checked_range,
-    map_anonymous,
     map_region,
 )
 from shmkit.memory.records.records import Structured
@@ -64,8 +62,7 @@ class SharedBuffer(Searching, Streaming, Structured):
             OSError: ENOSPC: no room; nothing stays behind.
         """
         url, size = Url.parse(where), checked_size(size)
-        with opening.create(url, size, keep=keep, mode=mode) as opened:
-            return cls._created_from(opened, size)
+        return cls._create_filled(url, size, None, keep=keep, mode=mode)
 
     @classmethod
     def attach(
@@ -115,8 +112,8 @@ class SharedBuffer(Searching, Streaming, Structured):
     ) -> Self:
         """Create memory, or attach to all of it if it is there; `created` tells.
 
-        Of several processes that call this at the same time exactly one creates. What a creator
-        left without a size when it was killed is taken over.
+        Of several processes that call this at the same time exactly one creates. What is there is
+        never changed or resized.
 
         Args:
             where: as in `create`.
@@ -129,18 +126,7 @@ class SharedBuffer(Searching, Streaming, Structured):
             ValueError: a name or size that cannot be.
             OSError: ENOSPC: no room.
         """
-        url, wanted = Url.parse(where), checked_size(size)
-        with opening.ensure(url, wanted, keep=keep, mode=mode) as opened:
-            if opened.created:
-                return cls._created_from(opened, wanted)
-            found = os.fstat(opened.fd).st_size
-            if found < wanted and stat.S_ISREG(os.fstat(opened.fd).st_mode):
-                raise IncompatibleSegment(
-                    f"{url} has {found} bytes, and {wanted} are asked for: unlink it, ask for "
-                    "less, or take another name",
-                    where=str(url),
-                )
-            return cls._attached_from(opened, "rw")
+        return cls._ensure_filled(Url.parse(where), checked_size(size), None, keep=keep, mode=mode)
 
     def resize(self, size: SupportsIndex) -> None:
         """Give the memory another size, and this handle all of it.
@@ -196,7 +182,7 @@ class SharedBuffer(Searching, Streaming, Structured):
                     f"{self!r} cannot shrink: views of it are in use: {self._views_in_use()}"
                 )
             private = self._url.scheme == "anon" or not os.fstat(fd).st_mode & 0o077
-            refuse_if_mapped(self._identity, private=private, what=str(self._url))
+            refuse_if_mapped(self._identity[:2], private=private, what=str(self._url))
             os.truncate(fd, size)
         except BaseException:
             self._move(map_region(fd, "rw", 0, before)).close()
@@ -216,8 +202,63 @@ class SharedBuffer(Searching, Streaming, Structured):
         return before
 
     @classmethod
-    def _created_from(cls, opened: Opened, size: int) -> Self:
-        region = map_anonymous(size) if opened.fd < 0 else map_region(opened.fd, "rw", 0, size)
+    def _create_filled(
+        cls,
+        url: Url,
+        size: int,
+        fill: Callable[[memoryview], None] | None,
+        *,
+        keep: bool,
+        mode: int = 0o600,
+    ) -> Self:
+        """Make memory that has its content before it has its name.
+
+        Args:
+            url: where.
+            size: bytes, checked.
+            fill: called with a writable view of all the bytes, zeros; None to leave them so. An
+                exception of it leaves nothing behind. Where memory is made in two steps, the first
+                8 bytes it wrote come last.
+            keep: as in `create`.
+            mode: as in `create`.
+        """
+        with opening.create(url, size, fill, keep=keep, mode=mode) as opened:
+            return cls._created_from(opened)
+
+    @classmethod
+    def _ensure_filled(
+        cls,
+        url: Url,
+        size: int,
+        fill: Callable[[memoryview], None] | None,
+        *,
+        keep: bool,
+        mode: int = 0o600,
+    ) -> Self:
+        """Attach to memory of at least `size` bytes, or make it; `created` tells.
+
+        Where memory is made in two steps, this waits a while for the first 8 bytes of what is
+        there. The caller checks them.
+
+        Args:
+            url: where.
+            size: bytes, checked.
+            fill: as in `_create_filled`.
+            keep: as in `create`.
+            mode: as in `create`.
+        """
+        with opening.ensure(url, size, fill, keep=keep, mode=mode) as opened:
+            if opened.created:
+                return cls._created_from(opened)
+            self = cls._attached_from(opened, "rw")
+        if fill is not None:
+            opening.await_magic(self._bytes(), url, opening.patience())
+        return self
+
+    @classmethod
+    def _created_from(cls, opened: Opened) -> Self:
+        region = opened.region
+        assert region is not None
         return cls._make(opened, "rw", region, 0, complete=True)
 
     @classmethod
@@ -241,7 +282,6 @@ class SharedBuffer(Searching, Streaming, Structured):
     ) -> Self:
         first, count = checked_range(offset, length, other.size, repr(other))
         opened = Opened(other.url, other.descriptor(access), other._identity)
-        opened.generation = other._generation
         with opened:
             return cls._attached_from(opened, access, other._offset + first, count)
 

@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import creation as opening
-from shmkit.memory.backends.base import Identity, identity_of
 from shmkit.memory.buffer.exports import Loans
 from shmkit.memory.buffer.pickling import reduced
 from shmkit.memory.creation import Opened
+from shmkit.memory.identity import Exact, identity_of
 from shmkit.memory.mapping import Access, Region, checked_access
 from shmkit.memory.ownership import Ownership, remove
 from shmkit.memory.url import Url
@@ -37,7 +37,6 @@ class Handle:
         "_complete",
         "_created",
         "_descriptors",
-        "_generation",
         "_identity",
         "_loans",
         "_map",
@@ -57,8 +56,7 @@ class Handle:
     _offset: int
     _size: int
     _complete: bool  # all of the memory, as it was then
-    _identity: Identity
-    _generation: bytes  # of a file; b"" if not known
+    _identity: Exact
     _owner: Ownership | None
     _unlinked: bool
     _loans: Loans
@@ -88,7 +86,6 @@ class Handle:
         self._size = len(region.whole)
         self._complete = complete
         self._identity = opened.identity
-        self._generation = opened.known_generation()
         self._owner = opened.owner
         self._loans = Loans()
         self._buf = None
@@ -197,10 +194,7 @@ class Handle:
                 opened = opening.open_existing(self._url, writable=writable, timeout=0)
             except IncompatibleSegment as error:  # new memory, that is just being made
                 raise self._name_is_lost() from error
-            # The number is a proof where a map holds the inode.
-            if opened.identity == self._identity and (
-                self._size or opened.known_generation() == self._generation
-            ):
+            if opened.identity == self._identity:
                 return opened.keep_fd()
             os.close(opened.fd)
             raise self._name_is_lost()
@@ -220,7 +214,7 @@ class Handle:
         except OSError:
             self._open_region()
             raise
-        if identity_of(os.fstat(fd)) == self._identity:
+        if identity_of(os.fstat(fd)) == self._identity[:2]:
             return fd
         os.close(fd)
         raise self._closed_error()
@@ -274,7 +268,7 @@ class Handle:
         """
         if self._unlinked or self._url.scheme == "anon":
             return
-        remove(self._url, self._identity, self._generation)
+        remove(self._url, self._identity)
         self._unlinked = True
         if self._owner is not None:
             self._owner.drop()
@@ -283,7 +277,7 @@ class Handle:
         self._open_region()
         span = self._access, self._offset, self._size
         kept = self._descriptors[0] if self._descriptors else None
-        return reduced(self, span, self._identity, kept, self._generation)
+        return reduced(self, span, self._identity, kept)
 
     def __enter__(self) -> Self:
         self._open_region()

@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from shmkit.memory.backends.base import Identity, identity_of
 from shmkit.memory.creation import Opened, open_existing
+from shmkit.memory.identity import Exact, exact_identity, identity_of
 from shmkit.memory.mapping import Access, read_region
 from shmkit.memory.url import Url
 
@@ -29,7 +29,7 @@ _Range = tuple[Access, int, int]
 
 
 def reduced(
-    handle: Handle, span: _Range, identity: Identity, descriptor: int | None, generation: bytes
+    handle: Handle, span: _Range, identity: Exact, descriptor: int | None
 ) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
     """What `__reduce__` of a handle returns.
 
@@ -38,7 +38,6 @@ def reduced(
         span: its access, offset and length.
         identity: the memory it is on.
         descriptor: the descriptor it keeps, if it keeps one.
-        generation: of a file, if it is known.
 
     Raises:
         TypeError: this handle cannot cross.
@@ -52,7 +51,7 @@ def reduced(
         content = handle._open_region().whole.tobytes()
         return _from_bytes, (type(handle), handle.url, content, span[1], identity)
     if handle.url.scheme != "anon":
-        return _from_name, (type(handle), str(handle.url), span, identity, generation)
+        return _from_name, (type(handle), str(handle.url), span, identity)
     if descriptor is None:
         raise TypeError(
             f"cannot pickle {handle!r}: anonymous memory has no descriptor on this system; use the "
@@ -66,7 +65,7 @@ def reduced(
 
 
 def _from_bytes(
-    kind: type[SharedBuffer], url: Url, content: bytes, offset: int, identity: Identity
+    kind: type[SharedBuffer], url: Url, content: bytes, offset: int, identity: Exact
 ) -> SharedBuffer:
     self = kind._make(Opened(url, -1, identity), "r", read_region(content), offset, complete=False)
     self._pid = 0
@@ -77,12 +76,11 @@ def _from_name(
     kind: type[SharedBuffer],
     where: str,
     span: _Range,
-    identity: Identity,
-    generation: bytes,
+    identity: Exact,
 ) -> SharedBuffer:
     opened = open_existing(Url.parse(where), writable=span[0] == "rw", timeout=0)
     with opened:
-        if opened.identity != identity or opened.known_generation() != generation:
+        if opened.identity != identity:
             raise FileNotFoundError(
                 errno.ENOENT, "was unlinked, and the name leads to other memory now", where
             )
@@ -90,10 +88,10 @@ def _from_name(
 
 
 def _from_descriptor(
-    kind: type[SharedBuffer], passed: Any, span: _Range, identity: Identity
+    kind: type[SharedBuffer], passed: Any, span: _Range, identity: Exact
 ) -> SharedBuffer:
     fd = passed.detach()
-    with Opened(Url("anon"), fd, identity_of(os.fstat(fd))) as opened:
+    with Opened(Url("anon"), fd, exact_identity(fd, os.fstat(fd), "anon")) as opened:
         if opened.identity != identity:
             raise FileNotFoundError(
                 errno.ENOENT, "anonymous memory was closed by its sender while it was sent"
@@ -102,7 +100,7 @@ def _from_descriptor(
 
 
 def _from_sender(
-    kind: type[SharedBuffer], pid: int, number: int, span: _Range, identity: Identity
+    kind: type[SharedBuffer], pid: int, number: int, span: _Range, identity: Exact
 ) -> SharedBuffer:
     path = f"/proc/{pid}/fd/{number}"
     gone = FileNotFoundError(
@@ -113,12 +111,12 @@ def _from_sender(
     )
     try:
         # Looked at before it is opened: by now the number may be a pipe, and opening would wait.
-        if identity_of(os.stat(path)) != identity:  # noqa: PTH116
+        if identity_of(os.stat(path)) != identity[:2]:  # noqa: PTH116
             raise gone
         fd = os.open(path, (os.O_RDWR if span[0] == "rw" else os.O_RDONLY) | os.O_CLOEXEC)
     except FileNotFoundError:
         raise gone from None
-    with Opened(Url("anon"), fd, identity_of(os.fstat(fd))) as opened:
+    with Opened(Url("anon"), fd, exact_identity(fd, os.fstat(fd), "anon")) as opened:
         if opened.identity != identity:
             raise gone
         return kind._received(opened, *span)

@@ -10,15 +10,26 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from shmkit.memory.mappers import mappers
 
-if TYPE_CHECKING:
-    from shmkit.memory.backends.base import Identity
+if sys.platform != "win32":
+    import fcntl
 
-__all__ = ["RESIZING", "refuse_if_mapped"]
+if TYPE_CHECKING:
+    from shmkit.memory.identity import Identity
+
+__all__ = ["RESIZING", "locked", "refuse_if_mapped"]
+
+# What flock says where this kind of memory has no such locks (macOS: shared memory).
+_NO_LOCKS: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+
+_locking: Final[dict[int, int]] = {}  # descriptors in `locked`, and the thread of each
 
 RESIZING: Final = threading.Lock()  # one resize at a time in this process
 if hasattr(os, "register_at_fork"):
@@ -57,3 +68,42 @@ def _cannot_tell(reason: str) -> OSError:
         f"cannot shrink: whether others map this memory is not known ({reason}); make smaller "
         "memory and copy",
     )
+
+
+@contextmanager
+def locked(fd: int) -> Iterator[None]:
+    """Hold the kernel's lock on memory, where it has one; wait for it without end."""
+    if sys.platform == "win32":
+        yield
+        return
+    _locking[fd] = threading.get_ident()
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        try:
+            yield
+        finally:
+            # By hand: a child that is being forked has the descriptor, too.
+            try:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+    finally:
+        _locking.pop(fd, None)
+
+
+def _after_fork() -> None:
+    """Let go of other threads' locks: if this child had them, they would survive their holder."""
+    me = threading.get_ident()
+    for fd, thread in list(_locking.items()):
+        if thread != me:
+            del _locking[fd]
+            os.close(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,73 @@
+"""Which memory a descriptor or a name leads to, however it is called.
+
+Device and inode number tell files apart as long as a descriptor or a map holds the file. ext4 gives
+the number of a removed file to the next one, so `close()` and then `unlink()` could remove another
+program's new file. The inode's generation tells the two apart. tmpfs, where named segments live,
+never uses a number again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import Final, TypeAlias
+
+if sys.platform == "linux":
+    import fcntl
+
+__all__ = ["Exact", "Identity", "exact_identity", "generation_at", "identity_of"]
+
+# (device, inode)
+Identity: TypeAlias = tuple[int, int]
+# The same, and the generation of a file; b"" where the filesystem does not tell it.
+Exact: TypeAlias = tuple[int, int, bytes]
+
+# FS_IOC_GETVERSION of linux/fs.h, as most architectures have it. On the others no file answers.
+_GET_GENERATION: Final = 0x80087601
+_LONG: Final = bytes(8)
+_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """The memory that a stat result describes."""
+    return status.st_dev, status.st_ino
+
+
+def exact_identity(fd: int, status: os.stat_result, scheme: str) -> Exact:
+    """The memory behind an open descriptor.
+
+    Args:
+        fd: descriptor.
+        status: `os.fstat` of it.
+        scheme: of its url; only a file has a generation.
+    """
+    is_file = scheme == "file" and stat.S_ISREG(status.st_mode)
+    return status.st_dev, status.st_ino, _generation_of(fd) if is_file else b""
+
+
+def generation_at(path: str) -> bytes:
+    """The generation of the regular file at a path; b"" if it cannot be opened for reading."""
+    try:
+        fd = os.open(path, _FLAGS)
+    except OSError:
+        return b""
+    try:
+        return _generation_of(fd) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
+
+
+def _generation_of(fd: int) -> bytes:
+    if sys.platform == "linux":
+        try:
+            return fcntl.ioctl(fd, _GET_GENERATION, _LONG)
+        except OSError:
+            pass  # this filesystem has none
+    return b""
