@@ -1,13 +1,16 @@
-"""Membership: a handle's line among the participants of a segment, and who goes in and out.
+"""Membership: how a handle becomes a participant of a segment, and stops being one.
 
-A participant is a handle that holds the lock byte of its line (lines.py, liveness.py). So "is
-anybody else here?" is a question to the kernel, and no count has to survive a crash. Who comes or
-goes, or looks at all the lines, is alone at the door while it does so.
+A participant is a handle that holds the lock byte of its place in the table (participants.py,
+presence.py). So "is another one here?" is a question to the kernel, and no count has to survive a
+crash. A handle that enters or leaves, or looks at the whole table, is alone at the door meanwhile.
 
-A newcomer that finds no lines but those of live ones, and of some that died at a lock, clears the
-latter, if it sees where the lock's token is (evidence.py). If it does not, the token is just going
-from hand to hand, or it is lost, and one of those who wait for it finds that out. So the newcomer
-steps back from the door, which they need for that, and comes again, for a second.
+The first one in makes the semaphores anew. The last one out calls what it was given for that, for
+example to remove the name of a lock.
+
+A newcomer that finds no place but those of live participants, and pending ones, settles the latter
+if it sees where the token is (recovery.py). If not, the token is just going from hand to hand, or
+it is lost, and one that waits for it finds that out. So the newcomer steps back from the door,
+which the waiter needs for that, and comes again, for a second.
 """
 
 from __future__ import annotations
@@ -16,55 +19,30 @@ import os
 import time
 import warnings
 import weakref
-from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
-from shmkit.segment.participants import INSIDE, LINE_PID, LINE_ROLES, LINE_WORDS, Lines, NoFreeLine
-from shmkit.segment.presence import CREATION_BYTE, PARTICIPANT_BYTE, RESCUE_BYTE, Presence
-from shmkit.segment.semaphores import Semaphores, ownership
-from shmkit.sync import evidence
-from shmkit.sync.doorbell import NO_WORDS
+from shmkit.segment.participants import NO_WORDS, NoPlace, Participants
+from shmkit.segment.presence import Presence
+from shmkit.segment.recovery import settle_by_token
+from shmkit.segment.semaphores import Semaphores
+from shmkit.segment.words import INSIDE, LINE_WORDS, PARTICIPANT_BYTE, PID, RESCUE_BYTE, ROLES
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Iterator, Mapping
 
     from shmkit.memory.buffer import SharedBuffer
-    from shmkit.segment.semaphores import Counts
-    from shmkit.sync.semaphore import Semaphore
+    from shmkit.segment.presence import Door
+    from shmkit.segment.semaphores import Semaphore
+    from shmkit.segment.words import Kind
 
 __all__ = ["Membership"]
 
 _PRIORITY: Final = -40  # at exit: after the children were joined, before names are removed
-_PATIENCE: Final = 1.0  # seconds for rescuers to find a lost token: a slice, ticks, another slice
+_PATIENCE: Final = 1.0  # seconds for waiters to find a lost token: a slice, ticks, another slice
 _POLL: Final = 0.002  # seconds away from the door, for them to get through it
-
-
-class _Door:
-    """The creation byte for the length of a `with`.
-
-    No generator: that would hold the byte for as long as somebody has the traceback of a handler
-    that raised just when it was got.
-    """
-
-    def __init__(self, presence: Presence, patience: float, where: str) -> None:
-        self._presence = presence
-        self._patience = patience
-        self._where = where
-
-    def __enter__(self) -> None:
-        deadline = Deadline(self._patience)
-        while not self._presence.try_lock(CREATION_BYTE):
-            if deadline.expired():
-                raise TimeoutError(
-                    f"somebody has been entering {self._where!r} for {self._patience} s: "
-                    "is a process stopped there?"
-                )
-            time.sleep(0.0005)  # the blocking form of this lock knows no timeout
-
-    def __exit__(self, *_: object) -> None:
-        self._presence.unlock(CREATION_BYTE)
 
 
 class Membership:
@@ -72,25 +50,23 @@ class Membership:
 
     Args:
         buffer: the memory of the segment.
-        semaphores: names of its semaphores, and the counts they start with.
+        kind: what lives there; it says which semaphores there are.
 
     Attributes:
         semaphores: those that are open, by name.
+        participants: the table.
     """
 
-    def __init__(self, buffer: SharedBuffer, semaphores: Counts) -> None:
-        self._semaphores = Semaphores(semaphores)
+    def __init__(self, buffer: SharedBuffer, kind: Kind) -> None:
+        self._semaphores = Semaphores(kind)
         self.semaphores: Mapping[str, Semaphore] = self._semaphores.opened
         self._buffer = buffer
         self._presence: Presence | None = Presence(buffer)
-        self._words: memoryview[int] = NO_WORDS
-        self._lines = Lines(NO_WORDS, 0, self._presence)
-        self._incarnation = ""
-        self._slot = -1
+        self.participants = Participants(NO_WORDS, 0, self._presence, self.where)
         self._pid = os.getpid()
-        self._remove: Callable[[], None] = _nothing
+        self._on_last: Callable[[], None] = _nothing
         self._watch: Callable[[], None] | None = None
-        self._finalizer: Finalize | None = None
+        self._finalizer: Any = None
 
     @property
     def where(self) -> str:
@@ -116,135 +92,144 @@ class Membership:
             detail=detail,
         )
 
-    def entering(self, patience: float = 5) -> _Door:
-        """Alone at the door: nobody else creates, enters or leaves inside a `with` of this.
-
-        Args:
-            patience: seconds to wait for whoever is there. They pass in microseconds, unless they
-                are stopped.
-
-        Raises:
-            TimeoutError: at the `with`: it was not enough.
-        """
-        return _Door(self.presence, patience, self.where)
-
     def token(self, lock: int) -> Semaphore:
-        """The semaphore of one of the segment's locks, as it is now.
+        """The semaphore of one of the segment's locks.
 
         Raises:
-            KeyError: the segment was given no `TokenOf` that lock.
+            KeyError: there is no such lock, or the handle was closed.
         """
         return self._semaphores.token(lock)
 
-    def ownership(self) -> int:
-        """What the creator writes into the header."""
-        return ownership(self._buffer)
-
-    def admit(self, take_line: Callable[[], None]) -> None:
-        """Call, alone at the door, what takes a line; for a second again, while there is evidence.
+    def entering(self, patience: float = 5) -> Door:
+        """Alone at the door inside a `with` of this: no other handle enters or leaves.
 
         Raises:
-            OSError: EUSERS: every line is a live participant's, or evidence that stays so.
+            TimeoutError: at the `with`: a process was there for `patience` seconds.
+        """
+        return self.participants.entering(patience)
+
+    # -- entering ----------------------------------------------------------------------------------
+
+    def bind(self, memory: mmap.mmap, words: memoryview[int], count: int) -> None:
+        """Know the segment: its map, the same as words, and how many participants there may be."""
+        self.participants = Participants(words, count, self.presence, self.where)
+        self._semaphores.bind(memory, words, self.presence, self.where)
+
+    def admit(self, take_place: Callable[[], None]) -> None:
+        """Call a function that takes a place alone at the door; again while places are pending.
+
+        Raises:
+            OSError: EUSERS: each place is a live participant's, or stays pending for a second.
             TimeoutError: as `entering`.
-            BaseException: what `take_line` raises.
+            BaseException: what `take_place` raises.
         """
         deadline = Deadline(_PATIENCE)
         while True:
             with self.entering():
                 try:
-                    take_line()
-                except NoFreeLine as error:
-                    if not error.evidence or deadline.expired():
+                    take_place()
+                except NoPlace as error:
+                    if not error.pending or deadline.expired():
                         raise
                 else:
                     return
-            time.sleep(_POLL)  # meanwhile those who wait for the token look for it, if it is lost
+            time.sleep(_POLL)  # meanwhile a waiter looks for the token, if it is lost
 
-    def enter(self, words: memoryview[int], participants: int, incarnation: str) -> None:
-        """Open the semaphores, and take a line; called alone at the door, best by `admit`.
+    def enter(self) -> None:
+        """Open the semaphores, and take a place; called alone at the door, best by `admit`.
 
         Raises:
-            OSError: EUSERS, no line is free now.
-            FileNotFoundError: others are attached, but a semaphore was removed by hand.
+            OSError: EUSERS, no place is free now.
+            IncompatibleSegment: the semaphores of the others are of another C library.
         """
-        self._words, self._incarnation = words, incarnation
-        self._lines = Lines(words, participants, self.presence)
-        self._semaphores.bind(
-            words, incarnation, self.presence.descriptor, owner=self._buffer.owner
-        )
-        if self.is_alone(participants):
-            # The semaphores are made anew: what lines say of locks is void, but for deaths inside.
-            held = self._lines.wipe()
-            self._take_line()
+        table = self.participants
+        if table.are_none():
+            # The semaphores are made anew: what the table says of locks is void, but for deaths
+            # inside. Memory that was just made has nothing to be wiped.
+            held: set[int] = set() if table.are_blank() else table.wipe()
+            self._take_place()
             self._semaphores.make(held)
         else:
-            self._semaphores.open()  # first: their tokens tell which lines are free
-            self._take_line()
+            self._semaphores.open()  # first: their tokens tell which places are free
+            self._take_place()
 
-    def _take_line(self) -> None:
-        lines = self._lines
-        slot = lines.lock_free_one()
-        if slot is None:
-            self._clear_evidence()
-            slot = lines.lock_free_one()
-        if slot is None:
-            raise NoFreeLine(self.where, lines.participants, lines.count_evidence())
-        lines.sign(slot)
-        self._slot, self._pid = slot, os.getpid()
+    def _take_place(self) -> None:
+        table = self.participants
+        place = table.take_free_one()
+        if place is None:
+            self._settle()
+            place = table.take_free_one()
+        if place is None:
+            raise NoPlace(self.where, table.count, table.count_pending())
+        table.sign(place)
+        table.own, self._pid = place, os.getpid()
 
-    def _clear_evidence(self) -> None:
-        """Make lines of the dead free ones, at each lock whose token is somewhere else."""
-        presence = self.presence
+    def _settle(self) -> None:
+        """Make pending places free, at each lock whose token is seen elsewhere."""
         for lock in self._semaphores.locks:
-            if presence.try_lock(RESCUE_BYTE + lock):  # else a rescuer sees to it
+            if self.presence.try_lock(RESCUE_BYTE + lock):  # else a rescuer does it
                 try:
-                    evidence.clear_by_token(self._lines, lock, self.token(lock))
+                    settle_by_token(self.participants, lock, self.token(lock))
                 finally:
-                    presence.unlock(RESCUE_BYTE + lock)
+                    self.presence.unlock(RESCUE_BYTE + lock)
 
-    def forget_beside_holder(self, lock: int) -> None:
-        """For a rescuer: forget who died at its lock without the token, if somebody is INSIDE.
+    def register(self) -> None:
+        """Become a participant in this process: at a forked child's first call."""
+        if not self._is_registered:
+            self.admit(self._register)
 
-        Called alone at the door, and with the lock's rescue byte.
-        """
-        evidence.clear_beside_holder(self._lines, lock)
+    def _register(self) -> None:
+        if not self._is_registered:  # not by another thread meanwhile
+            self.participants.own = -1
+            self.enter()
+            if self._watch is not None:
+                self._watch()
 
-    def is_another_inside(self, lock: int) -> bool:
-        """Whether the line of another, alive or dead, says that it is inside one of the locks."""
-        phases, own = self._lines.phases(lock), self.line()
-        return any(
-            self._words[phase] == INSIDE and not own <= phase < own + LINE_WORDS
-            for phase, _ in phases
-        )
-
-    def line(self) -> int:
-        """Index of the first word of this handle's line."""
-        return self._lines.at(self._slot)
-
-    def lines(self) -> Iterator[tuple[int, Callable[[], bool]]]:
-        """Index of each participant's line, and a question to the kernel whether it is alive."""
-        return self._lines.everybody()
+    @property
+    def _is_registered(self) -> bool:
+        return self.participants.own >= 0 and self._pid == os.getpid()
 
     def move(self) -> None:
-        """Leave the line behind as that of one that died, and take another.
+        """Leave this handle's place behind as that of a dead participant, and take another.
 
         Raises:
-            OSError: there is no other line.
+            OSError: there is no other place.
         """
         self.admit(self._move)
 
     def _move(self) -> None:
-        left = self._slot
-        self._take_line()
+        left = self.participants.own
+        self._take_place()
         self.presence.unlock(PARTICIPANT_BYTE + left)
 
-    def is_alone(self, participants: int) -> bool:
-        """Whether no other handle has a line; for who is inside `entering`, and not yet in."""
-        return not self.presence.others(PARTICIPANT_BYTE, participants)
+    # -- looking -----------------------------------------------------------------------------------
 
-    def call_when_last(self, remove: Callable[[], None]) -> None:
+    def line(self) -> int:
+        """Index of the first word of this handle's place."""
+        return self.participants.own_place()
+
+    def lines(self) -> Iterator[tuple[int, Callable[[], bool]]]:
+        """Index of each place, and a question to the kernel whether its participant is alive."""
+        return self.participants.all()
+
+    def members(self) -> list[int]:
+        """Process ids of the live participants, this one included, as they wrote them down."""
+        words = self.participants.words
+        return [words[at + PID] for at, lives in self.participants.all() if lives()]
+
+    def is_another_inside(self, lock: int) -> bool:
+        """Whether another participant, alive or dead, says that it is inside a lock."""
+        table, own = self.participants, self.line()
+        return any(
+            table.words[phase] == INSIDE and not own <= phase < own + LINE_WORDS
+            for phase, _ in table.phases(lock)
+        )
+
+    # -- leaving -----------------------------------------------------------------------------------
+
+    def call_when_last(self, function: Callable[[], None]) -> None:
         """Have a function called by `close`, alone at the door, if this is the last one out."""
-        self._remove = remove
+        self._on_last = function
 
     def watch(self, handle: object, close: Callable[[], None], text: str = "") -> None:
         """Have a handle closed that is dropped open, or open at its process's end.
@@ -254,6 +239,9 @@ class Membership:
             close: what to call then; must not lead to the handle.
             text: what a ResourceWarning says of it; without it there is none.
         """
+        # Imported by those that need it: it is a good part of what importing this library costs.
+        from multiprocessing.util import Finalize
+
         weak = weakref.ref(handle)
 
         def start() -> None:
@@ -267,55 +255,28 @@ class Membership:
         self._watch = start
         start()
 
-    def register(self) -> None:
-        """Become a participant in this process, at a forked child's first use."""
-        if not self._is_registered:
-            self.admit(self._register)
-
-    def _register(self) -> None:
-        if not self._is_registered:  # not by another thread meanwhile
-            self.enter(self._words, self._lines.participants, self._incarnation)
-            if self._watch is not None:
-                self._watch()
-
-    @property
-    def _is_registered(self) -> bool:
-        return self._slot >= 0 and self._pid == os.getpid()
-
-    def members(self) -> list[int]:
-        """Pids of the live participants, this one included, as they wrote them down."""
-        return [self._words[line + LINE_PID] for line, lives in self.lines() if lives()]
-
     def close(self) -> None:
-        """Stop being a participant; the last one out removes what is nobody's. Idempotent."""
+        """Stop being a participant. Idempotent."""
         presence = self._presence
         if presence is None:
             return
         if self._finalizer is not None:
             self._finalizer.cancel()
+        table = self.participants
         try:
             if self._is_registered:
                 with self.entering():
-                    self._words[self.line() + LINE_ROLES] = 0  # step: member.roles
-                    presence.unlock(PARTICIPANT_BYTE + self._slot)  # step: member.leave
-                    if self.is_alone(self._lines.participants):
-                        self._remove()  # step: member.last
-                        self._semaphores.remove_as_last()
+                    table.words[self.line() + ROLES] = 0  # step: member.roles
+                    presence.unlock(PARTICIPANT_BYTE + table.own)  # step: member.leave
+                    if table.are_none():
+                        self._on_last()  # step: member.last
+                        self._semaphores.remove()
         finally:
             self._presence = None
-            self._words = NO_WORDS
-            self._lines = Lines(NO_WORDS, 0, presence)
-            self._watch, self._remove = None, _nothing  # they lead back here
+            self.participants = Participants(NO_WORDS, 0, presence, self.where)
+            self._watch, self._on_last = None, _nothing  # they lead back here
             self._semaphores.close()
             presence.close()
-
-    def discard_semaphores(self, incarnation: str) -> None:
-        """Remove the names of semaphores that a dead creator of this memory may have left."""
-        self._semaphores.discard(incarnation, self.presence.descriptor)
-
-    def unlink_semaphores(self) -> None:
-        """Remove the names of the semaphores of a segment whose own name was just removed."""
-        self._semaphores.unlink()
 
 
 def _nothing() -> None:

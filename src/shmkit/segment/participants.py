@@ -83,6 +83,9 @@ class Participants:
         count: how many there may be.
         presence: the lock bytes of the handle.
         where: url of the segment, for messages.
+
+    Attributes:
+        own: the place of this handle; -1 while it has none.
     """
 
     def __init__(
@@ -92,6 +95,11 @@ class Participants:
         self.count = count
         self.presence = presence
         self.where = where
+        self.own = -1  # place of this handle
+
+    def own_place(self) -> int:
+        """Index of the first word of this handle's place."""
+        return self.at(self.own)
 
     def at(self, place: int) -> int:
         """Index of the first word of a place."""

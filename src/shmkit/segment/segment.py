@@ -1,53 +1,64 @@
-"""Segment: shared memory that describes itself, and the handshake of those who make and join it.
+"""Segment: shared memory that describes itself, and the handshake of those that make and join it.
 
-Its bytes are drawn in header.py. Creation: exclusive create, reserve, lock the creation byte,
-fields, semaphores, magic, unlock. The lock is the kernel's, so an attacher that finds no magic
-knows whether to wait for it or to report a corpse; and who takes a corpse away does it under the
-same lock.
+    create:  memory without a name -> header -> name -> enter
+    attach:  open by name -> check the header -> enter
+    ensure:  attach, or create; again if another process was faster
+    enter:   alone at the door: does the name still lead here? -> semaphores -> a place in the table
+
+Memory is filled before it has a name (memory/creation.py), so what has one is whole: a segment with
+a header, or not ours. What is not ours is refused, and not touched. The bytes are drawn in words.py,
+entering is membership.py.
+
+A lock or an event lives in a segment without data, a *control page*. It belongs to no process: its
+first user makes it, the last one out removes it. The resource tracker does not know its name: it
+would remove it at the end of the first process tree, under the feet of the others, and the next
+user would make a second lock of the same name. One whose users were all killed stays until its next
+use.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import CorruptSegment, IncompatibleSegment
-from shmkit.memory.backends.base import identity_of
 from shmkit.memory.buffer import SharedBuffer
-from shmkit.memory.ownership import await_tracker
+from shmkit.memory.creation import await_magic
+from shmkit.memory.url import Url
 from shmkit.segment import header
-from shmkit.segment.header import LEAST_DATA, MAGIC, PAGE, POISONED, READY, STATE
 from shmkit.segment.membership import Membership
-from shmkit.segment.presence import CREATION_BYTE
-from shmkit.segment.semaphores import OWNERSHIP
-from shmkit.sync.doorbell import NO_WORDS
+from shmkit.segment.participants import NO_WORDS
+from shmkit.segment.words import LEAST_DATA, LINE, PAGE, PARTICIPANTS_AT, POISONED, STATE
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
-    from shmkit.memory.url import Url, Where
+    from shmkit.memory.url import Where
     from shmkit.segment.header import Header
-    from shmkit.segment.semaphores import Counts
+    from shmkit.segment.words import Kind
 
-__all__ = ["PARTICIPANTS", "Segment"]
+__all__ = ["CONTROL_PARTICIPANTS", "PARTICIPANTS", "Segment"]
 
 _NO_MAP: Final[Any] = None
-PARTICIPANTS: Final = 24  # what fits into the first page
-_TAKEOVER: Final = 5.0  # seconds that ensure waits for a live creator
-_POLL: Final = 0.001  # seconds
-_GRACE: Final = 0.2  # seconds a creator may take from "the name is there" to "the lock is held"
+PARTICIPANTS: Final = (2 * PAGE - PARTICIPANTS_AT * 8) // LINE  # what fits into two pages
+CONTROL_PARTICIPANTS: Final = 120
+
+
+def _nothing(segment: Segment) -> None:
+    """What is to be done first, if nothing is."""
 
 
 class Segment:
     """One handle's part in a segment: the memory behind a header that was made or checked.
 
-    Made by `create`, `attach`, `ensure` or `join`.
+    Made by `create`, `attach`, `ensure`, `join` or `control`.
 
     Attributes:
         buffer: the memory; the segment closes it.
+        kind: what lives there.
         membership: this handle among the participants, and its semaphores.
         header: the fixed fields.
         words: the segment as 8-byte words.
@@ -56,258 +67,240 @@ class Segment:
         data_word: index in `words` of the same.
     """
 
+    membership: Membership
     header: Header
     words: memoryview[int]
     map: mmap.mmap
     base: int
     data_word: int
 
-    def __init__(self, buffer: SharedBuffer, kind: int, semaphores: Counts) -> None:
+    def __init__(self, buffer: SharedBuffer, kind: Kind) -> None:
+        """Take over a buffer; the class methods are the ways to make a segment."""
         self.buffer = buffer
         self.kind = kind
-        self.membership = Membership(buffer, semaphores)
 
-    # -- coming in ---------------------------------------------------------------------------
+    # -- making and joining ------------------------------------------------------------------------
 
     @classmethod
     def create(
         cls,
         where: Where | Url,
-        kind: int,
-        data_size: int,
-        semaphores: Counts,
+        kind: Kind,
+        data_size: int = 0,
         *,
         flags: int = 0,
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
+        fill: Callable[[memoryview], None] | None = None,
     ) -> Segment:
         """Make a new one. Leaves nothing behind when it fails.
 
+        Args:
+            where: its memory.
+            kind: what is to live there.
+            data_size: bytes of data, a power of two.
+            flags: of the kind.
+            participants: how many handles there may be at a time.
+            keep: leave the name in place when its creator goes.
+            mode: permissions, less the umask.
+            fill: writes what else is there from the beginning; it gets all the bytes, header and
+                all.
+
         Raises:
-            FileExistsError: there is one, or somebody took this one over half-made.
+            FileExistsError: it is there.
             OSError: ENOSPC, no room for it.
         """
-        size = header.data_offset(participants) + data_size
-        buffer = SharedBuffer.create(where, size=size, keep=keep)
-        try:
-            try:
-                self = cls(buffer, kind, semaphores)
-            except FileNotFoundError as error:
-                raise _taken_over(buffer) from error
-            try:
-                self._make(header.pack(kind, flags, data_size, participants))
-            except BaseException:
-                self.membership.close()
-                raise
-        except BaseException:
-            buffer.unlink()  # while it is mapped: nobody can get an inode of the same number
-            buffer.close()
-            raise
-        return self
+        size, write = _new(kind, data_size, flags, participants, fill)
+        buffer = SharedBuffer._create_filled(Url.parse(where), size, write, keep=keep, mode=mode)
+        return cls._join_own(buffer, kind)
 
     @classmethod
-    def attach(
-        cls,
-        where: Where | Url,
-        kind: int,
-        semaphores: Counts,
-        *,
-        timeout: float | None = 0,
-    ) -> Segment:
-        """Join one that exists, waiting up to `timeout` seconds for it to be there and finished.
+    def attach(cls, where: Where | Url, kind: Kind, *, timeout: float | None = 0) -> Segment:
+        """Join one that exists, waiting up to `timeout` seconds for it.
 
         Raises:
             FileNotFoundError: nothing of that name.
-            IncompatibleSegment: not a segment, another kind or version, or half-made by a dead
-                creator.
+            IncompatibleSegment: not a segment, or another kind or version.
             CorruptSegment: its header breaks a rule.
         """
         deadline = Deadline(timeout)
-        buffer = SharedBuffer.attach(where, timeout=timeout)
-        while not buffer.size and not deadline.expired():
-            buffer.close()  # a file between its creation and its first byte
-            time.sleep(_POLL)
-            buffer = SharedBuffer.attach(where, timeout=deadline.remaining())
-        return cls.join(buffer, kind, semaphores, deadline)
+        return cls.join(SharedBuffer.attach(where, timeout=timeout), kind, deadline)
 
     @classmethod
     def ensure(
         cls,
         where: Where | Url,
-        kind: int,
-        data_size: int,
-        semaphores: Counts,
+        kind: Kind,
+        data_size: int = 0,
         *,
         flags: int = 0,
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
+        fill: Callable[[memoryview], None] | None = None,
+        first: Callable[[Segment], None] = _nothing,
     ) -> Segment:
-        """Join the one that exists, or make it, also in place of one that a dead creator left.
+        """Join the one that exists, or make it.
+
+        Args:
+            where: as of `create`, and so are the rest; what exists keeps its own.
+            kind: what is to live there.
+            data_size: bytes of data, a power of two.
+            flags: of the kind.
+            participants: how many handles there may be at a time.
+            keep: leave the name in place when its creator goes.
+            mode: permissions, less the umask.
+            fill: writes what else is there from the beginning.
+            first: as of `control`.
 
         Raises:
             IncompatibleSegment, CorruptSegment: as `attach`.
             OSError: as `create`.
         """
-        deadline = Deadline(_TAKEOVER)
+        url = Url.parse(where)
+        size, write = _new(kind, data_size, flags, participants, fill)
         while True:
             try:
-                return cls.create(
-                    where,
-                    kind,
-                    data_size,
-                    semaphores,
-                    flags=flags,
-                    participants=participants,
-                    keep=keep,
-                )
-            except FileExistsError:
-                if deadline.expired():
-                    raise
-            try:
-                # Not even a size is as half-made as it gets: ensure gives it one, to look at.
-                buffer = SharedBuffer.ensure(where, 1)
-            except (FileNotFoundError, IncompatibleSegment):
-                if deadline.expired():
-                    raise
-                time.sleep(_POLL)  # it was unlinked meanwhile, or somebody is just making it
-                continue
-            if buffer.size == 1 and not buffer.created and not deadline.expired():
-                buffer.close()
-                time.sleep(_POLL)  # somebody else is at this point, and about to remove it
-                continue
-            with ExitStack() as undo:
-                undo.callback(buffer.close)
                 try:
-                    if cls._remove_corpse(buffer, semaphores):
-                        continue
-                    joined = cls.join(buffer, kind, semaphores, deadline)
-                except FileNotFoundError:
-                    continue  # unlinked meanwhile: it is ours to make after all
-                undo.pop_all()
-                return joined
+                    buffer = SharedBuffer._ensure_filled(url, size, write, keep=keep, mode=mode)
+                except IncompatibleSegment:  # smaller than this would be; ours all the same?
+                    buffer = SharedBuffer.attach(url)
+                if buffer.created:
+                    return cls._join_own(buffer, kind)
+                return cls.join(buffer, kind, Deadline(0), first)
+            except FileNotFoundError:
+                continue  # unlinked meanwhile: it is ours to make
+
+    @classmethod
+    def control(
+        cls,
+        memory: str | SharedBuffer | None,
+        kind: Kind,
+        *,
+        participants: int = CONTROL_PARTICIPANTS,
+        first: Callable[[Segment], None] = _nothing,
+    ) -> Segment:
+        """A control page: a segment without data, that goes with the last one that uses it.
+
+        Args:
+            memory: a name, for processes that know it; None for a page that is reached by fork and
+                pickle; or the buffer of a page that came by pickle.
+            kind: what lives there.
+            participants: how many handles there may be at a time.
+            first: called alone at the door if no other handle is a participant.
+
+        Raises:
+            IncompatibleSegment: the name belongs to something else.
+            CorruptSegment: its header was overwritten.
+            FileNotFoundError: a page that came by pickle was removed meanwhile.
+            ValueError: a bad name.
+            OSError: no room, or too many participants.
+        """
+        if memory == "":
+            raise ValueError("the name is empty: give one that others know, or None")
+        if isinstance(memory, SharedBuffer):
+            return cls.join(memory, kind, Deadline(0), first)
+        if memory is None:
+            return cls.create(None, kind, participants=participants)
+        return cls.ensure(
+            f"shm:{memory}", kind, participants=participants, keep=True, first=first
+        )
 
     @classmethod
     def join(
         cls,
         buffer: SharedBuffer,
-        kind: int,
-        semaphores: Counts,
+        kind: Kind,
         deadline: Deadline,
+        first: Callable[[Segment], None] = _nothing,
     ) -> Segment:
         """Join the segment in a buffer that is attached already; closes the buffer on failure.
 
+        Args:
+            buffer: all of its memory.
+            kind: what has to live there.
+            deadline: until when to wait for its creator, where creation takes two steps.
+            first: as of `control`.
+
         Raises:
             IncompatibleSegment, CorruptSegment: as `attach`.
+            FileNotFoundError: its name was removed meanwhile.
         """
+        self = cls(buffer, kind)
         try:
-            if buffer.size < PAGE + LEAST_DATA:
+            if buffer.size < PAGE:
                 raise IncompatibleSegment(
-                    f"segment {str(buffer.url)!r} is {buffer.size} bytes, a channel needs at least "
-                    f"{PAGE + LEAST_DATA}: unlink it or take another name",
+                    f"segment {str(buffer.url)!r} is {buffer.size} bytes, a {kind.noun} needs at "
+                    f"least {PAGE + (0 if kind.control else LEAST_DATA)}: unlink it or take "
+                    "another name",
                     where=str(buffer.url),
                 )
-            self = cls(buffer, kind, semaphores)
-            try:
-                self._await_magic(deadline)
-                self._bind()
-                self._enter()
-            except BaseException:
-                self.close()
-                raise
+            await_magic(buffer.buf, buffer.url, deadline)
+            self._bind()
+            self._enter(first)
         except BaseException:
-            buffer.close()
+            self.close()
             raise
         return self
 
-    def _make(self, fixed: bytes) -> None:
-        with self.membership.entering():
-            if self.buffer.url.scheme != "anon":
-                try:
-                    os.close(self.buffer.descriptor())
-                except FileNotFoundError as error:
-                    raise _taken_over(self.buffer) from error
-            view = self.buffer.buf
-            view[8 : 8 + len(fixed)] = fixed  # step: make.fields
-            self.buffer.buf[STATE * 8] = READY  # step: make.state
+    @classmethod
+    def _join_own(cls, buffer: SharedBuffer, kind: Kind) -> Segment:
+        """Join the segment that this process has just made; if that fails, it is removed."""
+        self = cls(buffer, kind)
+        try:
             self._bind()
-            self.words[OWNERSHIP] = self.membership.ownership()  # step: make.ownership
-            self.membership.enter(self.words, self.header.participants, self.header.incarnation)
-            view[:8] = MAGIC  # step: make.magic
+            self._enter()
+        except BaseException:
+            self._undo()
+            self.close()
+            raise
+        return self
 
-    def _enter(self) -> None:
-        participants, incarnation = self.header.participants, self.header.incarnation
-
-        def enter() -> None:
-            if self.buffer.url.scheme != "anon":
-                # Whoever is alone makes semaphores: not for memory that nobody else can find.
-                os.close(self.buffer.descriptor())
-            self.membership.enter(self.words, participants, incarnation)
-
-        self.membership.admit(enter)
-
-    @staticmethod
-    def _remove_corpse(buffer: SharedBuffer, semaphores: Counts) -> bool:
-        """Unlink what a creator left half-made; whether it was that."""
-
-        def is_corpse() -> bool:
-            return buffer.created or header.is_half_made(bytes(buffer.buf[:PAGE]), buffer.size)
-
-        grace = Deadline(0 if buffer.created else _GRACE)
-        while is_corpse() and not grace.expired():
-            time.sleep(_POLL)  # its creator may be on the way to the lock
-        if not is_corpse():
-            return False
-        with closing(Membership(buffer, semaphores)) as membership, membership.entering():
-            # Looked at again, now that no creator can be at it.
-            if not is_corpse():
-                return False
-            incarnation = header.incarnation(bytes(buffer.buf[:PAGE]))
-            if incarnation is not None:
-                membership.discard_semaphores(incarnation)
-            if not buffer.created:
-                status = os.fstat(membership.presence.descriptor)
-                await_tracker(buffer.url, identity_of(status))
-            buffer.unlink()
-            return True
-
-    def _await_magic(self, deadline: Deadline) -> None:
-        view, where = self.buffer.buf, str(self.buffer.url)
-        grace = Deadline(_GRACE)
-        while (found := bytes(view[:8])) != MAGIC:
-            if any(found):
-                raise IncompatibleSegment(
-                    f"{where!r} begins with {found!r}, a shmkit segment with {MAGIC!r}: it is not "
-                    "ours, or of another layout version",
-                    where=where,
-                )
-            being_made = self.membership.presence.others(CREATION_BYTE)
-            if not being_made and grace.expired() and bytes(view[:8]) != MAGIC:
-                raise IncompatibleSegment(
-                    f"segment {where!r} is half-made and its creator is gone: unlink it, or let "
-                    "ensure() take it over",
-                    where=where,
-                )
-            if being_made and deadline.expired() and grace.expired():
-                raise IncompatibleSegment(
-                    f"segment {where!r} is still being made: give attach a timeout", where=where
-                )
-            time.sleep(_POLL)  # waiting for the creation lock would mean to take it from them
+    def _undo(self) -> None:
+        """Remove the name of what this process made and could not join."""
+        if not self.kind.control:
+            self.buffer.unlink()  # while it is mapped: no other file can get its number
+        elif hasattr(self, "membership"):
+            try:
+                with self.membership.entering(0):
+                    if self.membership.participants.are_none():
+                        self.buffer.unlink()
+            except OSError:
+                return  # another process is at the door, and wants it; or there is no name
 
     def _bind(self) -> None:
         """Check the header, and take from it what the hot paths use."""
-        where, size = str(self.buffer.url), self.buffer.size
-        self.header = header.unpack(bytes(self.buffer.buf[:PAGE]), self.kind, size, where)
+        where = str(self.buffer.url)
         self.map, start = self.buffer.raw
         if start:
             raise ValueError(f"segment {where!r} is not attached from its first byte on")
+        self.header = header.read(self.map, self.kind, self.buffer.size, where)
         self.base = self.header.data_offset
         self.words = memoryview(self.map)[: self.header.total].cast("Q")
         self.data_word = self.header.data_offset // 8
 
-    # -- being there, and going out --------------------------------------------------------------
+    def _enter(self, first: Callable[[Segment], None] = _nothing) -> None:
+        membership = self.membership = Membership(self.buffer, self.kind)
+        membership.bind(self.map, self.words, self.header.participants)
+        named_page = self.kind.control and self.buffer.url.scheme != "anon"
+
+        def enter() -> None:
+            if named_page:
+                # The last one out may have removed the name before this one got to the door.
+                os.close(self.buffer.descriptor())
+            if membership.participants.are_none():
+                first(self)
+            membership.enter()
+
+        if named_page:
+            membership.call_when_last(self.buffer.unlink)
+        membership.admit(enter)
+
+    # -- using and leaving -------------------------------------------------------------------------
 
     def poison(self, detail: str) -> CorruptSegment:
-        """Mark the segment as broken for everybody, and give the error to raise."""
+        """Mark the segment as broken for all participants, and give the error to raise."""
         self.words[STATE] = POISONED
         return self.corrupt(detail)
 
@@ -317,17 +310,33 @@ class Segment:
 
     def close(self) -> None:
         """Leave; the memory goes with the last view of it. Idempotent."""
-        self.membership.close()
+        if hasattr(self, "membership"):
+            self.membership.close()
         self.words, self.map = NO_WORDS, _NO_MAP
         self.buffer.close()
 
     def unlink(self) -> None:
-        """Remove the name: nobody can attach any more, who is there goes on."""
+        """Remove the name: no process can attach any more; participants go on."""
         self.buffer.unlink()
-        self.membership.unlink_semaphores()
 
 
-def _taken_over(buffer: SharedBuffer) -> FileExistsError:
-    return FileExistsError(
-        f"{str(buffer.url)!r} was taken for a dead creator's, and taken over by another process"
+def _new(
+    kind: Kind,
+    data_size: int,
+    flags: int,
+    participants: int,
+    fill: Callable[[memoryview], None] | None,
+) -> tuple[int, Callable[[memoryview], None]]:
+    """Bytes of a new segment, and what writes its content."""
+    size = header.data_offset(participants) + data_size
+    write = partial(
+        header.fill, kind=kind, flags=flags, data_size=data_size, participants=participants
     )
+    if fill is None:
+        return size, write
+
+    def write_all(view: memoryview) -> None:
+        write(view)
+        fill(view)
+
+    return size, write_all

@@ -1,206 +1,356 @@
-"""The semaphores of a segment: made by the first one in, removed by the last one out.
+"""The semaphores of a segment: process-shared POSIX semaphores inside of it, without a name.
 
-They have names, and somebody has to remove them. The first one in makes them afresh: what a crash
-left is thrown away, nobody is there to miss it. A count in the header, the epoch, tells a forked
-child, which inherits semaphores and is no participant yet, whether they are still those of the
-others. The last one out removes them, whoever it is. Who else does stands in the header:
+Each is a `sem_t` in 128 bytes of its own (words.py), made by `sem_init(pshared=1)` and worked by
+the C library's own functions. So a kill of all participants leaves nothing behind, and a semaphore
+goes wherever its segment goes. The first participant, alone by the kernel's word, makes them anew:
+what a crash left in them is of no use to anyone. The header says whose `sem_t` it is. A process
+with another C library refuses the segment.
 
-    OWNER      a named segment that goes with its creator: the semaphores go with it, too (at its
-               unlink, its process's end, or by the resource tracker if it is killed)
-    NOBODY     a segment that outlives processes (a file, keep=True)
-    an inode   anonymous memory: the resource tracker, if all are killed. The inode is that of the
-               pipe to the tracker which knows the names; who has another tells it nothing.
+Where there are no such semaphores (macOS), named ones take their place: named_semaphores.py. The
+environment variable SHMKIT_SEMAPHORES=named does so here, too.
+
+A Python signal handler never runs inside `sem_trywait` or `sem_post`, and a wait holds nothing while
+one runs: it returns (EINTR), and the handler runs after it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+import struct
+import sys
+import time
+from functools import cache
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from shmkit.sync.doorbell import NO_WORDS
-from shmkit.sync.semaphore import Semaphore
+from shmkit.errors import IncompatibleSegment
+from shmkit.segment.words import SEMAPHORE_AT, SEMAPHORE_FORMAT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    import mmap
+    from collections.abc import Collection, Iterator, Mapping
 
-    from shmkit.memory.buffer import SharedBuffer
+    from shmkit.segment.presence import Presence
+    from shmkit.segment.words import Kind
 
-__all__ = ["OWNERSHIP", "Counts", "Semaphores", "TokenOf", "is_family", "ownership"]
+__all__ = [
+    "SLICE",
+    "NoSemaphore",
+    "Semaphore",
+    "Semaphores",
+    "UnnamedSemaphore",
+    "uses_names",
+]
 
-# Indices of 8-byte words.
-OWNERSHIP: Final = 0x070 // 8  # whose the semaphores are
-EPOCH: Final = 0x078 // 8  # how often the semaphores were made, or removed by the last one out
+SLICE: Final = 0.05  # seconds: the longest sleep before a waiter looks around
 
-_NOBODY: Final = 0
-_OWNER: Final = 1
+MODE: str = os.environ.get("SHMKIT_SEMAPHORES", "")
+"""How semaphores are made: "" in the segment where that works, "named" with names."""
 
 
-class TokenOf(NamedTuple):
-    """In place of a count: the semaphore is one of the segment's locks, which starts with 1.
+class Semaphore(Protocol):
+    """A counter that is raised by one and lowered by one; it cannot be lowered while it is 0.
 
     Attributes:
-        lock: index of the lock, as its Mutex has it.
+        tries: an endless iterator. Each step tries to lower the counter: 0 if it did, else another
+            number, or an exception of `busy`.
+        posts: an endless iterator. Each step raises the counter.
+        busy: exceptions with which a step says that the counter is 0.
     """
 
-    lock: int
+    tries: Iterator[Any]
+    posts: Iterator[Any]
+    busy: tuple[type[Exception], ...]
+
+    def post(self) -> bool:
+        """Raise it by one; False if it is as high as it can be."""
+        ...
+
+    def try_wait(self) -> bool:
+        """Lower it by one, unless it is 0; whether it was lowered."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """The same, waiting up to `seconds`. It ends early when a signal comes."""
+        ...
+
+    def waiting(self, seconds: float) -> Iterator[Any]:
+        """`wait` as an iterator of one step, which gives what a step of `tries` gives."""
+        ...
+
+    @property
+    def value(self) -> int:
+        """The count at this moment."""
+        ...
+
+    def reset(self, count: int) -> None:
+        """Make it what it is at first; only for a participant that is alone with it."""
+        ...
 
 
-Counts: TypeAlias = "Mapping[str, int | TokenOf]"
-"""Names of a segment's semaphores, and what they start with."""
+class _Library(NamedTuple):
+    """The C library's functions.
+
+    Attributes:
+        char: `ctypes.c_char`.
+        reference: `ctypes.byref`.
+        timespec: the C struct.
+        integer: `ctypes.c_int`.
+        init: these keep the GIL: no signal handler and no other thread comes in between.
+        timed: takes a semaphore, a clock and a point of time; releases the GIL.
+        clock: which clock `timed` goes by.
+    """
+
+    char: Any
+    reference: Any
+    timespec: Any
+    integer: Any
+    init: Any
+    try_wait: Any
+    post: Any
+    get_value: Any
+    timed: Any
+    clock: int
 
 
-def ownership(buffer: SharedBuffer) -> int:
-    """What the creator of a segment writes into its header."""
-    if buffer.url.scheme == "anon":
-        return _tracker()
-    return _OWNER if buffer.owner else _NOBODY
+@cache
+def _library() -> _Library:
+    import ctypes  # here: it is a third of what importing this library costs
+
+    class Timespec(ctypes.Structure):
+        _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+    holding, releasing = ctypes.PyDLL(None), ctypes.CDLL(None)
+    try:
+        timed, clock = releasing.sem_clockwait, time.CLOCK_MONOTONIC  # glibc 2.30
+    except AttributeError:
+        # By the time of day: setting it may stretch one slice, and no more.
+        timed, clock = _without_clock(releasing.sem_timedwait), time.CLOCK_REALTIME
+    return _Library(
+        ctypes.c_char,
+        ctypes.byref,
+        Timespec,
+        ctypes.c_int,
+        holding.sem_init,
+        holding.sem_trywait,
+        holding.sem_post,
+        holding.sem_getvalue,
+        timed,
+        clock,
+    )
+
+
+def _without_clock(timed_wait: Any) -> Any:
+    def timed(semaphore: Any, clock: int, until: Any) -> Any:  # noqa: ARG001
+        return timed_wait(semaphore, until)
+
+    return timed
+
+
+@cache
+def uses_names() -> bool:
+    """Whether semaphores have names here: there are no others, or SHMKIT_SEMAPHORES=named."""
+    if MODE == "named" or sys.platform == "win32":
+        return True
+    try:
+        c = _library()
+        return bool(c.init(c.reference((c.char * 128)()), 1, 0))  # macOS: ENOSYS
+    except (ImportError, AttributeError):
+        return True
+
+
+class UnnamedSemaphore:
+    """A semaphore in shared memory.
+
+    It holds an export of the map: the memory stays mapped as long as a thread waits here, also when
+    the handle was closed meanwhile.
+
+    Args:
+        memory: the map.
+        at: byte of the map where it is.
+    """
+
+    __slots__ = ("_here", "posts", "tries")
+
+    busy: tuple[type[Exception], ...] = ()
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        c = _library()
+        self._here = here = c.reference(c.char.from_buffer(memory, at))
+        self.tries = map(c.try_wait, repeat(here))
+        self.posts = map(c.post, repeat(here))
+
+    def post(self) -> bool:
+        """Raise it by one; False if it is as high as it can be."""
+        return not _library().post(self._here)
+
+    def try_wait(self) -> bool:
+        """Lower it by one, unless it is 0; whether it was lowered."""
+        return not _library().try_wait(self._here)
+
+    def wait(self, seconds: float) -> bool:
+        """The same, waiting up to `seconds`. It ends early when a signal comes."""
+        return not any(self.waiting(seconds))
+
+    def waiting(self, seconds: float) -> Iterator[int]:
+        """`wait` as an iterator of one step."""
+        c = _library()
+        until = time.clock_gettime(c.clock) + seconds
+        point = c.timespec(int(until), int(until % 1 * 1_000_000_000))
+        return map(c.timed, (self._here,), (c.clock,), (c.reference(point),))
+
+    @property
+    def value(self) -> int:
+        """The count at this moment."""
+        c = _library()
+        value = c.integer()
+        c.get_value(self._here, c.reference(value))
+        return int(value.value)
+
+    def reset(self, count: int) -> None:
+        """Make it what it is at first; only for a participant that is alone with it."""
+        _library().init(self._here, 1, count)
+
+
+class NoSemaphore:
+    """What a closed handle has in place of its semaphore: always 0."""
+
+    __slots__ = ()
+
+    busy: tuple[type[Exception], ...] = ()
+    tries: Iterator[int] = repeat(1)
+    posts: Iterator[int] = repeat(0)
+    value = 0
+
+    def post(self) -> bool:
+        """No participant waits here."""
+        return True
+
+    def try_wait(self) -> bool:
+        """There is nothing to be had."""
+        return False
+
+    def wait(self, seconds: float) -> bool:  # noqa: ARG002 - as of a Semaphore
+        """There is nothing to be had, and nothing to wait for."""
+        return False
+
+    def waiting(self, seconds: float) -> Iterator[int]:  # noqa: ARG002
+        """The same."""
+        return repeat(1, 1)
+
+    def reset(self, count: int) -> None:
+        """There is nothing to be reset."""
 
 
 class Semaphores:
-    """One handle's share in the semaphores of a segment.
+    """One handle's semaphores of a segment.
 
     Args:
-        counts: names of the semaphores, and what they start with.
+        kind: what lives in the segment; it says which semaphores there are.
 
     Attributes:
-        opened: those that are open, by name; always the same dict.
+        opened: those in use, by name; always the same dict.
     """
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, kind: Kind) -> None:
         self.opened: dict[str, Semaphore] = {}
-        self._counts: dict[str, int] = {}
-        self._tokens: dict[int, str] = {}  # index of a lock -> name of its semaphore
-        for name, start in counts.items():
-            self._counts[name] = 1 if isinstance(start, TokenOf) else start
-            if isinstance(start, TokenOf):
-                self._tokens[start.lock] = name
-        self._words: memoryview[int] = NO_WORDS
-        self._stem = ""
-        self._epoch = 0
-        self._removes_names = False
-        self._duties: list[Callable[[], None]] = []  # to remove names that outlive this handle
+        self._kind = kind
+        self._provider: _InSegment | Any = None
+        self._where = ""
 
     def bind(
-        self, words: memoryview[int], incarnation: str, descriptor: int, *, owner: bool
+        self, memory: mmap.mmap, words: memoryview[int], presence: Presence, where: str
     ) -> None:
-        """Know the segment whose semaphores they are.
+        """Know the segment whose semaphores they are."""
+        self._where = where
+        if uses_names():
+            from shmkit.segment.named_semaphores import Named
+
+            self._provider = Named(words, presence)
+        else:
+            self._provider = _InSegment(memory, words)
+
+    def make(self, without: Collection[int] = ()) -> None:
+        """Make them anew; for a participant that is alone.
 
         Args:
-            words: the segment as 8-byte words.
-            incarnation: of the segment.
-            descriptor: one that is open on the memory.
-            owner: whether the memory goes with its creator, and this handle is that.
+            without: indices of locks whose token is with a participant that died.
         """
-        self._words = words
-        self._stem = _stem(incarnation, descriptor)
-        self._removes_names = self._removes_names or (words[OWNERSHIP] == _OWNER and owner)
+        taken = {self._kind.locks[lock] for lock in without if lock < len(self._kind.locks)}
+        counts = {name: count - (name in taken) for name, count in self._kind.semaphores}
+        self._provider.make(counts, self.opened)
 
     def open(self) -> None:
-        """Open those that others have made, unless they are open: a forked child inherits them.
+        """Use those that the others use; a forked child may have them already.
 
         Raises:
-            FileNotFoundError: one was removed by hand.
+            FileNotFoundError: one with a name was removed by hand.
+            IncompatibleSegment: they are of another C library.
         """
-        if self._are_current:
-            return
-        for name in self._counts:
-            self.opened[name] = Semaphore.attach(f"{self._stem}-{name}")
-        self._epoch = self._words[EPOCH]
-
-    def make(self, held: Collection[int] = ()) -> None:
-        """Make them anew; for who is alone.
-
-        Args:
-            held: indices of locks whose token is with one that died.
-        """
-        without = {name for lock, name in self._tokens.items() if lock in held}
-        counts = {name: n - (name in without) for name, n in self._counts.items()}
-        if self._are_current:  # a forked child: it inherited them, with what the dead left in them
-            for name, count in counts.items():
-                self.opened[name].reset(count)
-            return
-        self._count_epoch()  # step: semaphores.epoch
-        self._epoch = self._words[EPOCH]
-        for name, count in counts.items():
-            full = f"{self._stem}-{name}"
-            Semaphore.discard(full)  # step: semaphores.discard
-            self.opened[name] = Semaphore.create(full, count, tracked=self._removes_names)
-            if self._is_tracked_here():
-                resource_tracker.register(f"/{full}", "semaphore")
-
-    @property
-    def _are_current(self) -> bool:
-        return bool(self.opened) and self._words[EPOCH] == self._epoch
-
-    def _count_epoch(self) -> None:
-        self._words[EPOCH] = (self._words[EPOCH] + 1) % (1 << 64)
-
-    @property
-    def locks(self) -> Collection[int]:
-        """Indices of the segment's locks."""
-        return self._tokens.keys()
+        names = [name for name, _ in self._kind.semaphores]
+        if names and not self._provider.open(names, self.opened):
+            raise IncompatibleSegment(
+                f"the semaphores of {self._where!r} were made by another C library, or with names "
+                "(SHMKIT_SEMAPHORES): use the same one in all processes that share a segment",
+                where=self._where,
+            )
 
     def token(self, lock: int) -> Semaphore:
         """The semaphore of a lock.
 
         Raises:
-            KeyError: no semaphore is that, or it is closed.
+            KeyError: the segment has no such lock, or the handle is closed.
         """
-        return self.opened[self._tokens[lock]]
+        return self.opened[self._kind.locks[lock]]
 
-    def remove_as_last(self) -> None:
-        """Remove the names; for the last one out. Whoever comes then makes them anew."""
-        tracked = self._is_tracked_here()
-        # A forked child that still has them, and comes back, is to make others, with names.
-        self._count_epoch()
-        for semaphore in self.opened.values():
-            semaphore.unlink()
-            if tracked:
-                resource_tracker.unregister(f"/{semaphore.name}", "semaphore")
+    @property
+    def locks(self) -> range:
+        """Indices of the segment's locks."""
+        return range(len(self._kind.locks))
 
-    def _is_tracked_here(self) -> bool:
-        return is_family(self._words)
+    def remove(self) -> None:
+        """Remove what would stay when this, the last participant, has left."""
+        if self._provider is not None:
+            self._provider.remove(self.opened)
 
     def close(self) -> None:
         """Leave them. Idempotent."""
-        self._words = NO_WORDS
-        for semaphore in self.opened.values():
-            semaphore.close()
-        if self._removes_names and self.opened:
-            self._duties = [semaphore.duty for semaphore in self.opened.values()]
         self.opened.clear()
-
-    def unlink(self) -> None:
-        """Remove the names, if the creator of the segment is to do that; closed or not."""
-        if self._removes_names:
-            for semaphore in self.opened.values():
-                semaphore.unlink()
-            for duty in self._duties:
-                duty()
-            self._removes_names = False
-
-    def discard(self, incarnation: str, descriptor: int) -> None:
-        """Remove the names that a dead creator of the memory may have left."""
-        stem = _stem(incarnation, descriptor)
-        for name in self._counts:
-            Semaphore.discard(f"{stem}-{name}")
+        self._provider = None
 
 
-def is_family(words: memoryview[int]) -> bool:
-    """Whether a segment is anonymous memory whose creator has the resource tracker we have."""
-    return words[OWNERSHIP] > _OWNER and words[OWNERSHIP] == _tracker()
+class _InSegment:
+    """The semaphores that are in the segment."""
+
+    def __init__(self, memory: mmap.mmap, words: memoryview[int]) -> None:
+        self._memory = memory
+        self._words = words
+
+    def make(self, counts: Mapping[str, int], opened: dict[str, Semaphore]) -> None:
+        for name, count in counts.items():
+            if name not in opened:
+                opened[name] = UnnamedSemaphore(self._memory, SEMAPHORE_AT[name])
+            opened[name].reset(count)  # step: semaphores.reset
+        self._words[SEMAPHORE_FORMAT] = _format()  # step: semaphores.format
+
+    def open(self, names: Collection[str], opened: dict[str, Semaphore]) -> bool:
+        if self._words[SEMAPHORE_FORMAT] != _format():
+            return False
+        for name in names:
+            if name not in opened:
+                opened[name] = UnnamedSemaphore(self._memory, SEMAPHORE_AT[name])
+        return True
+
+    def remove(self, opened: Mapping[str, Semaphore]) -> None:
+        """They go with the memory."""
 
 
-def _stem(incarnation: str, descriptor: int) -> str:
-    # With the inode: a copy of a file must not ring the bells of the original.
-    status = os.fstat(descriptor)
-    what = f"{incarnation}:{status.st_dev}:{status.st_ino}"
-    return f"shmkit-{hashlib.blake2b(what.encode(), digest_size=12).hexdigest()}"
-
-
-def _tracker() -> int:
-    """Inode of the pipe to this process's resource tracker: the same for all who share it."""
-    fd = resource_tracker.getfd()
-    return 0 if fd is None else os.fstat(fd).st_ino
+@cache
+def _format() -> int:
+    """Whose `sem_t` this process has: a word with the C library's name, and how long a long is."""
+    try:
+        library = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[0]
+    except ValueError:
+        library = ""  # not glibc
+    text = (library or f"c-{sys.platform}").encode()[:7].ljust(7, b"\0")
+    return int.from_bytes(text + bytes([struct.calcsize("l")]), "little")

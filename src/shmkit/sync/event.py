@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Final
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
 from shmkit.segment.fences import fence
-from shmkit.segment.page import STATE, SharedPage
-from shmkit.sync.doorbell import NO_WORDS, OPEN, Doorbell
+from shmkit.segment.participants import NO_WORDS
+from shmkit.segment.segment import Segment
+from shmkit.segment.words import EVENT_BELL, EVENT_KIND, EVENT_MARK, EVENT_SET, READY, STATE
+from shmkit.sync.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer
 
 __all__ = ["Event"]
 
-_KIND: Final = 17
-_FLAG: Final = 0x080 // 8  # 1 while it is set
-_MARK: Final = 0x088 // 8  # a random number, another one for each set: many may write it at once
-_TURN: Final = 0.25  # seconds
-_BELL: Final = 0x280 // 8
+_TURN: Final = 0.25  # seconds between looks at the flag
 
 
 class Event:
@@ -34,24 +32,25 @@ class Event:
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
-        CorruptSegment: others use it, and its memory or semaphore is damaged.
+        CorruptSegment: its memory was overwritten.
         ValueError: a bad name.
         OSError: no room, or 120 handles are there.
     """
 
-    __slots__ = ("__weakref__", "_bell", "_closed", "_page", "_words")
+    __slots__ = ("__weakref__", "_bell", "_closed", "_segment", "_words")
 
     def __init__(self, name: str | None = None) -> None:
         self._open(name)
 
     def _open(self, memory: str | SharedBuffer | None) -> None:
-        self._page = page = SharedPage(memory, _KIND, {"bell": 0})
-        self._words = page.words
+        self._segment = segment = Segment.control(memory, EVENT_KIND)
+        membership = segment.membership
+        self._words = segment.words
         self._bell = Doorbell(
-            page.words, _BELL, STATE, page.membership.semaphores, "bell", shared=True
+            segment.words, EVENT_BELL, STATE, membership.semaphores, "data", shared=True
         )
         self._closed = False
-        page.membership.watch(self, page.close)
+        membership.watch(self, segment.close)
 
     def is_set(self) -> bool:
         """Whether it is set.
@@ -60,32 +59,32 @@ class Event:
             ClosedError: this handle was closed.
         """
         self._check_open()
-        return bool(self._words[_FLAG])
+        return bool(self._words[EVENT_SET])
 
     def set(self) -> None:
-        """Set it, and wake everybody who waits. Idempotent.
+        """Set it, and wake all that wait. Idempotent.
 
         Raises:
             ClosedError: this handle was closed.
         """
         words = self._words  # before the look: those of a closed handle are not to be written
         self._check_open()
-        self._page.membership.register()
-        if not words[_FLAG]:
-            words[_FLAG] = 1  # first: who sees the new mark sees the flag
-            words[_MARK] = int.from_bytes(os.urandom(8), "little")
+        self._segment.membership.register()
+        if not words[EVENT_SET]:
+            words[EVENT_SET] = 1  # first: a waiter that sees the new mark sees the flag
+            words[EVENT_MARK] = int.from_bytes(os.urandom(8), "little")
         fence()
         self._bell.ring()
 
     def clear(self) -> None:
-        """Make it unset. Who was waiting when it was set is not held up by it. Idempotent.
+        """Make it unset. It does not hold up a waiter that it was set for. Idempotent.
 
         Raises:
             ClosedError: this handle was closed.
         """
         words = self._words
         self._check_open()
-        words[_FLAG] = 0
+        words[EVENT_SET] = 0
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set.
@@ -103,51 +102,51 @@ class Event:
         """
         deadline, words = Deadline(timeout), self._words
         self._check_open()
-        mark = words[_MARK]  # before the flag: a set from now on is seen
-        if words[_FLAG]:
+        mark = words[EVENT_MARK]  # before the flag: a set from now on is seen
+        if words[EVENT_SET]:
             return True
-        self._page.membership.register()
+        self._segment.membership.register()
         woken = False
         while not (woken or deadline.expired()):
-            # In turns with a look at the flag: who set it may have been killed before the mark.
+            # The flag as well: a setter may have been killed before it stored the mark.
             turn = Deadline(min(deadline.remaining(), _TURN))
-            woken = self._bell.wait(_MARK, mark, turn, self._check_open) or bool(words[_FLAG])
+            woken = self._bell.wait(EVENT_MARK, mark, turn, self._check_open) or bool(words[EVENT_SET])
         self._check_open()
-        if words[STATE] != OPEN:  # which ends every wait
+        if words[STATE] != READY:  # which ends every wait
             raise CorruptSegment(
-                f"this event ({self._page.buffer.url}) was overwritten: close it everywhere, and "
+                f"this event ({self._segment.buffer.url}) was overwritten: close it everywhere, and "
                 "remove that name",
-                where=str(self._page.buffer.url),
-                detail=f"its state is {words[STATE]}, and always {OPEN}",
+                where=str(self._segment.buffer.url),
+                detail=f"its state is {words[STATE]}, and always {READY}",
             )
         if not woken:
             return False
-        self._bell.ring()  # whoever else sleeps: each wakes the next
+        self._bell.ring()  # each sleeper wakes the next
         return True
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError(f"this event ({self._page.buffer.url}) was closed")
+            raise ClosedError(f"this event ({self._segment.buffer.url}) was closed")
 
     @property
     def name(self) -> str:
         """The name it was given, "" without one."""
-        return self._page.buffer.name
+        return self._segment.buffer.name
 
     def close(self) -> None:
         """Leave it. The last one out removes the name. Idempotent."""
         self._closed = True
         self._words = NO_WORDS
         self._bell.close()
-        self._page.close()
+        self._segment.close()
 
     def __reduce__(self) -> tuple[object, ...]:
         self._check_open()
-        return _rejoin, (type(self), self._page.buffer)
+        return _rejoin, (type(self), self._segment.buffer)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "set" if self.is_set() else "not set"
-        return f"<Event {self._page.buffer.url} {state}>"
+        return f"<Event {self._segment.buffer.url} {state}>"
 
 
 def _rejoin(cls: type[Event], buffer: SharedBuffer) -> Event:

@@ -1,53 +1,52 @@
-"""Gong: a doorbell that wakes everybody who sleeps at it.
+"""EventCount: where any number sleep until a word changes, and whoever changes it wakes them all.
 
-A semaphore wakes one sleeper for each token. So the ringer leaves one token, and whoever takes it
-leaves one for the next. Those who have been woken may come back to sleep before the others have got
-theirs, and must not take it from them: a gong counts how often it was rung, and has two semaphores,
-for the even times and for the odd. (The two turnstiles of the reusable barrier, Downey, "The Little
-Book of Semaphores", 3.6.)
+A semaphore wakes one sleeper for each token. So the ringer leaves one token, and the sleeper that
+takes it leaves one for the next. Those that were woken may come back to sleep before the others got
+theirs, and must not take it from them. So an eventcount counts how often it was rung (the word
+behind its flag), and has two semaphores, for the even counts and for the odd. (Eventcounts: Reed
+and Kanodia, "Synchronization with Eventcounts and Sequencers", 1979. The two semaphores are the two
+turnstiles of the reusable barrier: Downey, "The Little Book of Semaphores", 3.6.)
 
     sleeper: n = rung; flag = 1; fence; look again; sleep on semaphore n & 1;
              rung != n? then leave a token there for the next one; look
     ringer:  publish; fence; flag? flag = 0; rung = n + 1; post semaphore n & 1
 
-The last sleeper leaves a token that nobody takes, until somebody does who sleeps two times later,
-finds that it has not been rung since, and sleeps on. A sleeper that is killed with the token, or a
-ringer before it left one, costs the others the rest of a slice, as at a doorbell (waiting.py).
-
-Words: the flag, and behind it how often it was rung.
+The last sleeper leaves a token that stays, until a sleeper takes it two counts later, finds that it
+was not rung since, and sleeps on. A kill of a sleeper that has the token, or of a ringer before it
+left one, costs the others the rest of a slice, as at a doorbell.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from shmkit.segment.fences import fence_all
-from shmkit.sync.doorbell import OPEN, Doorbell
-from shmkit.sync.semaphore import SLICE, NoSemaphore
+from shmkit.core import BellCore
+from shmkit.segment.participants import NO_WORDS
+from shmkit.sync.doorbell import NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from shmkit.deadline import Deadline
-    from shmkit.sync.semaphore import Semaphore
+    from shmkit.segment.semaphores import NoSemaphore, Semaphore
 
-__all__ = ["Gong"]
+__all__ = ["EventCount"]
 
 _MASK: Final = (1 << 64) - 1
 
 
-class Gong(Doorbell):
+class EventCount(BellCore):
     """Where any number sleep until a word changes, and whoever changes it wakes them all.
 
     Args:
         words: the segment as 8-byte words.
-        flag: index of the word that says that someone may be asleep here; the next is the gong's.
-        state: index of the word that ends every wait when it is not OPEN.
+        flag: index of the word that says that a participant may be asleep here; the next counts
+            how often it was rung.
+        state: index of the word that ends every wait when it is not READY.
         semaphores: those of the segment's membership, by name.
-        names: the two that sleepers sleep on, in turns.
+        names: the two that sleepers sleep on, in alternation.
     """
 
-    __slots__ = ("_names",)
+    __slots__ = ("_names", "_semaphores")
 
     def __init__(
         self,
@@ -57,49 +56,39 @@ class Gong(Doorbell):
         semaphores: Mapping[str, Semaphore],
         names: tuple[str, str],
     ) -> None:
-        super().__init__(words, flag, state, semaphores, names[0])
+        super().__init__(words, flag, state)
+        self._semaphores = semaphores
         self._names = names
-
-    def wait(self, word: int, seen: int, deadline: Deadline, look: Callable[[], object]) -> bool:
-        """As of a `Doorbell`."""
-        if self.glance(word, seen):
-            return True
-        words, state, rung = self._words, self._state, self._flag + 1
-        while words[word] == seen and words[state] == OPEN:
-            times = words[rung]
-            words[self._flag] = 1  # step: gong.flag
-            fence_all()  # step: gong.fence
-            if words[word] != seen or words[state] != OPEN:
-                break
-            left = deadline.remaining()
-            if left > 0:
-                self.sleeps += 1
-                semaphore = self._semaphore_at(times)
-                if semaphore.acquire_within(min(left, SLICE)):  # step: gong.sleep
-                    if words[rung] != times:
-                        semaphore.raw.release()  # step: gong.pass_on
-                    continue
-            if words[word] == seen and words[state] == OPEN:
-                look()
-                if left == 0:
-                    return False
-        return True
 
     def ring(self) -> None:
         """Wake all sleepers, if there may be any; the caller has published, and fenced after it."""
         words = self._words
         if words[self._flag]:
-            words[self._flag] = 0  # step: gong.clear
+            words[self._flag] = 0  # step: eventcount.clear
             rung = self._flag + 1
             times = words[rung]
-            words[rung] = times + 1 & _MASK  # step: gong.count
-            # Also when this handle was closed meanwhile.
-            self._semaphore_at(times).raw.release()  # step: gong.post
+            words[rung] = times + 1 & _MASK  # step: eventcount.count
+            self._semaphore(times).post()  # step: eventcount.post
 
     def ring_always(self) -> None:
-        """Wake all, whether or not anyone is known to sleep."""
+        """Wake all, whether or not any participant is known to sleep."""
         self._words[self._flag] = 1
         self.ring()
 
-    def _semaphore_at(self, times: int) -> Semaphore | NoSemaphore:
-        return self._semaphores.get(self._names[times & 1]) or NoSemaphore()
+    def close(self) -> None:
+        """Let go of the memory; a thread asleep here looks around within a slice."""
+        self._words, self._semaphores = NO_WORDS, {}
+
+    def _ticket(self) -> int:
+        return self._words[self._flag + 1]
+
+    def _sleep(self, ticket: int, seconds: float) -> bool:
+        semaphore = self._semaphore(ticket)
+        if not semaphore.wait(seconds):  # step: eventcount.sleep
+            return False
+        if self._words[self._flag + 1] != ticket:
+            semaphore.post()  # step: eventcount.pass_on
+        return True
+
+    def _semaphore(self, times: int) -> Semaphore | NoSemaphore:
+        return self._semaphores.get(self._names[times & 1], NOTHING)

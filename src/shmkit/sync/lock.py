@@ -1,23 +1,30 @@
-"""Lock: exclusion between processes, and a word about it when the one before died holding it."""
+"""Lock: exclusion between processes, and a word about it when the holder before died."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final
 
-from shmkit.segment.page import SharedPage
-from shmkit.segment.semaphores import TokenOf
-from shmkit.sync.acquired import Acquired
+from shmkit.deadline import Deadline
+from shmkit.errors import ClosedError
+from shmkit.segment.acquired import NO, Acquired
+from shmkit.segment.segment import Segment
+from shmkit.segment.semaphores import SLICE
+from shmkit.segment.words import LOCK_KIND
 from shmkit.sync.mutex import Mutex
+from shmkit.sync.threads import ThreadGuard
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from shmkit.memory.buffer import SharedBuffer
 
 __all__ = ["Acquired", "Lock"]
 
-_KIND: Final = 16
+_INDEX: Final = 0  # of its lock in the segment
 
 
-class Lock(Mutex):
+class Lock:
     """One process at a time is inside; if it dies there, the next gets in, and is told.
 
     Without a name it is reached by forking or pickling it; with one, by every process of the same
@@ -30,73 +37,187 @@ class Lock(Mutex):
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
-        CorruptSegment: others use it, and its memory or semaphore is damaged.
+        CorruptSegment: its memory was overwritten.
         ValueError: a bad name.
         OSError: no room, or 120 handles are there.
 
     Notes:
-        How a dead holder is told from a slow one: rescue.py. At most 120 handles at a time.
+        How a dead holder is told from a slow one: segment/recovery.py. At most 120 handles at a
+        time.
 
         A forked child is a user of its own from its first acquire on. Until then the handle of its
         parent has to stay open, or the name goes, and may lead others to another lock.
+
+        A signal handler may call it. RuntimeError, at once, if it comes in the middle of a call of
+        the same thread on the same handle.
     """
 
-    __slots__ = ("_page",)
+    __slots__ = ("__weakref__", "_call", "_closed", "_freed", "_guard", "_mutex", "_segment", "_waiting")
 
     def __init__(self, name: str | None = None) -> None:
         self._open(name)
 
     def _open(self, memory: str | SharedBuffer | None) -> None:
-        page = _Page(memory, _KIND, {"lock": TokenOf(0)})
-        self._page = page
-        super().__init__(page.membership, page.words, 0)
-        page.membership.presence.call_after_fork(self.start_anew)
-        page.membership.watch(self, page.close)
+        self._segment = segment = Segment.control(memory, LOCK_KIND)
+        membership = segment.membership
+        self._closed = False
+        self._mutex = Mutex(membership, segment.words, _INDEX, keeps_news=True)
+        self._begin()
+
+        def remove() -> None:
+            # The page stays if a process died inside, for the next one to be told.
+            if not membership.is_another_inside(_INDEX):
+                segment.buffer.unlink()
+
+        membership.call_when_last(remove)
+        membership.presence.call_after_fork(self._begin)
+        membership.watch(self, segment.close)
+
+    def _begin(self) -> None:
+        """Hold nothing: at first, and in a forked child."""
+        self._mutex.start_anew()
+        self._guard = ThreadGuard()
+        self._freed = threading.Event()  # set by a release, for other threads of this handle
+        self._waiting = 0  # how many of them there may be
+        self._call: object = None  # which call of `acquire` got it
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> Acquired:
+        """Get it, waiting while another process, or another thread of this handle, has it.
+
+        A signal handler that raises (Ctrl-C) ends it at any moment; then it was not acquired.
+
+        Args:
+            block: wait at all.
+            timeout: seconds to wait at most; None for ever.
+
+        Returns:
+            `Acquired.YES`; `AFTER_DEATH` if the holder before died holding it; `NO` if the time was
+            up first.
+
+        Raises:
+            ClosedError: this handle was closed.
+            CorruptSegment: its memory was overwritten.
+            RuntimeError: called inside another call of this thread on this handle.
+            ValueError: a timeout that is negative or not a number.
+        """
+        deadline = Deadline(timeout if block else 0)
+        self._check_not_inside()
+        call, how = object(), NO
+        try:
+            try:
+                while self._enter(deadline):
+                    if not self._mutex.held:
+                        self._call = call
+                        how = self._mutex.acquire(True, _seconds(deadline))
+                        break
+                    # Another call has it, of this thread or of another one.
+                    left = deadline.remaining()
+                    if not left:
+                        break
+                    self._freed.clear()
+                    self._waiting += 1
+                    self._guard.leave()
+                    self._freed.wait(min(left, SLICE))  # a wake-up that is missed costs a slice
+                    self._waiting -= 1
+            finally:
+                self._guard.leave()
+        except BaseException:
+            try:
+                self._guard.leave()
+            finally:
+                if self._call is call and self._mutex.held:
+                    self._mutex.pass_on(how)
+            raise
+        return how
+
+    def release(self) -> None:
+        """Give it back; any thread of the handle that acquired it may do that.
+
+        Raises:
+            ClosedError: this handle was closed.
+            RuntimeError: this handle does not hold it; or as `acquire`.
+        """
+        self._check_not_inside()
+        try:
+            if self._mutex.held:  # then no thread is in a call for longer than a moment
+                self._enter(Deadline(None))
+            self._check_open()
+            self._mutex.release()
+        finally:
+            self._guard.leave()
+        if self._waiting:
+            self._freed.set()
+
+    def _enter(self, deadline: Deadline) -> bool:
+        """Wait until no other thread is in a call on this handle; whether that came in time."""
+        self._check_open()
+        entered = self._guard.take(deadline)
+        self._check_open()
+        return entered
+
+    def _check_not_inside(self) -> None:
+        if self._guard.is_mine():
+            raise RuntimeError(
+                "a call inside another one of the same thread on this lock: a signal handler, "
+                "finalizer or debugger that may come there needs a handle of its own"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"this lock ({self._segment.buffer.url}) was closed")
+
+    def __enter__(self) -> Acquired:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether this handle holds it."""
+        return self._mutex.held
 
     @property
     def name(self) -> str:
         """The name it was given, "" without one."""
-        return self._page.buffer.name
+        return self._segment.buffer.name
 
     def close(self) -> None:
         """Leave it; if this handle holds it, whichever thread acquired it, it is released first.
 
         The last one out removes the name. Idempotent.
         """
-        if self.held:
-            self.release()
-        self.retire()
-        self._page.close()
-
-    def _pass_on(self) -> None:
-        """Leave what a rescue got as it was found: a line of one that died inside.
-
-        An acquire that was to tell of the death was ended by a signal handler: the next one tells.
-        """
+        if self._closed:
+            return
+        self._closed = True
         try:
-            self._membership.move()
-        except OSError:  # no line is free, or somebody is stopped at the door
-            self.release()
-        else:
-            self._stand_at(self._membership.line())
+            # Held, so no thread waits for it with the guard.
+            if self._mutex.held and self._guard.take(Deadline(1)) and self._mutex.held:
+                self._mutex.release()
+        finally:
+            self._guard.leave()
+        self._mutex.retire()
+        self._segment.close()
 
     def __reduce__(self) -> tuple[object, ...]:
         self._check_open()
-        return _rejoin, (type(self), self._page.buffer)
+        return _rejoin, (type(self), self._segment.buffer)
 
     def __repr__(self) -> str:
-        where = self._page.buffer.url
-        if self._semaphore.closed:
+        where = self._segment.buffer.url
+        if self._closed:
             return f"<Lock {where} closed>"
         return f"<Lock {where} {'held here' if self.held else 'not held here'}>"
 
 
-class _Page(SharedPage):
-    """The page of a lock: it stays if somebody died inside, for whoever comes next to be told."""
-
-    def _remove(self) -> None:
-        if not self.membership.is_another_inside(0):
-            super()._remove()
+def _seconds(deadline: Deadline) -> float | None:
+    left = deadline.remaining()
+    return None if left == float("inf") else left
 
 
 def _rejoin(cls: type[Lock], buffer: SharedBuffer) -> Lock:

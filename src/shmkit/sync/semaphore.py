@@ -1,49 +1,35 @@
-"""Semaphore: a counting semaphore between processes, over `posix_ipc`.
-
-Two facts of the layer below shape this file. `posix_ipc` closes a semaphore under the feet of a
-thread that waits on it (`sem_close` unmaps the word the kernel looks at), so here it is closed when
-nothing refers to it any more; a thread inside a call does. And where the system has no
-`sem_timedwait` (macOS), `posix_ipc` waits for ever on any timeout, so there a timeout is a try,
-repeated.
-"""
+"""Semaphore: a counting semaphore between processes."""
 
 from __future__ import annotations
 
-import errno
-import importlib
 import os
-import secrets
-import signal
-import time
-from contextlib import suppress
-from multiprocessing import resource_tracker
-from multiprocessing.util import Finalize
-from pathlib import Path
-from signal import SIG_BLOCK, SIG_SETMASK
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
-
-import posix_ipc
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
+from shmkit.memory.buffer import SharedBuffer
+from shmkit.memory.url import Url
+from shmkit.segment import header
+from shmkit.segment.semaphores import SLICE, NoSemaphore, UnnamedSemaphore, uses_names
+from shmkit.segment.words import PAGE, SEMAPHORE_AT, SEMAPHORE_KIND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
-# Not of `signal`, which makes enums of the mask that was: 70 us, for what is 1 us underneath.
-pthread_sigmask: Final = importlib.import_module("_signal").pthread_sigmask
+    from shmkit.segment.semaphores import Semaphore as Counter
 
-__all__ = ["SLICE", "NoSemaphore", "Semaphore", "check_name"]
+# SLICE is for the channels, which do not take it from the segment floor yet.
+__all__ = ["SLICE", "Semaphore", "check_name"]
 
 NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
-# At exit: after the children of this process were joined, who may still want to attach (0 and above
-# run before that), and before multiprocessing removes its temporary directory at -100.
+# At exit: after the children of this process were joined, which may still want to attach (0 and
+# above run before that), and before multiprocessing removes its temporary directory at -100.
 _PRIORITY: Final = -60
-_MOST: Final = posix_ipc.SEMAPHORE_VALUE_MAX
-SLICE: Final = 0.05  # seconds: how long a signal or a close may have to wait for a sleeper
-_SIGNALS: Final = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL}
-_POLL: Final = 0.001  # seconds between tries where the system has no timed wait
+_PARTICIPANTS: Final = 16  # what fits into the page
+_MOST: Final = os.sysconf("SC_SEM_VALUE_MAX")
+_NOTHING: Final = NoSemaphore()
 
 
 def check_name(name: str) -> str:
@@ -54,9 +40,9 @@ def check_name(name: str) -> str:
     """
     if not name or "/" in name or "\0" in name or name in {".", ".."}:
         raise ValueError(f"{name!r} is no name for a semaphore: take letters, digits, '-' and '_'")
-    if len(name.encode()) > NAME_LIMIT:
+    if len(os.fsencode(name)) > NAME_LIMIT:
         raise ValueError(
-            f"name of {len(name.encode())} bytes, {NAME_LIMIT} are allowed: take a shorter one"
+            f"name of {len(os.fsencode(name))} bytes, {NAME_LIMIT} are allowed: take a shorter one"
         )
     return name
 
@@ -64,39 +50,45 @@ def check_name(name: str) -> str:
 class Semaphore:
     """A counter that processes raise and lower; lowering waits while it is 0.
 
-    Without a name it is reached by forking or pickling the object; with one, any process of the
-    same user that gives the same name has the same semaphore. Whoever created it owns the name: it
-    is removed by `unlink`, or at that process's end; without a name also when the handle that made
-    it is closed or dropped.
+    Without a name it is reached by forking or pickling the object, and leaves nothing behind, ever.
+    With one it is a POSIX semaphore: any program of the same user that gives the same name has the
+    same. The process that created it owns the name: it is removed by `unlink`, or at that process's
+    end.
 
     Args:
         value: the count it is created with; ignored when it exists.
-        name: a name without "/", or None for an unguessable one.
+        name: a name without "/", or None.
 
     Raises:
         ValueError: a bad name, or a value below 0 or too large for a semaphore.
         PermissionError: the name belongs to another user.
     """
 
+    __slots__ = ("__weakref__", "_counter", "_fresh", "_name", "_owner", "_place", "_remove")
+
+    _counter: Counter
+    _place: SharedBuffer | None  # of one without a name
+    _fresh: bool  # whether its name is a random one, which goes with the handle
+    _remove: Any  # what removes the name, in the process that has to
+
     def __init__(self, value: int = 1, name: str | None = None) -> None:
         if name is None:
-            name = f"shmkit-{secrets.token_hex(8)}"
-            self._open(name, value, create=True, tracked=True, unnamed=True)
+            self._create_unnamed(_checked(value))
             return
         check_name(name)
         while True:
             try:
-                self._open(name, value, create=True, tracked=True)
+                self._create_named(name, _checked(value), tracked=True)
             except FileExistsError:
                 try:
-                    self._open(name)
+                    self._attach_named(name)
                 except FileNotFoundError:
                     continue  # unlinked between the two: it is ours to make after all
             return
 
     @classmethod
-    def create(cls, name: str, value: int = 0, *, tracked: bool = True) -> Semaphore:
-        """Create it, and own its name.
+    def create(cls, name: str, value: int = 0, *, tracked: bool = True) -> Self:
+        """Create one with a name, and own the name.
 
         Args:
             name: the name it gets.
@@ -109,64 +101,75 @@ class Semaphore:
             ValueError: a bad name, or a value below 0 or too large for a semaphore.
         """
         self = cls.__new__(cls)
-        self._open(check_name(name), value, create=True, tracked=tracked)
+        self._create_named(check_name(name), _checked(value), tracked=tracked)
         return self
 
     @classmethod
-    def attach(cls, name: str) -> Semaphore:
-        """Open the one that exists.
+    def attach(cls, name: str) -> Self:
+        """Open the one of a name.
 
         Raises:
             FileNotFoundError: there is none of that name.
         """
         self = cls.__new__(cls)
-        self._open(check_name(name))
+        self._attach_named(check_name(name))
         return self
 
-    def _open(
-        self,
-        name: str,
-        value: int = 0,
-        *,
-        create: bool = False,
-        tracked: bool = False,
-        unnamed: bool = False,
+    # -- how it is made ----------------------------------------------------------------------------
+
+    def _create_unnamed(self, value: int) -> None:
+        if uses_names():  # where there are no others, one without a name has a random one
+            name = f"shmkit-{os.urandom(8).hex()}"
+            self._create_named(name, value, tracked=True, owner=self)
+            self._fresh = True
+            return
+        fill = partial(
+            header.fill, kind=SEMAPHORE_KIND, flags=0, data_size=0, participants=_PARTICIPANTS
+        )
+        self._stand_in(SharedBuffer._create_filled(Url("anon"), PAGE, fill, keep=False))
+        self._counter.reset(value)
+
+    def _stand_in(self, buffer: SharedBuffer) -> None:
+        memory, _ = buffer.raw
+        header.read(memory, SEMAPHORE_KIND, buffer.size, str(buffer.url))
+        self._counter = UnnamedSemaphore(memory, SEMAPHORE_AT["data"])
+        self._name, self._place = "", buffer
+        self._remove, self._owner, self._fresh = None, 0, False
+
+    def _attach_named(self, name: str) -> None:
+        self._use_named(name, None)
+
+    def _create_named(
+        self, name: str, value: int, *, tracked: bool, owner: Semaphore | None = None
     ) -> None:
-        posix_name = f"/{name}"
-        if not 0 <= value <= _MOST:  # `posix_ipc` cuts off what is above 32 bits
-            raise ValueError(f"a semaphore counts from 0 to {_MOST}, so not from {value}")
-        try:
-            mapped = _Mapped(posix_name, posix_ipc.O_CREX if create else 0, 0o600, value)
-        except posix_ipc.ExistentialError as error:
-            if create:
-                raise FileExistsError(f"semaphore {name!r} exists: attach to it") from error
-            raise FileNotFoundError(
-                f"no semaphore {name!r}: its creator has not made it yet, or has left"
-            ) from error
-        except posix_ipc.PermissionsError as error:
-            raise PermissionError(f"semaphore {name!r} belongs to another user") from error
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise OSError(
-                errno.ENOSPC,
-                f"no room for semaphore {name!r}: it takes a page where the system keeps "
-                "semaphores, /dev/shm on Linux: remove something there, or make it larger",
-            ) from error
-        self.name = name
-        self.closed = False
-        self._mapped: _Mapped | NoSemaphore = mapped
-        self._finalizer: Finalize | None = None
-        self._owner = os.getpid()
-        self._unnamed = unnamed
-        if create and tracked:
-            resource_tracker.register(posix_name, "semaphore")
-            self._finalizer = Finalize(
-                self if unnamed else None,  # whose end is the name's, beside that of the process
-                _remove,
-                (posix_name, _identity(posix_name)),
-                exitpriority=_PRIORITY,
+        self._use_named(name, value)
+        if tracked:
+            from multiprocessing import resource_tracker
+            from multiprocessing.util import Finalize
+
+            resource_tracker.register(f"/{name}", "semaphore")
+            self._remove = Finalize(
+                owner, _remove, (name, _identity(name)), exitpriority=_PRIORITY
             )
+
+    def _use_named(self, name: str, value: int | None) -> None:
+        from shmkit.segment.named_semaphores import NamedSemaphore
+
+        self._counter = NamedSemaphore(name, value)
+        self._name, self._place = name, None
+        self._remove, self._owner, self._fresh = None, os.getpid(), False
+
+    # -- using it ----------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name of it; "" if it has none."""
+        return self._name
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._counter is _NOTHING
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Lower the counter by one, waiting while it is 0.
@@ -184,56 +187,14 @@ class Semaphore:
         """
         deadline = Deadline(timeout if block else 0)
         while True:
-            if self.closed:
-                raise ClosedError(f"semaphore {self.name!r} was closed")
-            if self.acquire_within(0):  # a wait costs microseconds before it begins
+            counter = self._open_counter()
+            if counter.try_wait():  # a wait costs microseconds before it begins
                 return True
             left = deadline.remaining()
             if left == 0:
                 return False
-            if self.acquire_within(min(left, SLICE)):
+            if counter.wait(min(left, SLICE)):  # a close by another thread is seen after a slice
                 return True
-
-    def acquire_within(self, seconds: float) -> bool:
-        """One wait without looking up, for loops that have more to look after than this.
-
-        Signals are held back during the wait: of a handler that raises, `posix_ipc` keeps nothing
-        but a KeyboardInterrupt.
-
-        Args:
-            seconds: how long to wait at most; keep it to a fraction of a second.
-
-        Returns:
-            Whether it was lowered.
-        """
-        mapped = self._mapped  # kept, also over a close() in another thread
-        acquire = mapped.acquire
-        # After a call a handler may raise; not after the next of an iterator.
-        if seconds <= 0:
-            try:
-                for _ in map(acquire, (0,)):
-                    return True
-            except posix_ipc.BusyError:
-                return False
-        taken = False
-        held_back = pthread_sigmask(SIG_BLOCK, ())
-        try:
-            pthread_sigmask(SIG_BLOCK, _SIGNALS)  # runs, and may raise from, handlers that are due
-            if not posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
-                time.sleep(min(seconds, _POLL))
-                seconds = 0
-            for _ in map(acquire, (seconds,)):
-                taken = True
-        except (posix_ipc.BusyError, posix_ipc.SignalError):
-            pass  # the time is up; or stopped and continued, which cuts it short
-        finally:
-            try:
-                pthread_sigmask(SIG_SETMASK, held_back)
-            except BaseException:  # of a handler, which runs here
-                if taken:
-                    mapped.release()
-                raise
-        return taken
 
     def release(self) -> None:
         """Raise the counter by one; a process that waits goes on.
@@ -242,27 +203,10 @@ class Semaphore:
             ClosedError: this handle was closed.
             OverflowError: the counter is as high as it can be.
         """
-        if self.closed:
-            raise ClosedError(f"semaphore {self.name!r} was closed")
-        try:
-            self._mapped.release()
-        except OSError as error:
-            if error.errno != errno.EOVERFLOW:
-                raise
+        if not self._open_counter().post():
             raise OverflowError(
-                f"semaphore {self.name!r} is at {_MOST}, and cannot be raised further: somebody "
-                "releases what was not acquired"
-            ) from error
-
-    @property
-    def duty(self) -> Callable[[], None]:
-        """What removes the name, if that is this handle's duty; it does not keep the semaphore."""
-        return self._finalizer if self._finalizer is not None else _nothing
-
-    @property
-    def raw(self) -> Any:
-        """The semaphore of `posix_ipc` underneath, for hot paths; a NoSemaphore once closed."""
-        return self._mapped
+                f"{self!r} cannot be raised further: it is released more often than acquired"
+            )
 
     @property
     def value(self) -> int:
@@ -271,35 +215,32 @@ class Semaphore:
         Raises:
             ClosedError: this handle was closed.
         """
-        if self.closed:
-            raise ClosedError(f"semaphore {self.name!r} was closed")
-        return int(self._mapped.value)
-
-    def reset(self, value: int) -> None:
-        """Make the count what it was at first; only for one that is alone with it."""
-        while self.acquire_within(0):
-            pass
-        for _ in range(value):
-            self._mapped.release()
+        return self._open_counter().value
 
     def close(self) -> None:
-        """Leave it; a thread that waits on this handle gets ClosedError."""
-        self.closed = True
-        self._mapped = _NOTHING
-        if self._unnamed and self._owner == os.getpid():
+        """Leave it; a thread that waits on this handle gets ClosedError. Idempotent."""
+        if self.closed:
+            return
+        self._counter = _NOTHING
+        if self._place is not None:
+            self._place.close()
+        elif self._fresh and self._owner == os.getpid():
             self.unlink()
 
     def unlink(self) -> None:
-        """Remove the name: nobody can attach any more, who has it goes on. Idempotent."""
-        if self._finalizer is not None and self._owner == os.getpid():
-            self._finalizer()  # a no-op from the second time on
-        else:
-            _unlink(f"/{self.name}")
+        """Remove the name: no process can attach any more; who has it goes on. Idempotent."""
+        if self._remove is not None and self._owner == os.getpid():
+            self._remove()  # a no-op from the second time on
+        elif self._name:
+            from shmkit.segment.named_semaphores import remove_name
 
-    @staticmethod
-    def discard(name: str) -> None:
-        """Remove a name if it is there, whoever made it: what a crash left behind."""
-        _unlink(f"/{check_name(name)}")
+            remove_name(self._name)
+
+    def _open_counter(self) -> Counter:
+        counter = self._counter
+        if counter is _NOTHING:
+            raise ClosedError(f"{self!r}: attach again, or make another one")
+        return counter
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -314,75 +255,47 @@ class Semaphore:
         self.release()
 
     def __reduce__(self) -> tuple[object, ...]:
-        if self.closed:
-            raise ClosedError(f"semaphore {self.name!r} was closed")
-        return Semaphore.attach, (self.name,)
+        self._open_counter()
+        if self._place is not None:
+            return _rejoin, (type(self), self._place)
+        return type(self).attach, (self._name,)
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"value={self.value}"
-        return f"<Semaphore {self.name!r} {state}>"
+        what = f"{self._name!r} " if self._name else ""
+        counter = self._counter
+        state = "closed" if counter is _NOTHING else f"value={counter.value}"
+        return f"<Semaphore {what}{state}>"
 
 
-def _nothing() -> None:
-    pass
+def _rejoin(cls: type[Semaphore], buffer: SharedBuffer) -> Semaphore:
+    semaphore = cls.__new__(cls)
+    semaphore._stand_in(buffer)
+    return semaphore
 
 
-class _Mapped(posix_ipc.Semaphore):  # type: ignore[misc]
-    """One of `posix_ipc`, closed when nobody refers to it any more, nor to a method of it."""
-
-    __slots__ = ()
-
-    def __del__(self, never_opened: type[Exception] = posix_ipc.ExistentialError) -> None:
-        with suppress(never_opened):
-            self.close()
+def _checked(value: int) -> int:
+    """A count that a semaphore can have."""
+    if not 0 <= value <= _MOST:  # the C library would cut off what is above 32 bits
+        raise ValueError(f"a semaphore counts from 0 to {_MOST}, so not from {value}")
+    return value
 
 
-class NoSemaphore:
-    """What a closed handle has in place of its semaphore, so that the real one can go."""
-
-    closed = True
-    value = 0
-
-    def acquire(self, timeout: float = 0) -> None:  # noqa: ARG002 - as of `posix_ipc`
-        """There is nothing to be had."""
-        raise posix_ipc.BusyError
-
-    def acquire_within(self, seconds: float) -> bool:  # noqa: ARG002 - as of a Semaphore
-        """There is nothing to be had, and nothing to wait for."""
-        return False
-
-    def release(self) -> None:
-        """Nobody waits here."""
-
-    def close(self) -> None:
-        """It is closed."""
-
-    @property
-    def raw(self) -> NoSemaphore:
-        """Itself."""
-        return self
-
-
-_NOTHING: Final = NoSemaphore()
-
-
-def _unlink(posix_name: str) -> None:
+def _identity(name: str) -> tuple[int, int] | None:
+    """What a name leads to; None if nothing, or where the system does not show it."""
+    if sys.platform != "linux":
+        return None
     try:
-        posix_ipc.unlink_semaphore(posix_name)
-    except posix_ipc.ExistentialError:
-        return  # somebody else removed it: what was wanted
-
-
-def _identity(posix_name: str) -> tuple[int, int] | None:
-    """What the name leads to; None if nothing, or where the system does not show it."""
-    try:
-        status = Path(f"/dev/shm/sem.{posix_name[1:]}").stat()
+        status = os.stat(f"/dev/shm/sem.{name}")  # noqa: PTH116 - pathlib is slow to import
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
 
 
-def _remove(posix_name: str, identity: tuple[int, int] | None) -> None:
-    if _identity(posix_name) == identity:  # else somebody removed it, and another made one
-        _unlink(posix_name)
-    resource_tracker.unregister(posix_name, "semaphore")
+def _remove(name: str, identity: tuple[int, int] | None) -> None:
+    from multiprocessing import resource_tracker
+
+    from shmkit.segment.named_semaphores import remove_name
+
+    if _identity(name) == identity:  # else it was removed, and another process made a new one
+        remove_name(name)
+    resource_tracker.unregister(f"/{name}", "semaphore")

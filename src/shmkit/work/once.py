@@ -4,23 +4,30 @@
     process 2   once("model", load)  ->  waits                                 -> the same memory
     process 3   once("model", load)  ->  (later) it is there                   -> the same memory
 
-Under the name lies a page (sync/page.py) with a lock and the name of the segment that has the
-bytes. The lock is held while building; if the builder dies, the lock passes on and the next one
-builds. Who maps the bytes is a participant of the page, so the kernel knows who is left, and the
-last one out removes both. What was left behind by processes that were all killed is thrown away by
-the next who asks.
+Under the name lies a control page (segment/segment.py) with a lock and the name of the segment that
+has the bytes. The lock is held while building; if the builder dies, the lock passes on and the next
+process builds. A process that maps the bytes is a participant of the page, so the kernel knows
+which are left, and the last one out removes both. What was left behind by processes that were all
+killed is removed by the next one that asks.
 """
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.segment.array import SharedArray
-from shmkit.segment.page import SharedPage
-from shmkit.segment.semaphores import TokenOf
+from shmkit.segment.segment import Segment
+from shmkit.segment.words import (
+    BUILT_ARRAY,
+    BUILT_BYTES,
+    ONCE_BUILT,
+    ONCE_KIND,
+    ONCE_LENGTH,
+    ONCE_NAME,
+)
 from shmkit.sync.mutex import Mutex
 from shmkit.sync.semaphore import check_name
 
@@ -29,13 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["once"]
 
-_KIND: Final = 32
 _PARTICIPANTS: Final = 1000
-_WHAT: Final = 0x080 // 8  # 0 not built, else one of the two below; stored last
-_LENGTH: Final = 0x088 // 8  # of bytes
-_NAME: Final = 0x090  # 16 bytes: the random part of the name of the segment
-_BYTES: Final = 1
-_ARRAY: Final = 2
 
 
 def once(
@@ -61,17 +62,15 @@ def once(
         OSError: ENOSPC, no room for it.
         BaseException: what `build` raises; the next one who waits builds then.
     """
-    page = _Page(
-        f"shmkit-once-{check_name(name)}", _KIND, {"lock": TokenOf(0)}, participants=_PARTICIPANTS
-    )
+    page = _Page(check_name(name))
     try:
-        lock = Mutex(page.membership, page.words, 0)
         deadline = Deadline(timeout)
-        if not page.words[_WHAT]:
+        if not page.is_built:
+            lock = Mutex(page.segment.membership, page.segment.words, 0)
             if not lock.acquire(True, None if timeout is None else deadline.remaining()):
-                raise TimeoutError(f"{name!r} was not built within {timeout} s by who builds it")
+                raise TimeoutError(f"{name!r} was not built within {timeout} s by its builder")
             try:
-                if not page.words[_WHAT]:
+                if not page.is_built:
                     page.publish(build())
             finally:
                 lock.release()
@@ -81,8 +80,25 @@ def once(
         raise
 
 
-class _Page(SharedPage):
-    """The page under a name."""
+class _Page:
+    """The control page under a name."""
+
+    def __init__(self, name: str) -> None:
+        where = f"shmkit-once-{name}"
+        self.segment = segment = Segment.control(
+            where, ONCE_KIND, participants=_PARTICIPANTS, first=_remove_content
+        )
+
+        def remove() -> None:
+            _remove_content(segment)
+            segment.buffer.unlink()
+
+        segment.membership.call_when_last(remove)
+
+    @property
+    def is_built(self) -> bool:
+        """Whether a builder has published."""
+        return bool(self.segment.words[ONCE_BUILT])
 
     def publish(self, content: Any) -> None:
         """Copy what was built into a segment of its own, and say where it is."""
@@ -93,42 +109,51 @@ class _Page(SharedPage):
             raise TypeError(
                 f"build made a {type(content).__name__}: let it make bytes, or a numpy array"
             ) from error
-        self.tidy()  # of one who died here
-        self.buffer.buf[_NAME : _NAME + 16] = secrets.token_bytes(16)
+        segment = self.segment
+        _remove_content(segment)  # of a builder that died here
+        segment.buffer.buf[ONCE_NAME] = os.urandom(ONCE_NAME.stop - ONCE_NAME.start)
+        where = _content(segment)
         if is_array:
-            SharedArray.from_array(content, self._data_name(), keep=True).close()
+            SharedArray.from_array(content, where, keep=True).close()
         else:
-            where, size = self._data_name(), view.nbytes
+            size = view.nbytes
             with SharedBuffer.create(where, size=max(1, size), keep=True) as buffer:
                 buffer[:size] = view.tobytes() if not view.c_contiguous else view
-            self.words[_LENGTH] = size
-        self.words[_WHAT] = _ARRAY if is_array else _BYTES
+            segment.words[ONCE_LENGTH] = size
+        segment.words[ONCE_BUILT] = BUILT_ARRAY if is_array else BUILT_BYTES
 
     def open(self) -> SharedBuffer | SharedArray:
         """A read-only view of what was published; closing it leaves the page."""
         shared: _Buffer | _Array
-        if self.words[_WHAT] == _BYTES:
-            length = self.words[_LENGTH]
-            shared = _Buffer.attach(self._data_name(), access="r", length=length)
+        words, where = self.segment.words, _content(self.segment)
+        if words[ONCE_BUILT] == BUILT_BYTES:
+            shared = _Buffer.attach(where, access="r", length=words[ONCE_LENGTH])
         else:
-            shared = _Array.attach(self._data_name(), access="r")
+            shared = _Array.attach(where, access="r")
         shared._page = self
-        self.membership.watch(shared, self.close)
+        self.segment.membership.watch(shared, self.close)
         return shared
 
-    def tidy(self) -> None:
-        """Remove the segment with the bytes: nobody is here who uses it."""
-        if any(self.buffer.buf[_NAME : _NAME + 16]):
-            try:
-                with SharedBuffer.attach(self._data_name(), access="r") as stale:
-                    stale.unlink()
-            except FileNotFoundError:
-                pass  # its builder did not get that far
-            self.words[_WHAT] = 0
-            self.buffer.buf[_NAME : _NAME + 16] = bytes(16)
+    def close(self) -> None:
+        """Leave the page. Idempotent."""
+        self.segment.close()
 
-    def _data_name(self) -> str:
-        return f"shm:shmkit-once-{bytes(self.buffer.buf[_NAME : _NAME + 16]).hex()}"
+
+def _content(segment: Segment) -> str:
+    """Where the segment with the content is."""
+    return f"shm:shmkit-once-{bytes(segment.buffer.buf[ONCE_NAME]).hex()}"
+
+
+def _remove_content(segment: Segment) -> None:
+    """Remove the segment with the content: no process uses it."""
+    if any(segment.buffer.buf[ONCE_NAME]):
+        try:
+            with SharedBuffer.attach(_content(segment), access="r") as stale:
+                stale.unlink()
+        except FileNotFoundError:
+            pass  # its builder did not get that far
+        segment.words[ONCE_BUILT] = 0
+        segment.buffer.buf[ONCE_NAME] = bytes(ONCE_NAME.stop - ONCE_NAME.start)
 
 
 class _Buffer(SharedBuffer):

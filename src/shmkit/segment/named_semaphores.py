@@ -1,0 +1,217 @@
+"""Semaphores with names, by `posix_ipc`: for `Semaphore("name")`, and where there are no others.
+
+A segment whose semaphores have names says so in its header, with the random part of the names. The
+first participant makes them under fresh names, and removes what a crash may have left; the last one
+to leave removes them. The names depend on the inode, too: a copy of a file has its own.
+
+`posix_ipc` replaces what a signal handler raises inside a wait by an error of its own, except for
+KeyboardInterrupt. So signals are held back while one waits here, for a slice at most.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import time
+import zlib
+from contextlib import suppress
+from itertools import repeat
+from signal import SIG_BLOCK, SIG_SETMASK
+from typing import TYPE_CHECKING, Any, Final
+
+import posix_ipc
+
+from shmkit.segment.words import SEMAPHORE_FORMAT, SEMAPHORE_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from shmkit.segment.presence import Presence
+
+__all__ = ["MOST", "Named", "NamedSemaphore", "remove_name"]
+
+MOST: Final = int(posix_ipc.SEMAPHORE_VALUE_MAX)
+
+# Not of `signal`, which makes enums of the mask that was: 70 us, for what is 1 us underneath.
+pthread_sigmask: Final = importlib.import_module("_signal").pthread_sigmask
+_SIGNALS: Final = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL}
+_POLL: Final = 0.001  # seconds between tries where the system has no timed wait
+_FORMAT: Final = int.from_bytes(b"by name\0", "little")
+
+
+class NamedSemaphore:
+    """A POSIX semaphore that has a name.
+
+    Args:
+        name: without the "/" in front.
+        count: create it with this count; None to open one that exists.
+
+    Raises:
+        FileExistsError: `count`, and there is one of that name.
+        FileNotFoundError: no `count`, and there is none of that name.
+        PermissionError: it is another user's.
+        OSError: ENOSPC, no room for it.
+    """
+
+    __slots__ = ("_mapped", "name", "posts", "tries")
+
+    busy: tuple[type[Exception], ...] = (posix_ipc.BusyError,)
+
+    def __init__(self, name: str, count: int | None = None) -> None:
+        self.name = name
+        try:
+            flags = 0 if count is None else posix_ipc.O_CREX
+            self._mapped = mapped = _Mapped(f"/{name}", flags, 0o600, count or 0)
+        except posix_ipc.ExistentialError as error:
+            if count is not None:
+                raise FileExistsError(f"semaphore {name!r} exists: attach to it") from error
+            raise FileNotFoundError(
+                f"no semaphore {name!r}: its creator has not made it yet, or has left"
+            ) from error
+        except posix_ipc.PermissionsError as error:
+            raise PermissionError(f"semaphore {name!r} belongs to another user") from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                errno.ENOSPC,
+                f"no room for semaphore {name!r}: it takes a page where the system keeps "
+                "semaphores, /dev/shm on Linux: remove something there, or make it larger",
+            ) from error
+        self.tries = map(mapped.acquire, repeat(0))
+        self.posts = iter(mapped.release, 0)  # it gives None, so this has no end
+
+    def post(self) -> bool:
+        """Raise it by one; False if it is as high as it can be."""
+        try:
+            self._mapped.release()
+        except OSError as error:
+            if error.errno != errno.EOVERFLOW:
+                raise
+            return False
+        return True
+
+    def try_wait(self) -> bool:
+        """Lower it by one, unless it is 0; whether it was lowered."""
+        try:
+            self._mapped.acquire(0)
+        except posix_ipc.BusyError:
+            return False
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """The same, waiting up to `seconds`. It ends early when a signal comes."""
+        try:
+            return not any(self.waiting(seconds))
+        except posix_ipc.BusyError:
+            return False
+
+    def waiting(self, seconds: float) -> Iterator[int]:
+        """`wait` as an iterator of one step."""
+        return map(self._has_failed, (seconds,)) if seconds > 0 else map(self._mapped.acquire, (0,))
+
+    def _has_failed(self, seconds: float) -> bool:
+        mapped = self._mapped  # kept while a thread waits, also after a close() by another
+        taken = False
+        held_back = pthread_sigmask(SIG_BLOCK, ())
+        try:
+            pthread_sigmask(SIG_BLOCK, _SIGNALS)  # runs, and may raise from, handlers that are due
+            if not posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
+                time.sleep(min(seconds, _POLL))
+                seconds = 0
+            mapped.acquire(seconds)
+            taken = True
+        except (posix_ipc.BusyError, posix_ipc.SignalError):
+            pass  # the time is up; or stopped and continued, which cuts it short
+        finally:
+            try:
+                pthread_sigmask(SIG_SETMASK, held_back)
+            except BaseException:  # of a handler, which runs here
+                if taken:
+                    mapped.release()
+                raise
+        return not taken
+
+    @property
+    def value(self) -> int:
+        """The count at this moment."""
+        return int(self._mapped.value)
+
+    def reset(self, count: int) -> None:
+        """Make it what it is at first; only for a participant that is alone with it."""
+        while self.try_wait():
+            pass
+        for _ in range(count):
+            self.post()
+
+
+class _Mapped(posix_ipc.Semaphore):  # type: ignore[misc]
+    """One of `posix_ipc`, closed with its last reference.
+
+    `sem_close` unmaps the word that a waiting thread sleeps on, so it must not come earlier.
+    """
+
+    __slots__ = ()
+
+    def __del__(self, never_opened: type[Exception] = posix_ipc.ExistentialError) -> None:
+        with suppress(never_opened):
+            self.close()
+
+
+def remove_name(name: str) -> None:
+    """Remove the name of a semaphore, if it is there."""
+    try:
+        posix_ipc.unlink_semaphore(f"/{name}")
+    except posix_ipc.ExistentialError:
+        return
+
+
+class Named:
+    """The semaphores of a segment, if they have names.
+
+    Args:
+        words: the segment as 8-byte words.
+        presence: the lock bytes of the handle.
+    """
+
+    def __init__(self, words: memoryview[int], presence: Presence) -> None:
+        self._words = words
+        self._presence = presence
+        self._opened = 0  # the random part of the names of those that are open
+
+    def make(self, counts: Mapping[str, int], opened: dict[str, Any]) -> None:
+        """Make them under fresh names, and remove what a crash left."""
+        for name in counts:
+            remove_name(self._name(name))  # step: named.discard
+        self._words[SEMAPHORE_NAMES] = int.from_bytes(b"\1" + os.urandom(4), "big")  # step: named.names
+        for name, count in counts.items():
+            full = self._name(name)
+            remove_name(full)
+            opened[name] = NamedSemaphore(full, count)  # step: named.create
+        self._opened = self._words[SEMAPHORE_NAMES]
+        self._words[SEMAPHORE_FORMAT] = _FORMAT  # step: named.format
+
+    def open(self, names: Collection[str], opened: dict[str, Any]) -> bool:
+        """Open those of the others, unless they are open; False if they have no names."""
+        if self._words[SEMAPHORE_FORMAT] != _FORMAT:
+            return False
+        if self._opened != self._words[SEMAPHORE_NAMES]:
+            for name in names:
+                opened[name] = NamedSemaphore(self._name(name))
+            self._opened = self._words[SEMAPHORE_NAMES]
+        return True
+
+    def remove(self, opened: Mapping[str, Any]) -> None:
+        """Remove their names."""
+        for semaphore in opened.values():
+            remove_name(semaphore.name)
+        self._words[SEMAPHORE_NAMES] = 0
+
+    def _name(self, name: str) -> str:
+        """At most 30 characters, for macOS."""
+        status = os.fstat(self._presence.descriptor)
+        random = self._words[SEMAPHORE_NAMES] % (1 << 32)
+        memory = zlib.crc32(f"{random}:{status.st_dev}:{status.st_ino}".encode())
+        return f"shmkit-{random:08x}{memory:08x}-{name}"

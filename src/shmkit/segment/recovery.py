@@ -1,0 +1,235 @@
+"""Recovery: what becomes of a lock's token when a participant died at the lock.
+
+A robust mutex, as POSIX has them, for a lock that is a semaphore of one (core.py has its phases).
+Each participant writes where it is: IDLE, ENTERING, INSIDE, LEAVING. So of a dead one it is known
+
+- INSIDE: it had the token. The rescuer becomes the holder in its place: it writes itself INSIDE,
+  and only then the dead one IDLE. It posts nothing: killed between a post and the clearing, it
+  would have made a second token.
+- ENTERING or LEAVING: an operation was pending, and the token may have died with it, or not. It did
+  if it is nowhere else. In this order: note each phase and count of entries; no live participant is
+  INSIDE or LEAVING; a try at the semaphore fails; each live one that is ENTERING ticks once more
+  (it might have taken the token and not yet said so); and then all is as noted, and a try fails
+  again. Then the rescuer becomes the holder.
+
+One rescuer at a time, by a lock byte of the kernel's, so that a rescuer's own death frees it.
+
+A pending place is *settled*, made free again, once the token is seen elsewhere *after* the death.
+Settled earlier, a token that died there would be missed by no one, and no one would get in again.
+There are two proofs:
+
+- a participant is INSIDE: it has the token;
+- the token can be had. It goes back *before* anything is settled, and it is taken only where a place
+  is pending: so a rescuer that dies with the token in hand leaves that place pending, and the next
+  rescuer finds the token lost.
+
+A waiter settles places in `Recovery.look`; a newcomer that finds no free place, in
+`settle_by_token`. Both are alone at the door meanwhile, so that no newcomer takes such a place, and
+hold the lock's rescue byte. `tests/model/mutex.pml` has all of it, and what happens otherwise.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from shmkit.deadline import Deadline
+from shmkit.segment.acquired import AFTER_DEATH, NO, YES
+from shmkit.segment.semaphores import SLICE
+from shmkit.segment.words import (
+    ENTERING,
+    ENTRIES,
+    IDLE,
+    INSIDE,
+    LEAVING,
+    LINE_WORDS,
+    PHASE,
+    RESCUE_BYTE,
+    TICKS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shmkit.segment.acquired import Acquired
+    from shmkit.segment.participants import Participants
+    from shmkit.segment.semaphores import Semaphore
+
+__all__ = ["COUNTER", "Recovery", "settle_beside_holder", "settle_by_token"]
+
+COUNTER: Final = (1 << 63) - 1  # after it comes 0: what counts is whether a count changes
+_FREE_LOOKS: Final = 8  # one after the other, by a caller that only tries
+
+# Index of a phase word -> phase, entries before it was read, entries after.
+_Phases: TypeAlias = dict[int, tuple[int, int, int]]
+
+
+class Recovery:
+    """The search of one participant for the dead at one lock.
+
+    Args:
+        participants: those of the segment.
+        lock: index of the lock.
+    """
+
+    __slots__ = ("_last", "_lock", "_participants", "_vain")
+
+    def __init__(self, participants: Participants, lock: int) -> None:
+        self._participants = participants
+        self._lock = lock
+        self._last = 0.0  # when it looked
+        self._vain = 0  # looks since one helped
+
+    def look(self, own: memoryview[int], token: Semaphore, *, patient: bool) -> Acquired:
+        """Become the holder if the token went with a dead participant.
+
+        A caller that only tries, again and again, looks once in a while: those that wait need the
+        same lock byte and the door.
+
+        Args:
+            own: this participant's words at the lock; its phase is ENTERING.
+            token: the lock's semaphore.
+            patient: whether the caller waits.
+
+        Returns:
+            NO; YES or AFTER_DEATH if this participant is INSIDE now.
+        """
+        now = monotonic()
+        if not patient and self._vain >= _FREE_LOOKS and now - self._last < SLICE:
+            return NO
+        self._last = now
+        self._vain += 1
+        presence, byte = self._participants.presence, RESCUE_BYTE + self._lock
+        if not presence.try_lock(byte):  # step: mutex.rescue
+            return NO  # another participant is at it
+        try:
+            return self._rescue(own, token, patient=patient)
+        except TimeoutError:
+            return NO  # a process is stopped at the door
+        finally:
+            presence.unlock(byte)  # step: mutex.rescued
+
+    def _rescue(self, own: memoryview[int], token: Semaphore, *, patient: bool) -> Acquired:
+        words = self._participants.words
+        dead, rest = self._survey(own)
+        if dead and any(words[at] == INSIDE for at in rest):
+            with self._participants.entering(SLICE):
+                settle_beside_holder(self._participants, self._lock)
+            return NO
+        if any(phase == INSIDE for phase, *_ in dead.values()):
+            return self._succeed(own, dead, AFTER_DEATH)
+        if dead:
+            return self._look_for_token(own, token, dead, rest, patient=patient)
+        return NO
+
+    def _survey(self, own: memoryview[int]) -> tuple[_Phases, _Phases]:
+        """Phases and entries of all others: of those that died at the lock, and of the rest."""
+        dead: _Phases = {}
+        rest: _Phases = {}
+        table = self._participants
+        words, own_place = table.words, table.own_place()
+        with table.entering(SLICE):  # no newcomer takes a place meanwhile
+            for at, lives in table.phases(self._lock):
+                if not own_place <= at < own_place + LINE_WORDS:
+                    # The entries on both sides of the phase, or what is noted was never so at once;
+                    # the phase after the life, for that of a dead one does not change any more.
+                    entries = words[at + ENTRIES]
+                    died = words[at] != IDLE and not lives() and words[at] != IDLE
+                    (dead if died else rest)[at] = words[at], entries, words[at + ENTRIES]
+        return dead, rest
+
+    def _succeed(self, own: memoryview[int], dead: _Phases, how: Acquired) -> Acquired:
+        # In this order: two that are INSIDE, one of them dead, are one holder for the rescuers that
+        # come later. None that is INSIDE would be a lost token.
+        self._vain = 0
+        own[PHASE] = INSIDE  # step: mutex.inside
+        own[ENTRIES] = own[ENTRIES] + 1 & COUNTER  # step: mutex.count
+        for at in dead:
+            self._participants.words[at] = IDLE  # step: mutex.clear
+        return how
+
+    def _look_for_token(
+        self,
+        own: memoryview[int],
+        token: Semaphore,
+        dead: _Phases,
+        rest: _Phases,
+        *,
+        patient: bool,
+    ) -> Acquired:
+        """Some died ENTERING or LEAVING: does a live participant have the token?"""
+        words = self._participants.words
+        if any(phase in (INSIDE, LEAVING) for phase, *_ in rest.values()):
+            return NO
+        if token.try_wait():  # step: mutex.try
+            return self._succeed(own, dead, YES)
+        noted = {at: words[at + TICKS] for at, (phase, *_) in rest.items() if phase == ENTERING}
+        if noted and not patient:
+            return NO  # that takes time; the waiters themselves find out
+        deadline = Deadline(4 * SLICE)
+        while any(
+            words[at] == ENTERING and words[at + TICKS] == tick for at, tick in noted.items()
+        ):
+            # The wait is on the token itself: should it turn up, it is ours.
+            if token.wait(SLICE / 10):  # step: mutex.try
+                return self._succeed(own, dead, YES)
+            if deadline.expired():
+                return NO  # one of them is stopped, perhaps with the token: it is waited for
+        if self._survey(own) != (dead, rest):
+            return NO
+        if token.try_wait():  # step: mutex.try
+            return self._succeed(own, dead, YES)
+        return self._succeed(own, dead, AFTER_DEATH)
+
+
+def settle_beside_holder(participants: Participants, lock: int) -> None:
+    """Settle the pending places of a lock, if a participant is INSIDE.
+
+    Called alone at the door, and with the lock's rescue byte.
+    """
+    pending = _pending(participants, lock)
+    if _is_held(participants, lock):
+        _settle(participants, pending)
+
+
+def settle_by_token(participants: Participants, lock: int, token: Semaphore) -> None:
+    """Settle the pending places of a lock, if a participant is INSIDE or the token is there.
+
+    Called alone at the door, and with the lock's rescue byte.
+
+    Args:
+        participants: those of the segment.
+        lock: index of the lock.
+        token: its semaphore.
+    """
+    pending = _pending(participants, lock)
+    if pending and (_is_held(participants, lock) or _is_there(token)):
+        _settle(participants, pending)
+
+
+def _pending(participants: Participants, lock: int) -> list[int]:
+    """Indices of the phases of participants that died ENTERING or LEAVING."""
+    words = participants.words
+    return [
+        phase
+        for phase, lives in participants.phases(lock)
+        # Read again after the question: the phase of a dead one does not change any more.
+        if words[phase] and not lives() and words[phase] in (ENTERING, LEAVING)
+    ]
+
+
+def _is_held(participants: Participants, lock: int) -> bool:
+    # Alive or dead: one that died INSIDE has kept the token, one that died elsewhere has not.
+    return any(participants.words[phase] == INSIDE for phase, _ in participants.phases(lock))
+
+
+def _is_there(token: Semaphore) -> bool:
+    if not token.try_wait():  # step: settle.take
+        return False
+    token.post()  # step: settle.post
+    return True
+
+
+def _settle(participants: Participants, pending: Iterable[int]) -> None:
+    for phase in pending:
+        participants.words[phase] = IDLE  # step: settle.clear

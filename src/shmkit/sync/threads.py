@@ -1,0 +1,45 @@
+"""ThreadGuard: the threads of a process take turns at a handle, and no call runs inside another.
+
+Of all locks of the standard library an RLock alone knows its owner from the moment it is taken. So
+after an exception of a signal handler, at whatever moment, it can be asked what there is to give
+back; and a call that comes from inside of another one of the same thread (from a signal handler, a
+finalizer or a debugger) is told from one that has to wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shmkit.deadline import Deadline
+
+__all__ = ["ThreadGuard"]
+
+
+class ThreadGuard:
+    """Exclusion of the threads of a process for the length of a call on a handle."""
+
+    __slots__ = ("_give", "_take", "is_mine")
+
+    is_mine: Callable[[], bool]
+    """Whether this thread has it."""
+
+    def __init__(self) -> None:
+        lock: Any = threading.RLock()
+        self._take, self._give = lock.acquire, lock.release
+        self.is_mine = lock._is_owned  # threading.Condition asks it the same way
+
+    def take(self, deadline: Deadline) -> bool:
+        """Wait for it, and have it; False if the deadline passed first."""
+        if self._take(False):
+            return True
+        left = deadline.remaining()
+        return bool(self._take(timeout=left if left < threading.TIMEOUT_MAX else -1))
+
+    def leave(self) -> None:
+        """Give it to the next thread, if this one has it."""
+        if self.is_mine():
+            self._give()
