@@ -1,4 +1,4 @@
-"""Objects beside the ring: what becomes of them when a put is dropped, a get fails for now, or a stranger sends."""
+"""Objects beside the ring, when a put is dropped, a get fails for now, or a stranger sends."""
 
 from __future__ import annotations
 

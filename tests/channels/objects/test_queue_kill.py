@@ -251,7 +251,7 @@ def test_an_object_beside_may_be_brought_back_from_a_copy(make_queue: Callable[.
     assert stored(queue) == []
 
 
-# ------------------------------------------------------------------ objects beside the ring that were tampered with
+# ------------------------------------------------------------------ objects that were tampered with
 
 
 def path_of(queue: Queue[Any]) -> Path:

@@ -105,7 +105,7 @@ class ObjectRing(Ring):
         )
 
     def close(self) -> None:
-        """Leave, as `Ring.close`; the last handle on a ring without a name removes what is beside it."""
+        """Leave, as `Ring.close`; the last handle on a nameless ring removes what is beside it."""
         if not self._closed:
             super().close()
             self._overflow.remove_all()
