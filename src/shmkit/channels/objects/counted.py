@@ -253,7 +253,7 @@ class CountedRing(ObjectRing):
         """Let no more objects in; as `Ring.shutdown`. With `immediate` what is in is lost."""
         super().shutdown(immediate)
         if immediate:
-            self._parcels.sweep(lambda _: False)
+            self._overflow.sweep(lambda _: False)
 
 
 class JoinableRing(CountedRing):
