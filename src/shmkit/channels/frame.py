@@ -1,32 +1,23 @@
-"""Frames: what a ring's data is made of.
+"""Frames: a header of two 8-byte words, and the payload. Drawn in segment/words.py.
 
-A frame is a header of two 8-byte words and its payload, at a multiple of 16:
-
-    bits of word 0    0-31 length of the payload in bytes
-                      32-47 kind, free for the layer above
-                      48-63 flags: PAD (fills the ring up to its end), DISCARD (skip it)
-    bits of word 1    in checked rings; in others it is whatever was there
-                      0-31 position / 16, low bits
-                      32-63 CRC-32 of the payload and of the rest of the header
-
-A payload never wraps around the end of the ring, so that it can be read and written in place.
+A payload never goes around the end of the ring, so that it can be read and written in place.
 """
 
 from __future__ import annotations
 
-import sys
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from shmkit.segment.words import FRAME_HEADER as HEADER
+from shmkit.segment.words import PAD
+from shmkit.segment.words import SIZE_MASK as LOW
 
-__all__ = ["DISCARD", "HEADER", "LOW", "PAD", "Frame", "as_bytes", "checksum"]
+__all__ = ["HEADER", "LOW", "PAD", "as_bytes", "second_word", "step_of"]
 
-HEADER: Final = 16
-LOW: Final = 0xFFFFFFFF  # the length in word 0
-PAD: Final = 1 << 48
-DISCARD: Final = 2 << 48
+
+def step_of(size: int) -> int:
+    """Bytes from one frame to the next, for a payload of `size` bytes."""
+    return (size + 2 * HEADER - 1) & -HEADER
 
 
 def as_bytes(data: Any) -> bytes | memoryview:
@@ -43,51 +34,17 @@ def as_bytes(data: Any) -> bytes | memoryview:
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
-def checksum(word: int, position: int, payload: bytes | memoryview) -> int:
-    """CRC-32 of a payload, begun with what its header says of length, flags and position."""
-    start = (word ^ (word >> 32) ^ (position >> 4)) & 0xFFFFFFFF
-    return zlib.crc32(payload, start)
+def second_word(word: int, position: int, payload: bytes | memoryview) -> int:
+    """The second word of a frame's header in a checked ring.
 
+    Args:
+        word: the first word.
+        position: where the frame begins; 16 bytes each.
+        payload: the frame's bytes.
 
-class Frame:
-    """Room for one frame inside the ring: write into it; leaving the `with` commits it.
-
-    It is indexed and sliced as a writable `memoryview` of bytes; `buf` is that view.
+    Returns:
+        The low bits of position / 16, and above them a CRC-32 of the payload and of all that the
+        header says.
     """
-
-    __slots__ = ("_truncate", "buf")
-
-    def __init__(self, buf: memoryview, truncate: Callable[[int], None]) -> None:
-        self.buf = buf
-        self._truncate = truncate
-
-    def truncate(self, size: int) -> None:
-        """Commit only the first `size` bytes.
-
-        Raises:
-            ValueError: more than were reserved, or fewer than 0.
-        """
-        if not 0 <= size <= len(self.buf):
-            raise ValueError(f"{size} bytes of a frame of {len(self.buf)}: reserve more")
-        self._truncate(size)
-        self.buf = self.buf[:size]
-
-    def __len__(self) -> int:
-        return len(self.buf)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.buf[index]
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.buf[index] = value
-
-    def __bytes__(self) -> bytes:
-        return bytes(self.buf)
-
-    if sys.version_info >= (3, 12):
-
-        def __buffer__(self, flags: int) -> memoryview:
-            return self.buf
-
-    def __repr__(self) -> str:
-        return f"<Frame of {len(self.buf)} bytes>"
+    start = (word ^ (word >> 32) ^ (position >> 4)) & LOW
+    return position >> 4 & LOW | zlib.crc32(payload, start) << 32

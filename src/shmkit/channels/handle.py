@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, PeerDied, ShutDown
-from shmkit.segment.header import CUT, POISONED, READY, SHUT, STATE
+from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
 from shmkit.segment.segment import Segment
+from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
 
 if TYPE_CHECKING:
     import mmap
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from shmkit.channels.roles import Side
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
-    from shmkit.segment.semaphores import Counts
 
-__all__ = ["BUSY", "LIMIT", "STATES", "Handle"]
+__all__ = ["BUSY", "LIMIT", "STATES", "Handle", "checked_state"]
 
 BUSY: Final = -2
 """In the bound of a fast path: a thread is on it. Another sees it only where a garbage collection
@@ -48,7 +47,6 @@ class Handle:
 
     _KIND: ClassVar[int]
     _NOUN: ClassVar[str]  # what the channel is called in messages
-    _SEMAPHORES: ClassVar[Counts]
     _FLAGS: ClassVar[int] = 0  # those of the header that this class knows
 
     _segment: Segment
@@ -96,9 +94,8 @@ class Handle:
         return cls._over(
             make(
                 where,
-                cls._KIND,
+                KINDS[cls._KIND],
                 data_size,
-                cls._SEMAPHORES,
                 flags=flags,
                 participants=participants,
                 keep=keep,
@@ -118,7 +115,7 @@ class Handle:
             IncompatibleSegment: it is something else, or of another layout version, or half-made.
             CorruptSegment: its header is broken.
         """
-        return cls._over(Segment.attach(where, cls._KIND, cls._SEMAPHORES, timeout=timeout))
+        return cls._over(Segment.attach(where, KINDS[cls._KIND], timeout=timeout))
 
     def close(self) -> None:
         """Leave, and give the roles of this handle back. Idempotent."""
@@ -167,6 +164,10 @@ class Handle:
     def _name(self) -> str:
         return repr(str(self._segment.buffer.url))
 
+    @property
+    def _title(self) -> str:
+        return f"{self._NOUN} {self._name}"
+
     # -- checking --------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
@@ -184,12 +185,7 @@ class Handle:
         Raises:
             CorruptSegment: it is, or was found to be.
         """
-        state = words[STATE]
-        if not READY <= state <= CUT:
-            if state == POISONED:
-                raise self._segment.corrupt("an invariant was found broken before")
-            raise self._corrupt(f"state {state} is none of {READY} to {POISONED}")
-        return state
+        return checked_state(self._segment, words)
 
     def _words_for_putting(self) -> memoryview[int]:
         """The words, while something may go in.
@@ -228,17 +224,22 @@ class Handle:
         Raises:
             PeerDied: it did; told once per death to each `Side`.
         """
-        death = peer.death()
-        if death is None or self._words[word] != seen:
-            return  # alive, or its last act is still to be seen to
-        peer.tell(death)
-        raise PeerDied(
-            f"process {death.pid}, the {peer.role} of {self._NOUN} {self._name}, died without "
-            "closing it; what it had committed stays, and a successor may attach",
-            pid=death.pid,
-            role=peer.role,
-        )
+        peer.raise_if_dead(self._title, word, seen)
+
+
+def checked_state(segment: Segment, words: memoryview[int]) -> int:
+    """READY, SHUT or CUT.
+
+    Raises:
+        CorruptSegment: it is, or was found to be.
+    """
+    state = words[STATE]
+    if not READY <= state <= CUT:
+        if state == POISONED:
+            raise segment.corrupt("an invariant was found broken before")
+        raise segment.poison(f"state {state} is none of {READY} to {POISONED}")
+    return state
 
 
 def _join(cls: type[Handle], buffer: SharedBuffer) -> Handle:
-    return cls._over(Segment.join(buffer, cls._KIND, cls._SEMAPHORES, Deadline(0)))
+    return cls._over(Segment.join(buffer, KINDS[cls._KIND], Deadline(0)))

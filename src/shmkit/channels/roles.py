@@ -1,16 +1,17 @@
-"""Side: one of the two sides of a channel, who has its role, and whose death it was.
+"""Side: one of the two sides of a channel, which participants have its role, and which of them died.
 
-A role is a bit in the line of each participant that has it (header.py). The line is alive as long
-as the kernel holds its lock byte, so a line of the dead with the bit set is a death in that role.
-Where there may be only one, the role is also a lock byte of its own, which the kernel takes back.
+A role is a bit in the line of each participant that has it (segment/words.py). A participant lives
+as long as the kernel holds its lock byte, so a line without a lock and with the bit set is a death
+in that role. Where only one participant may have the role, it is also a lock byte of its own, which
+the kernel takes back when the holder dies.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from shmkit.errors import RoleTaken
-from shmkit.segment.participants import DEATHS, LINE_ATTACHED, LINE_PID, LINE_ROLES
+from shmkit.errors import PeerDied, RoleTaken
+from shmkit.segment.words import ATTACHED, DEATHS, PID, ROLES
 
 if TYPE_CHECKING:
     from shmkit.segment.segment import Segment
@@ -19,7 +20,7 @@ __all__ = ["Death", "Side"]
 
 
 class Death(NamedTuple):
-    """One that died in a role, not told of yet.
+    """A participant that died in a role.
 
     Attributes:
         pid: process id it had.
@@ -38,7 +39,10 @@ class Side:
         role: what it is called: "producer", "consumer", or as the channel has it.
         bit: 0 or 1, which of the roles it is.
         byte: the lock byte of a role that only one may have; None where many may.
-        channel: what kind of channel it is, for messages.
+        channel: what messages call the channel: "ring", "broadcast", ...
+
+    Attributes:
+        shared: whether many may have the role.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class Side:
         self._bit = bit
         self._byte = byte
         self._last = Death(0, 0)
-        # News is who died without a successor; older deaths are not this handle's business.
+        # A death is news if no successor has come since; this handle is not told of older ones.
         self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
         alive, dead = self._survey()
         if alive:
@@ -76,11 +80,11 @@ class Side:
                 pid=pid,
                 role=self.role,
             )
-        self._segment.words[self._membership.line() + LINE_ROLES] |= 1 << self._bit  # step: claim
+        self._segment.words[self._membership.line() + ROLES] |= 1 << self._bit  # step: claim
 
     def release(self) -> None:
         """Give the role back: a departure, not a death."""
-        self._segment.words[self._membership.line() + LINE_ROLES] &= ~(1 << self._bit)
+        self._segment.words[self._membership.line() + ROLES] &= ~(1 << self._bit)
         if self._byte is not None:  # step: unclaim
             self._membership.presence.unlock(self._byte)
 
@@ -109,19 +113,41 @@ class Side:
         """Note that of the last death the user could not be told after all."""
         self._told.discard(self._last.mark)
 
+    def raise_if_dead(self, title: str, word: int, seen: int) -> None:
+        """Raise if this side died, and a word that it moves is still as it was seen.
+
+        Args:
+            title: what messages call the channel.
+            word: index of the word.
+            seen: the value it had.
+
+        Raises:
+            PeerDied: it did; told once per death to each `Side`.
+        """
+        death = self.death()
+        if death is None or self._segment.words[word] != seen:
+            return  # alive, or its last act is still to be dealt with
+        self.tell(death)
+        raise PeerDied(
+            f"process {death.pid}, the {self.role} of {title}, died without closing it; what it "
+            "had committed stays, and a successor may attach",
+            pid=death.pid,
+            role=self.role,
+        )
+
     def _survey(self) -> tuple[list[int], list[Death]]:
         words, membership = self._segment.words, self._membership
         alive: list[int] = []
         dead: list[Death] = []
         for line, lives in membership.lines():
             # The roles before the life: a line that is given up is emptied first.
-            if words[line + LINE_ROLES] >> self._bit & 1:
-                owner = Death(words[line + LINE_PID], words[line + LINE_ATTACHED])
+            if words[line + ROLES] >> self._bit & 1:
+                owner = Death(words[line + PID], words[line + ATTACHED])
                 if lives():
                     alive.append(owner.pid)
                 elif (
-                    words[line + LINE_ATTACHED] == owner.mark  # and not yet a newcomer's
-                    and words[line + LINE_ROLES] >> self._bit & 1
+                    words[line + ATTACHED] == owner.mark  # and not yet a newcomer's
+                    and words[line + ROLES] >> self._bit & 1
                 ):
                     dead.append(owner)
         return alive, dead

@@ -316,6 +316,13 @@ QUEUE: Final = _table(
     (0x208, "u64", "always_open", "creator", "1: a joiner's wait does not end with a shutdown"),
     (0x210, "u64", "tasks_done", "consumer, with the get lock", "how often task_done was called"),
     (0x218, "u64", "join_news", "consumer, with the get lock", "changes when joiners should look"),
+    (
+        0x220,
+        "u64",
+        "tracker",
+        "creator",
+        "of a nameless ring: inode of its resource tracker's pipe",
+    ),
     (0x240, "u64", "done_bell", "joiner sets, consumer clears", "a joiner may be asleep"),
 )
 
@@ -429,16 +436,9 @@ CALL_NOTE: Final = _table(
 )
 
 OVERFLOW: Final = _table(
-    "The end of an object in overflow, counted from its last 32 bytes",
-    (
-        0x00,
-        "u64",
-        "length",
-        "sender",
-        "bytes of the JSON before this: url and identity of the ring",
-    ),
-    (0x08, "16 bytes", "nonce", "sender", "random, the same as in its label"),
-    (0x18, "8 bytes", "magic", "sender", "SHMKIT, 2, 0"),
+    "The end of an object in overflow, counted from its last 24 bytes",
+    (0x00, "16 bytes", "nonce", "sender", "random, the same as in its label"),
+    (0x10, "8 bytes", "magic", "sender", "SHMKIT, 2, 0"),
 )
 
 LOCK_BYTES: Final = _table(
@@ -536,6 +536,7 @@ FIXED_AT: Final = HEADER.at("version")
 CHECKSUM: Final = HEADER.format("checksum", "checksum")
 CHECKSUM_AT: Final = HEADER.at("checksum")
 OVERFLOW_MAGIC: Final = b"SHMKIT\x02\0"
+OVERFLOW_NONCE: Final = OVERFLOW.at("magic")  # bytes
 
 STATE: Final = HEADER.word("state")
 SEMAPHORE_FORMAT: Final = HEADER.word("semaphore_format")
@@ -568,6 +569,7 @@ MAXSIZE: Final = QUEUE.word("maxsize")
 ALWAYS_OPEN: Final = QUEUE.word("always_open")
 TASKS_DONE: Final = QUEUE.word("tasks_done")
 JOIN_NEWS: Final = QUEUE.word("join_news")
+TRACKER: Final = QUEUE.word("tracker")
 DONE_BELL: Final = QUEUE.word("done_bell")
 
 OLDEST: Final = BROADCAST.word("oldest")

@@ -1,4 +1,4 @@
-"""Parcels: what becomes of them when a put is dropped, a get fails for now, or a stranger sends."""
+"""Objects beside the ring, when a put is dropped, a get fails for now, or a stranger sends."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tests.processes import TIMEOUT, Child, run_python
 LARGE = bytes(range(256)) * 1000
 
 
-def parcels(ring: ObjectRing) -> list[str]:
-    return ring._parcels.names()
+def stored(ring: ObjectRing) -> list[str]:
+    return ring._overflow.names()
 
 
 @pytest.mark.parametrize("policy", ["drop-new", "drop-oldest"])
-def test_what_is_dropped_leaves_no_parcel(policy: str, where: Any) -> None:
+def test_what_is_dropped_leaves_no_object_beside(policy: str, where: Any) -> None:
     with ObjectRing.create(where, capacity=4096, when_full=policy) as ring:
         for number in range(10):
             ring.put_object(LARGE + bytes([number]))
         left = ring.qsize()
         assert 0 < left < 10
-        assert len(parcels(ring)) == left
+        assert len(stored(ring)) == left
         assert ring.statistics().dropped == 10 - left
         first = 0 if policy == "drop-new" else 10 - left
         for number in range(first, first + left):
             assert ring.get_object(0) == LARGE + bytes([number])
-        assert parcels(ring) == []
+        assert stored(ring) == []
         if ring.url.scheme != "anon":
             ring.unlink()
 
@@ -49,13 +49,15 @@ PASSING = [OSError(errno.EMFILE, "too many"), OSError(errno.EIO, "bad"), Alarm()
 
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("content", [bytes(1 << 20), bytearray(1 << 18)], ids=["parcel", "buffers"])
+@pytest.mark.parametrize(
+    "content", [bytes(1 << 20), bytearray(1 << 18)], ids=["overflow", "buffers"]
+)
 def test_an_error_that_passes_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, error: Exception, content: Any
 ) -> None:
     queue: Queue[Any] = Queue(capacity=1 << 19)
     queue.put(content)
-    assert len(parcels(queue._ring)) == (type(content) is bytes)
+    assert len(stored(queue._ring)) == (type(content) is bytes)
     errors = [error]
 
     def once(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,13 +68,13 @@ def test_an_error_that_passes_loses_nothing(
 
         return act
 
-    monkeypatch.setattr(module.Parcels, "open", once(module.Parcels.open))
+    monkeypatch.setattr(module.Overflow, "open", once(module.Overflow.open))
     monkeypatch.setattr("shmkit.channels.objects.object_ring.decode", once(decode))
     with pytest.raises(type(error)):
         queue.get(timeout=0)
     assert queue.qsize() == 1
     assert queue.get(timeout=0) == content
-    assert parcels(queue._ring) == []
+    assert stored(queue._ring) == []
     queue.close()
 
 
@@ -89,12 +91,12 @@ def test_the_killed_leave_only_so_much_while_the_others_go_on() -> None:
     for _ in range(4):
         run_until("object.header", put, queue, method="fork").close()
         queue.put(LARGE)
-        run_until("parcel.remove", get, queue, method="fork").close()
-    assert len(parcels(queue._ring)) <= 3
+        run_until("overflow.remove", get, queue, method="fork").close()
+    assert len(stored(queue._ring)) <= 3
     for _ in range(module._SWEEP):
         queue.put(LARGE)
         queue.get(timeout=TIMEOUT)
-    assert parcels(queue._ring) == []
+    assert stored(queue._ring) == []
     queue.close()
 
 
@@ -109,7 +111,7 @@ def test_one_that_can_not_be_locked_is_removed_again(
         with pytest.raises(OSError, match="no locks"):
             ring.put_object(LARGE)
         monkeypatch.undo()
-        assert parcels(ring) == []
+        assert stored(ring) == []
         assert ring.empty()
         if ring.url.scheme != "anon":
             ring.unlink()
@@ -141,7 +143,7 @@ def test_what_a_stranger_sent_outlives_the_strangers_family(
             child.finish()
     assert queue.get(timeout=0) == LARGE
     assert queue.get(timeout=0) == "small"
-    assert parcels(queue._ring) == []
+    assert stored(queue._ring) == []
     queue.close()
 
 
@@ -156,10 +158,10 @@ def test_they_stay_while_anybody_has_a_line_also_where_proc_does_not_tell(
     queue.close()
     assert other.get(timeout=0) == LARGE
     other.put(LARGE)
-    assert len(parcels(other._ring)) == 1
+    assert len(stored(other._ring)) == 1
     ring = other._ring
     other.close()
-    assert parcels(ring) == []
+    assert stored(ring) == []
 
 
 @pytest.mark.parametrize("end", ["", "del queue", "queue.unlink()"])
@@ -171,7 +173,7 @@ def test_they_go_with_a_queue_that_nobody_closed(end: str) -> None:
 
         queue = Queue(capacity=4096)
         queue.put(bytes(100_000))
-        (name,) = queue._ring._parcels.names()
+        (name,) = queue._ring._overflow.names()
         assert os.path.exists(f"/dev/shm/{{name}}")
         {end}
         gc.collect()
@@ -194,22 +196,52 @@ def test_a_flush_takes_them_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ring.put_object(LARGE)
         monkeypatch.setattr(os, "fsync", note)
         ring.flush()
-        assert synced == [*parcels(ring), str(tmp_path)]
+        assert synced == [*(str(tmp_path / name) for name in stored(ring)), str(tmp_path)]
         assert ring.get_object() == LARGE
 
 
-def test_a_ring_whose_name_is_nearly_a_parcels_is_left_alone(tmp_path: Path) -> None:
+def test_a_ring_whose_name_is_nearly_a_overflow_is_left_alone(tmp_path: Path) -> None:
     with ObjectRing.create(tmp_path / "q", capacity=4096) as ring:
-        (tmp_path / "q.parcel-1").write_bytes(b"mine")
-        (tmp_path / "q.parcel-backup-of-may").write_bytes(b"mine")
+        (tmp_path / "q.overflow-1").write_bytes(b"mine")
+        (tmp_path / "q.overflow-backup-of-may").write_bytes(b"mine")
         assert ring.sweep() == 0
         ring.put_object(LARGE)
         assert ring.get_object() == LARGE
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "q",
-        "q.parcel-1",
-        "q.parcel-backup-of-may",
+        "q.overflow-1",
+        "q.overflow-backup-of-may",
     ]
+
+
+def test_a_queue_that_is_spelled_otherwise_takes_nothing_for_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    queue: Queue[Any] = Queue(where=tmp_path / "q", capacity=4096)
+    queue.put(LARGE)
+    monkeypatch.chdir(tmp_path / "sub")
+    for spelling in ("file:../q", f"file:{tmp_path}/sub/../q", f"file:{tmp_path}/link/q"):
+        Queue.attach(spelling).close()
+        assert len(stored(queue._ring)) == 1
+    other: Queue[Any] = Queue.attach("file:../q")
+    assert other.get(timeout=0) == LARGE
+    other.close()
+    queue.close()
+    assert [path.name for path in tmp_path.iterdir() if "overflow" in path.name] == []
+
+
+def test_a_queue_whose_directory_was_moved_has_its_objects(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    queue: Queue[Any] = Queue(where=tmp_path / "old" / "q", capacity=4096)
+    queue.put(LARGE)
+    queue.close()
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved: Queue[Any] = Queue.attach(tmp_path / "new" / "q")
+    assert moved.get(timeout=0) == LARGE
+    assert stored(moved._ring) == []
+    moved.close()
 
 
 # ------------------------------------------------------------------ more than a header can say
@@ -230,13 +262,13 @@ def test_a_frame_whose_length_does_not_fit_its_header_is_refused(
         assert ring.empty()
 
 
-def test_an_object_whose_length_does_not_fit_a_header_is_a_parcel(
+def test_an_object_whose_length_does_not_fit_a_header_is_a_object_beside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("shmkit.channels.ring.ring.LOW", 1000)
     queue: Queue[Any] = Queue(capacity=1 << 16)
     for content in (b"s" * 900, b"p" * 2000, bytearray(30_000)):
         queue.put(content)
-    assert len(parcels(queue._ring)) == 2
+    assert len(stored(queue._ring)) == 2
     assert [queue.get() for _ in range(3)] == [b"s" * 900, b"p" * 2000, bytearray(30_000)]
     queue.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 from shmkit import CorruptSegment, Empty, Full, JoinableQueue, Queue
-from shmkit.channels.objects.orphans import PREFIX, leftovers
 from shmkit.tools.testing import run_until
 from tests.processes import TIMEOUT, wait_until
 
@@ -24,8 +22,8 @@ FAST_STEPS = ["put.tail@Producing._put_shared", "get.head@Consuming._get_shared"
 SHM = Path("/dev/shm")
 
 
-def parcels(queue: Queue[Any]) -> list[str]:
-    return queue._ring._parcels.names()
+def stored(queue: Queue[Any]) -> list[str]:
+    return queue._ring._overflow.names()
 
 
 @pytest.fixture(params=["anon", "shm", "file"])
@@ -126,26 +124,27 @@ def test_a_task_done_that_was_killed_is_done_or_not(
     assert not joiner.is_alive()
 
 
-# ------------------------------------------------------------------ parcels
+# ------------------------------------------------------------------ objects beside the ring
 
 LARGE = np.arange(100_000)
 
 
 @pytest.mark.parametrize(
-    "step", ["parcel.create", "parcel.lock", "parcel.write", "parcel.forget", "object.write"]
+    "step",
+    ["overflow.create", "overflow.lock", "overflow.write", "overflow.forget", "object.write"],
 )
-def test_a_parcel_that_was_not_sent_leaves_no_name(
+def test_an_object_beside_that_was_not_sent_leaves_no_name(
     make_queue: Callable[..., Any], step: str
 ) -> None:
     queue = make_queue(capacity=4096)
     queue.put("before")
     with run_until(step, put, queue, LARGE, method="fork") as victim:
         anonymous = queue.url.scheme == "anon"
-        assert victim.reached != (step == "parcel.forget" and anonymous)
+        assert victim.reached != (step == "overflow.forget" and anonymous)
     if victim.reached:
-        assert len(parcels(queue)) == (step != "parcel.create")
+        assert len(stored(queue)) == (step != "overflow.create")
         queue._ring.sweep()
-        assert parcels(queue) == []
+        assert stored(queue) == []
         assert queue.qsize() == 1
     queue.put("after")
     assert queue.get(timeout=TIMEOUT) == "before"
@@ -156,7 +155,7 @@ def put_and_die(queue: Queue[Any]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_parcel_that_was_sent_survives_its_sender(
+def test_an_object_beside_that_was_sent_survives_its_sender(
     make_queue: Callable[..., Any], fork: Callable[..., Any]
 ) -> None:
     queue = make_queue(capacity=4096)
@@ -164,11 +163,11 @@ def test_a_parcel_that_was_sent_survives_its_sender(
     assert queue.qsize() == 1
     assert queue._ring.sweep() == 0
     assert (queue.get(timeout=TIMEOUT) == LARGE).all()
-    assert parcels(queue) == []
+    assert stored(queue) == []
 
 
-@pytest.mark.parametrize("step", ["parcel.copy", "object.release"])
-def test_a_parcel_that_was_not_taken_is_there_for_the_next(
+@pytest.mark.parametrize("step", ["overflow.copy", "object.release"])
+def test_an_object_beside_that_was_not_taken_is_there_for_the_next(
     make_queue: Callable[..., Any], step: str
 ) -> None:
     queue = make_queue(capacity=4096)
@@ -177,43 +176,45 @@ def test_a_parcel_that_was_not_taken_is_there_for_the_next(
         assert victim.reached
     assert queue.qsize() == 1
     assert (queue.get(timeout=TIMEOUT) == LARGE).all()
-    assert parcels(queue) == []
+    assert stored(queue) == []
 
 
-def test_a_parcel_that_was_taken_and_not_removed_is_swept(make_queue: Callable[..., Any]) -> None:
+def test_an_object_beside_that_was_taken_and_not_removed_is_swept(
+    make_queue: Callable[..., Any],
+) -> None:
     queue = make_queue(capacity=4096)
     queue.put(LARGE)
     queue.put(LARGE + 1)
-    with run_until("parcel.remove", get, queue, method="fork") as victim:
+    with run_until("overflow.remove", get, queue, method="fork") as victim:
         assert victim.reached
     assert queue.qsize() == 1
-    assert len(parcels(queue)) == 2
+    assert len(stored(queue)) == 2
     assert queue._ring.sweep() == 1
     assert (queue.get(timeout=TIMEOUT) == LARGE + 1).all()
-    assert parcels(queue) == []
+    assert stored(queue) == []
 
 
-def test_a_parcel_being_sent_is_not_swept(make_queue: Callable[..., Any]) -> None:
+def test_an_object_beside_being_sent_is_not_swept(make_queue: Callable[..., Any]) -> None:
     queue = make_queue(capacity=4096)
     with run_until("object.write", put, queue, LARGE, signal=signal.SIGSTOP, method="fork") as it:
         assert it.reached
         assert queue._ring.sweep() == 0
-        assert len(parcels(queue)) == 1
+        assert len(stored(queue)) == 1
     queue._ring.sweep()
-    assert parcels(queue) == []
+    assert stored(queue) == []
 
 
-def test_a_sweep_before_a_parcel_is_locked_loses_nothing(
+def test_a_sweep_before_an_object_beside_is_locked_loses_nothing(
     make_queue: Callable[..., Any],
 ) -> None:
     queue = make_queue(capacity=4096)
-    with run_until("parcel.lock", put, queue, LARGE, signal=signal.SIGSTOP, method="fork") as it:
+    with run_until("overflow.lock", put, queue, LARGE, signal=signal.SIGSTOP, method="fork") as it:
         assert it.reached
         assert queue._ring.sweep() == 1
         os.kill(it.pid, signal.SIGCONT)
         assert (queue.get(timeout=TIMEOUT) == LARGE).all()
         wait_until(lambda: it.exitcode == 0, TIMEOUT)
-    assert parcels(queue) == []
+    assert stored(queue) == []
 
 
 def test_large_objects_killed_half_way_in_the_ring(make_queue: Callable[..., Any]) -> None:
@@ -228,10 +229,10 @@ def test_large_objects_killed_half_way_in_the_ring(make_queue: Callable[..., Any
     assert (queue.get(timeout=TIMEOUT) == LARGE).all()
 
 
-def test_the_last_one_out_takes_unread_parcels_along(unique_name: Any) -> None:
+def test_the_last_one_out_takes_unread_overflow_along(unique_name: Any) -> None:
     for where in (None, unique_name):
         queue = Queue(capacity=4096, where=where)
-        ring = queue._ring._parcels
+        ring = queue._ring._overflow
         queue.put(LARGE)
         assert len(ring.names()) == 1
         queue.unlink()
@@ -239,57 +240,7 @@ def test_the_last_one_out_takes_unread_parcels_along(unique_name: Any) -> None:
         assert ring.names() == []
 
 
-def test_what_nobody_can_receive_any_more_is_found(unique_name: Any) -> None:
-    queue = Queue(capacity=4096, where=unique_name)
-    with run_until("parcel.write", put, queue, LARGE, method="fork") as victim:
-        assert victim.reached
-    (name,) = parcels(queue)
-    assert name in leftovers()  # half-written: nobody's already
-    with run_until("object.write", put, queue, LARGE, method="fork") as victim:
-        assert victim.reached
-    assert name not in parcels(queue), "who sends removes what others left"
-    (name,) = parcels(queue)
-    assert name not in leftovers()
-    (SHM / unique_name).unlink()
-    queue._ring._parcels.tidy = lambda: None
-    queue.unlink()
-    queue.close()
-    assert name in leftovers()
-    (SHM / name).unlink()
-
-
-NO_RINGS = [
-    b"",
-    b"\xff",
-    b"7",
-    b"{}",
-    b"[1, 2, 3]",
-    b'["no url", 1, 2]',
-    b'["shm:", 1, 2]',
-    b'["shm:x"]',
-    b'["shm:x", 1, 2, 3]',
-    b'["shm:x", "a", null]',
-    b'["shm:x", 1, 1e400]',
-    b'["shm:x", -1, 18446744073709551616]',
-    b"[" * 10_000,
-    pickle.dumps(("shm:x", (1, 2))),
-]
-
-
-@pytest.mark.parametrize("ring", NO_RINGS)
-def test_a_parcel_of_no_ring_is_left_over(tmp_path: Path, ring: bytes) -> None:
-    path = SHM / f"{PREFIX}-test-{tmp_path.parent.name}-{tmp_path.name}"
-    try:
-        for length in (len(ring), 0, 1 << 63):
-            path.write_bytes(ring + length.to_bytes(8, "little") + b"SHMKIT\x02\0")
-            assert path.name in leftovers()
-        path.write_bytes(ring)
-        assert path.name in leftovers()
-    finally:
-        path.unlink()
-
-
-def test_a_parcel_may_be_brought_back_from_a_copy(make_queue: Callable[..., Any]) -> None:
+def test_an_object_beside_may_be_brought_back_from_a_copy(make_queue: Callable[..., Any]) -> None:
     queue = make_queue(capacity=4096)
     queue.put(LARGE)
     path = path_of(queue)
@@ -297,15 +248,15 @@ def test_a_parcel_may_be_brought_back_from_a_copy(make_queue: Callable[..., Any]
     path.with_name(path.name + "-other").write_bytes(content)
     path.with_name(path.name + "-other").rename(path)
     assert (queue.get(timeout=TIMEOUT) == LARGE).all()
-    assert parcels(queue) == []
+    assert stored(queue) == []
 
 
-# ------------------------------------------------------------------ parcels that were tampered with
+# ------------------------------------------------------------------ objects that were tampered with
 
 
 def path_of(queue: Queue[Any]) -> Path:
-    (name,) = parcels(queue)
-    return SHM / name  # an absolute path, beside a file, stays what it is
+    (name,) = stored(queue)
+    return (Path(queue.url.name).parent if queue.url.scheme == "file" else SHM) / name
 
 
 def remove(path: Path) -> None:
@@ -339,7 +290,7 @@ def give_away(path: Path) -> None:
         ),
     ],
 )
-def test_a_parcel_that_is_not_what_it_was_is_an_error_once(
+def test_an_object_beside_that_is_not_what_it_was_is_an_error_once(
     make_queue: Callable[..., Any], tamper: Callable[[Path], None], error: type[Exception]
 ) -> None:
     queue = make_queue(capacity=4096)
@@ -351,4 +302,4 @@ def test_a_parcel_that_is_not_what_it_was_is_an_error_once(
     assert queue.get(timeout=TIMEOUT) == "next"
     assert queue.qsize() == 0
     queue._ring.sweep()
-    assert parcels(queue) == []
+    assert stored(queue) == []

@@ -20,12 +20,10 @@ from shmkit.segment.header import CUT, DATA_BELL, READY, SHUT, STATE
 from shmkit.segment.presence import PRODUCER_BYTE
 from shmkit.segment.segment import Segment
 from shmkit.sync.doorbell import NO_WORDS
-from shmkit.sync.eventcount import Gong
+from shmkit.sync.eventcount import EventCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from shmkit.segment.semaphores import Counts
 
 __all__ = ["READERS", "OneWriter", "contiguous"]
 
@@ -49,7 +47,6 @@ class OneWriter(Handle):
     )
 
     _ROLE: ClassVar[str]
-    _SEMAPHORES: ClassVar[Counts] = {"even": 0, "odd": 0}
 
     _limit: int  # of the writer's fast path; below 0 whenever there is something to see to first
     _quick: bool  # whether the writer may take its fast path
@@ -70,9 +67,9 @@ class OneWriter(Handle):
         self._is_writer = self._quick = self._may_sleep = False
         self._limit = -1
 
-    def _new_bell(self) -> Gong:
+    def _new_bell(self) -> EventCount:
         semaphores = self._segment.membership.semaphores
-        return Gong(self._words, DATA_BELL, STATE, semaphores, ("even", "odd"))
+        return EventCount(self._words, DATA_BELL, STATE, semaphores, ("data", "space"))
 
     def _new_side(self) -> Side:
         return Side(self._segment, self._ROLE, 0, PRODUCER_BYTE, self._NOUN)
@@ -146,7 +143,7 @@ class OneWriter(Handle):
 
     def _wait(
         self,
-        bell: Gong,
+        bell: EventCount,
         writer: Side,
         word: int,
         seen: int,

@@ -19,7 +19,7 @@ tail stands elsewhere by now. A note is written beside the last one, and then po
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.objects.codec import load
 from shmkit.channels.objects.object_ring import ObjectRing
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from shmkit.channels.roles import Side
     from shmkit.memory.url import Where
     from shmkit.segment.segment import Segment
-    from shmkit.segment.semaphores import Counts
 
 __all__ = ["NEWS", "CountedRing", "JoinableRing"]
 
@@ -253,7 +252,7 @@ class CountedRing(ObjectRing):
         """Let no more objects in; as `Ring.shutdown`. With `immediate` what is in is lost."""
         super().shutdown(immediate)
         if immediate:
-            self._parcels.sweep(lambda _: False)
+            self._overflow.sweep(lambda _: False)
 
 
 class JoinableRing(CountedRing):
@@ -262,7 +261,6 @@ class JoinableRing(CountedRing):
     __slots__ = ("_done", "_put_seen")
 
     _KIND = 10
-    _SEMAPHORES: ClassVar[Counts] = {**CountedRing._SEMAPHORES, "done": 0}
     _JOINABLE = True
 
     def __init__(self, segment: Segment) -> None:

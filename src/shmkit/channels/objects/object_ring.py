@@ -4,9 +4,10 @@ The kind in a frame's header (frame.py) says how the object is in it:
 
     0   a plain pickle; these take the ring's fast path
     1   an `Encoded`: its large buffers are behind its pickle (codec.py)
-    2   the label of a parcel: the object is larger than the ring (parcel.py)
+    2   a label: the object is larger than the ring, and beside it (overflow.py)
 
-Pickles are code. A ring that another user made is refused, and so is another user's parcel.
+Pickles are code: a ring that another user made is refused, and so is another user's object beside
+it.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.frame import HEADER, LOW, checksum
 from shmkit.channels.objects.codec import Encoded, Memory, Received, decode, encode, load
-from shmkit.channels.objects.overflow import Label, Parcels
+from shmkit.channels.objects.family import shares_tracker
+from shmkit.channels.objects.overflow import Label, Overflow
 from shmkit.channels.ring import Ring
 from shmkit.deadline import Deadline
 from shmkit.memory.backends.base import identity_of
 from shmkit.memory.url import Url
 from shmkit.segment.header import HEAD
 from shmkit.segment.segment import PARTICIPANTS
-from shmkit.segment.semaphores import is_family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     from shmkit.memory.url import Where
     from shmkit.segment.segment import Segment
 
-__all__ = ["ENCODED", "PARCEL", "ObjectRing"]
+__all__ = ["ENCODED", "OVERFLOW", "ObjectRing"]
 
 ENCODED: Final = 1
-PARCEL: Final = 2
+OVERFLOW: Final = 2
 _KIND: Final = 0xFFFF << 32
-_SHARE: Final = 4  # a parcel takes at most this part of the ring
-# Of a parcel: it is not there any more, or not this user's.
+_SHARE: Final = 4  # a label takes at most this part of the ring
+# Of an object beside the ring: it is gone, or not this user's.
 _ITS_OWN: Final = (FileNotFoundError, PermissionError)
 
 
@@ -49,7 +50,7 @@ class ObjectRing(Ring):
     calls for bytes do not know what an object is.
     """
 
-    __slots__ = ("_parcels",)
+    __slots__ = ("_overflow",)
 
     _KIND = 8
 
@@ -64,19 +65,19 @@ class ObjectRing(Ring):
                 "your own is run",
                 str(url),
             )
-        self._parcels = Parcels(
+        self._overflow = Overflow(
             url,
             segment.header.incarnation,
             identity_of(status),
-            tracked=is_family(segment.words),
+            tracked=shares_tracker(segment),
         )
-        segment.membership.call_when_last(self._parcels.note_last)
+        segment.membership.call_when_last(self._overflow.note_last)
         super().__init__(segment)
 
     def _closer(self, segment: Segment) -> Callable[[], None]:
-        def close(parcels: Parcels = self._parcels) -> None:
+        def close(overflow: Overflow = self._overflow) -> None:
             segment.close()
-            parcels.tidy()
+            overflow.remove_all()
 
         return close
 
@@ -104,15 +105,15 @@ class ObjectRing(Ring):
         )
 
     def close(self) -> None:
-        """Leave, as `Ring.close`; the last one out of a ring without a name takes its parcels."""
+        """Leave, as `Ring.close`; the last handle on a nameless ring removes what is beside it."""
         if not self._closed:
             super().close()
-            self._parcels.tidy()
+            self._overflow.remove_all()
 
     def flush(self) -> None:
-        """As `Ring.flush`; parcels too, and those first."""
+        """As `Ring.flush`; the objects beside it first."""
         self._check_open()
-        self._parcels.flush()
+        self._overflow.flush()
         super().flush()
 
     # -- in --------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class ObjectRing(Ring):
         elif content.size <= self._most:
             self._put_marked(ENCODED, content.size, content.write, Deadline(timeout))
             return
-        self._send_parcel(content, Deadline(timeout))
+        self._send_beside(content, Deadline(timeout))
 
     def _put_marked(
         self, kind: int, size: int, write: Callable[[memoryview], None], deadline: Deadline
@@ -170,20 +171,20 @@ class ObjectRing(Ring):
                 self._words[index + 1] = tail >> 4 & LOW | checksum(word, tail, view) << 32
         self._tail = tail + ((size + 31) & -16)
 
-    def _send_parcel(self, content: bytes | Encoded, deadline: Deadline) -> None:
+    def _send_beside(self, content: bytes | Encoded, deadline: Deadline) -> None:
         size = len(content) if isinstance(content, bytes) else content.size
         charge = min(size, self._size // _SHARE, self._most) - HEADER
         if not self._await_space(charge, deadline):  # before anything is written
             return
-        with self._parcels.sending(content, self._is_labelled) as label:
+        with self._overflow.sending(content, self._is_labelled) as label:
             packed = label.pack()
 
             def write(view: memoryview) -> None:
                 view[: len(packed)] = packed
 
-            is_in = self._put_marked(PARCEL, charge, write, deadline)
+            is_in = self._put_marked(OVERFLOW, charge, write, deadline)
         if not is_in:
-            self._parcels.remove(Url.parse(label.where))
+            self._overflow.remove(label.name)
 
     def _await_space(self, size: int, deadline: Deadline) -> bool:
         """Wait until a frame would fit; another may be quicker to fill the place.
@@ -209,8 +210,8 @@ class ObjectRing(Ring):
         Raises:
             Exception: it does not unpickle, for whatever reason. It is out of the ring: the next
                 call gets the next object.
-            FileNotFoundError: it was a parcel, and that was removed by hand, or with its sender's
-                whole family. It is out of the ring.
+            FileNotFoundError: it was beside the ring, and was removed by hand, or with its
+                sender's whole family. It is out of the ring.
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         frame: Any = self.get(timeout)
@@ -225,24 +226,24 @@ class ObjectRing(Ring):
             self._advance(size)
             return frame
         try:
-            received, parcel = self._copy_out(kind, at, size)
+            received, stored = self._copy_out(kind, at, size)
         except Exception as error:
             if self._is_to_blame(error, kind, at, size):
                 self._advance(size)
             raise
         self._advance(size)  # step: object.release
-        if parcel is not None:
-            self._parcels.remove(parcel)  # step: parcel.remove
+        if stored:
+            self._overflow.remove(stored)  # step: overflow.remove
         return received
 
-    def _copy_out(self, kind: int, at: int, size: int) -> tuple[Received, Url | None]:
-        """What is in a frame, and where its parcel is if it has one."""
+    def _copy_out(self, kind: int, at: int, size: int) -> tuple[Received, str]:
+        """What is in a frame, and the name of its memory in overflow, "" if it has none."""
         with memoryview(self._map) as whole, whole[at : at + size] as view:
             if kind == ENCODED:
-                return decode(Memory(view)), None  # step: object.copy
-            if kind == PARCEL:
-                with self._parcels.open(Label.unpack(view)) as parcel:
-                    return parcel.receive(), parcel.url  # step: parcel.copy
+                return decode(Memory(view)), ""  # step: object.copy
+            if kind == OVERFLOW:
+                with self._overflow.open(Label.unpack(view)) as stored:
+                    return stored.receive(), stored.name  # step: overflow.copy
             raise self._corrupt(f"a frame of kind {kind}, which is none of objects")
 
     def _is_to_blame(self, error: Exception, kind: int, at: int, size: int) -> bool:
@@ -265,23 +266,23 @@ class ObjectRing(Ring):
     def _throw_out(self) -> None:
         at, size = self._current()
         word = self._words[self._data_word + ((self._head & self._mask) >> 3)]
-        label = self._map[at : at + size] if (word & _KIND) >> 32 == PARCEL else b""
+        label = self._map[at : at + size] if (word & _KIND) >> 32 == OVERFLOW else b""
         super()._throw_out()
         if label:
-            self._parcels.remove(Url.parse(Label.unpack(label).where))
+            self._overflow.remove(Label.unpack(label).name)
 
     # -- looking ---------------------------------------------------------------------------------
 
     def sweep(self) -> int:
-        """Remove parcels that were left by somebody who was killed.
+        """Remove the objects beside the ring that a killed process left there.
 
         Returns:
             How many.
         """
-        return self._parcels.sweep(self._is_labelled)
+        return self._overflow.sweep(self._is_labelled)
 
-    def _is_labelled(self, where: str) -> bool:
-        """Whether the label of a parcel is in the ring."""
+    def _is_labelled(self, name: str) -> bool:
+        """Whether the ring holds the label of that name."""
         words, mask = self._open_words(), self._mask
         at, tail = self._glimpse(words)
         while at < tail:
@@ -294,7 +295,7 @@ class ObjectRing(Ring):
             if head > at:
                 at = head  # released meanwhile: what was read is void
                 continue
-            if (word & _KIND) >> 32 == PARCEL and Label.unpack(packed).where == where:
+            if (word & _KIND) >> 32 == OVERFLOW and Label.unpack(packed).name == name:
                 return True
             at += (size + HEADER + 15) & -16
         return False

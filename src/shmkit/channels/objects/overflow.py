@@ -1,28 +1,29 @@
-"""Parcel: an object that is larger than its ring travels in memory of its own, made for it alone.
+"""Overflow: an object that is larger than its ring travels in memory of its own.
 
     sender      make it, lock it -> write -> put its label into the ring -> unlock
-    reader      label -> copy the content out -> release the label -> remove the name
+    receiver    label -> copy the content out -> release the label -> remove the name
 
-Beside a ring without a path parcels are segments (shm:), beside a ring on a file they are files
-next to it, which stay as long as the ring does. A label names the parcel, and the memory it is; it
-takes room in the ring as if it were a part of the object, so that a full ring holds senders back.
+The memory is a segment beside a ring without a path, and a file next to a ring on a file. The ring
+holds a label in its place: which memory it is, and how many bytes. The label takes as much room as
+if it were a part of the object, so a full ring holds its senders back. At the end of the content,
+behind what a receiver copies, stands a random number that the label has, too: a name may lead to
+other memory by the time the label is read.
 
-Whoever is killed, and where:
+What a kill leaves, by the moment it comes:
 
-- the sender before its label is committed: the parcel has no label and, since the kernel takes the
-  lock (flock) back, no lock: garbage. The resource tracker of the sender's family removes a
-  segment; others are found by `sweep`.
-- the sender after that: nothing is lost. Memory without a name is its creator's family's, whose
-  tracker goes last; it keeps the duty until a reader takes it over. Of rings with a name, and where
-  the sender is a stranger that was handed the ring, the readers may outlive the sender's family, so
-  its tracker is told to forget the parcel just before the commit.
-- the reader before it released the label: another reader takes the parcel anew.
-- the reader after that: garbage.
+- the sender before its label is committed: memory without a label and, since the kernel takes the
+  lock (flock) back, without a lock. It is garbage. The sender's resource tracker removes a segment;
+  `sweep` finds the rest.
+- the sender after that: nothing is lost. The tracker must not remove it now. A ring without a name
+  is used by one family of processes, which share a tracker: the tracker keeps the duty until a
+  receiver takes it over. The receivers of every other ring may outlive the sender's tracker, so it
+  is told to forget the memory just before the commit.
+- the receiver before it released the label: another receiver takes the object.
+- the receiver after that: garbage, for `sweep`.
 
-`sweep` removes the garbage of one ring: whenever a handle has sent some more, and on a call. It
-holds the parcel's lock, and who makes a parcel looks once it has the lock whether that is still
-there. The last one to leave a ring that nobody can find again calls `tidy`, which takes everything,
-label or not. What neither was called for: leftovers.py.
+`sweep` runs when a process has sent some objects, and when it is called. It holds the lock of each
+memory that it looks at, and a sender checks, once it has the lock, that its memory still has its
+name. The last handle on a ring that cannot be found any more calls `remove_all`.
 """
 
 from __future__ import annotations
@@ -37,45 +38,50 @@ from contextlib import contextmanager
 from glob import escape
 from multiprocessing import resource_tracker
 from pathlib import Path
+from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from shmkit.channels.objects.codec import Encoded, Received, decode
-from shmkit.channels.objects.orphans import NONCE, PREFIX, SHM, nonce_of, trailer, unsent
 from shmkit.errors import CorruptSegment
 from shmkit.memory.allocation import free_memory
 from shmkit.memory.backends import backend_for
 from shmkit.memory.backends.base import Identity, identity_of
 from shmkit.memory.mappers import is_somewhere
 from shmkit.memory.url import Url
+from shmkit.segment.words import OVERFLOW_MAGIC, OVERFLOW_NONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from shmkit.memory.url import Scheme
 
-__all__ = ["Label", "Parcel", "Parcels"]
+__all__ = ["Label", "Overflow", "StoredObject"]
 
-_AT_ONCE: Final = 512  # pieces in one write; IOV_MAX is 1024
-_NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
-_TRACKED_AS: Final = "shared_memory"
+_SHM: Final = Path("/dev/shm")
+_PREFIX: Final = "shmkit-o"
 _TOKEN: Final = 12  # hexadecimal digits at the end of a name
-# Before them, of a segment: whether the resource tracker of its ring's family knows it.
+# In the name of a segment, before the token: whether the tracker of the ring's family knows it.
 _TRACKED: Final = "t"
 _UNTRACKED: Final = "s"
-_SWEEP: Final = 16  # parcels sent by a process from one sweep to the next, the first at once
+_TRACKED_AS: Final = "shared_memory"
+
+_END: Final = Struct(f"<{OVERFLOW_NONCE}s{len(OVERFLOW_MAGIC)}s")
+_AT_ONCE: Final = 512  # pieces in one write; IOV_MAX is 1024
+_NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
+_SWEEP: Final = 16  # objects that a process sends from one sweep to the next; the first at once
 
 
 class Label(NamedTuple):
-    """What stands in the ring for a parcel.
+    """What stands in the ring in place of an object.
 
     Attributes:
-        where: url of its memory.
-        nonce: what stands at its end, and of no other.
+        name: of its memory, beside the ring: a directory may move, and be spelled in many ways.
+        nonce: the random number at the end of the content, and of no other.
         size: bytes of the content.
         encoded: whether the content is an `Encoded`, and not a plain pickle.
     """
 
-    where: str
+    name: str
     nonce: bytes
     size: int
     encoded: bool
@@ -90,27 +96,33 @@ class Label(NamedTuple):
         return cls(*pickle.loads(packed))
 
 
-class Parcels:
-    """The parcels of one ring.
+class Overflow:
+    """The objects of one ring that have memory of their own.
 
     Args:
         url: where the ring is.
-        incarnation: what tells it from all others that were or will be there.
-        identity: the memory it is in.
-        tracked: whether parcels stay known to the resource tracker, which removes them when the
-            last of this process's family is gone.
+        incarnation: tells the ring from all others that were or will be there.
+        identity: the memory the ring is in.
+        tracked: whether the resource tracker of this process keeps the duty to remove an object
+            until it is received.
     """
 
     def __init__(self, url: Url, incarnation: str, identity: Identity, *, tracked: bool) -> None:
         self._tracked = tracked
-        digest = hashlib.blake2b(incarnation.encode(), digest_size=4).hexdigest()
-        # At most 30 characters where it is a segment: macOS.
-        self._prefix = f"{url.name}.parcel-" if url.scheme == "file" else f"{PREFIX}{digest}-"
-        self._kind: Scheme = "file" if url.scheme == "file" else "shm"
         self._url = url
         self._identity = identity
         self._pid, self._sent = os.getpid(), 0
         self._is_last = False
+        self._kind: Scheme
+        if url.scheme == "file":
+            self._kind = "file"
+            self._folder, ring = os.path.split(url.name)
+            self._prefix = f"{ring}.overflow-"
+        else:
+            self._kind, self._folder = "shm", ""
+            digest = hashlib.blake2b(incarnation.encode(), digest_size=4).hexdigest()
+            # With mark and token at most 30 characters, for macOS.
+            self._prefix = f"{_PREFIX}{digest}-"
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -118,90 +130,94 @@ class Parcels:
     def sending(
         self, content: bytes | Encoded, is_labelled: Callable[[str], bool]
     ) -> Iterator[Label]:
-        """Make a parcel of its content; inside the `with` the label is to be committed.
+        """Store an object; inside the `with` its label is to be committed.
 
-        An exception inside the `with` removes the parcel again, unless its label was committed.
+        An exception inside the `with` removes the memory again, unless the label was committed.
 
         Args:
-            content: what `encode` gave.
-            is_labelled: whether the ring holds a label with that url.
+            content: what `codec.encode` gave.
+            is_labelled: whether the ring holds a label with that name.
 
         Raises:
-            OSError: ENOSPC: no room for it; nothing is left behind.
+            OSError: ENOSPC: there is no room for it; nothing is left behind.
         """
-        if self._pid != os.getpid():
-            self._pid, self._sent = os.getpid(), 0
-        if self._sent % _SWEEP == 0:
-            self.sweep(is_labelled)  # what the killed have left
-        self._sent += 1
+        self._sweep_sometimes(is_labelled)
         pieces, size = _pieces_of(content)
-        nonce = secrets.token_bytes(NONCE)
-        pieces.append(trailer(self._url, self._identity, nonce))
-        url, forget = self._track()
+        nonce = secrets.token_bytes(OVERFLOW_NONCE)
+        pieces.append(_END.pack(nonce, OVERFLOW_MAGIC))
+        name, forget = self._new_name()
         fd = -1
         try:
-            while (fd := self._make(url)) < 0:
-                if _remove(url) or not self._tracked:
-                    forget()  # else the tracker was told by who removed it
-                url, forget = self._track()
-            _write(fd, pieces, size, str(url))  # step: parcel.write
+            while (fd := self._make(name)) < 0:
+                if self._unlink(name) or not self._tracked:
+                    forget()  # else the one that removed it has told the tracker
+                name, forget = self._new_name()
+            _write(fd, pieces, size, str(self._place(name)))  # step: overflow.write
             if not self._tracked:
-                forget()  # step: parcel.forget
-            yield Label(str(url), nonce, size, type(content) is Encoded)
+                forget()  # step: overflow.forget
+            yield Label(name, nonce, size, type(content) is Encoded)
         except BaseException:
-            if not is_labelled(str(url)) and (fd < 0 or _remove(url)):
+            if not is_labelled(name) and (fd < 0 or self._unlink(name)):
                 forget()
             raise
         finally:
             if fd >= 0:
                 os.close(fd)
 
-    def _make(self, url: Url) -> int:
-        """Make an empty parcel and lock it; -1 if a `sweep` came between the two."""
-        backend = backend_for(url.scheme)
-        fd = backend.create(url.name, 0o600)  # step: parcel.create
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # step: parcel.lock
-            if backend.identify(url.name) == identity_of(os.fstat(fd)):
-                return fd
-        except (BlockingIOError, FileNotFoundError):
-            pass  # the sweep is at it, or through
-        except BaseException:
-            _remove(url)
-            os.close(fd)
-            raise
-        os.close(fd)
-        return -1
+    def _sweep_sometimes(self, is_labelled: Callable[[str], bool]) -> None:
+        if self._pid != os.getpid():  # a forked child counts its own
+            self._pid, self._sent = os.getpid(), 0
+        if self._sent % _SWEEP == 0:
+            self.sweep(is_labelled)
+        self._sent += 1
 
-    def _track(self) -> tuple[Url, Callable[[], None]]:
-        """A new name, which the tracker removes if a kill leaves it; and what ends that."""
+    def _new_name(self) -> tuple[str, Callable[[], None]]:
+        """A fresh name that the tracker removes after a kill; and the call that ends that."""
         mark = "" if self._kind == "file" else _TRACKED if self._tracked else _UNTRACKED
-        url = Url(self._kind, self._prefix + mark + secrets.token_hex(_TOKEN // 2))
+        name = self._prefix + mark + secrets.token_hex(_TOKEN // 2)
         tracked = self._kind == "shm"
         if tracked:
-            # Before there is anything: the tracker is not to learn of it too late.
-            resource_tracker.register(f"/{url.name}", _TRACKED_AS)
+            # Before there is anything: told later, the tracker might be told too late.
+            resource_tracker.register(f"/{name}", _TRACKED_AS)
 
         def forget() -> None:
             nonlocal tracked
             if tracked:
                 tracked = False
-                resource_tracker.unregister(f"/{url.name}", _TRACKED_AS)
+                resource_tracker.unregister(f"/{name}", _TRACKED_AS)
 
-        return url, forget
+        return name, forget
+
+    def _make(self, name: str) -> int:
+        """Make empty memory and lock it; -1 if a sweep came between the two."""
+        url = self._place(name)
+        backend = backend_for(url.scheme)
+        fd = backend.create(url.name, 0o600)  # step: overflow.create
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # step: overflow.lock
+            if backend.identify(url.name) == identity_of(os.fstat(fd)):
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass  # a sweep has the lock, or has removed the name
+        except BaseException:
+            self._unlink(name)
+            os.close(fd)
+            raise
+        os.close(fd)
+        return -1
 
     # -- receiving -------------------------------------------------------------------------------
 
-    def open(self, label: Label) -> Parcel:
-        """Open the parcel of a label, to read it.
+    def open(self, label: Label) -> StoredObject:
+        """Open the memory of an object, to read it.
 
         Raises:
-            FileNotFoundError: it is not there any more: removed by hand, or its sender's whole
-                family was killed before it was taken.
+            FileNotFoundError: it is gone: removed by hand, or its sender's whole family was killed
+                before it was received.
             PermissionError: it is another user's.
             CorruptSegment: the name leads to other memory, or to less than the label says.
         """
-        url = Url.parse(label.where)
+        url = self._place(label.name)
         fd = backend_for(url.scheme).open(url.name, writable=False)
         try:
             status = os.fstat(fd)
@@ -209,54 +225,53 @@ class Parcels:
                 raise PermissionError(
                     errno.EPERM,
                     f"belongs to user {status.st_uid}; a pickle is code, and only your own is run",
-                    label.where,
+                    str(url),
                 )
-            if nonce_of(fd, status.st_size) != label.nonce or status.st_size < label.size:
-                raise _broken(label, "the name leads to other memory, or it was cut off")
+            if status.st_size < label.size or _nonce_at_end(fd, status.st_size) != label.nonce:
+                raise _broken(url, label.size, "the name leads to other memory, or it was cut off")
         except BaseException:
             os.close(fd)
             raise
-        return Parcel(label, url, fd)
+        return StoredObject(label, url, fd)
 
     # -- cleaning up -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Names or paths of all parcels of this ring that are there."""
-        prefix = Path(self._prefix) if self._kind == "file" else SHM / self._prefix
+        """Names of all objects of this ring that are stored."""
+        folder = Path(self._folder) if self._kind == "file" else _SHM
         mark = "" if self._kind == "file" else f"[{_TRACKED}{_UNTRACKED}]"
-        paths = prefix.parent.glob(f"{escape(prefix.name)}{mark}{'[0-9a-f]' * _TOKEN}")
-        return [str(path) if self._kind == "file" else path.name for path in paths]
+        paths = folder.glob(f"{escape(self._prefix)}{mark}{'[0-9a-f]' * _TOKEN}")
+        return [path.name for path in paths]
 
     def sweep(self, is_labelled: Callable[[str], bool]) -> int:
-        """Remove the parcels that nobody is sending and nobody will receive.
+        """Remove what is not being sent and will not be received.
 
         Args:
-            is_labelled: whether the ring holds a label with that url.
+            is_labelled: whether the ring holds a label with that name.
 
         Returns:
             How many were removed.
         """
         removed = 0
         for name in self.names():
-            url = Url(self._kind, name)
-            with unsent(url) as fd:
-                # In this order: a sender commits before it unlocks.
-                if fd >= 0 and not is_labelled(str(url)):
-                    self.remove(url)
+            with _unsent(self._place(name)) as is_unsent:
+                # The lock before the label: a sender commits before it unlocks.
+                if is_unsent and not is_labelled(name):
+                    self.remove(name)
                     removed += 1
         return removed
 
     def flush(self) -> None:
-        """Have parcels that are files on the disk, and their names.
+        """Have what is stored in files on the disk, with its names.
 
         Raises:
             OSError: the file system could not write.
         """
         if self._kind != "file":
             return
-        for name in [*self.names(), os.fspath(Path(self._prefix).parent)]:
+        for name in [*self.names(), ""]:
             try:
-                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(self._place(name).name, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # received meanwhile
             try:
@@ -265,35 +280,49 @@ class Parcels:
                 os.close(fd)
 
     def note_last(self) -> None:
-        """The ring's handle was the last one among all that had a line there."""
+        """Note that this handle was the ring's last participant."""
         self._is_last = True
 
-    def tidy(self) -> None:
-        """Remove every parcel, if nobody has the ring, and nobody can find it again.
+    def remove_all(self) -> None:
+        """Remove every object, if no process has the ring and none can find it again.
 
-        That is asked twice: of the presence locks, for who may not be in our /proc, and of that,
-        for a forked child or a receiver that is not yet in. This process itself may have the memory
-        still mapped: for views, or because it ends.
+        It is asked twice: the participants' locks tell of processes that hide from our /proc, and
+        /proc tells of a forked child or a receiver that is not yet a participant. This process
+        itself does not count: views may keep the memory mapped, or it is about to end.
         """
         names = self.names() if self._is_last else []
         if names and not is_somewhere(self._url, self._identity, but=os.getpid()):
             for name in names:
-                self.remove(Url(self._kind, name))
+                self.remove(name)
 
-    def remove(self, url: Url) -> None:
-        """Remove a parcel that was received, or that nobody will."""
-        if _remove(url) and self._tracked and url.name.startswith(self._prefix + _TRACKED):
-            resource_tracker.unregister(f"/{url.name}", _TRACKED_AS)
+    def remove(self, name: str) -> None:
+        """Remove an object that was received, or that cannot be received."""
+        if self._unlink(name) and self._tracked and name.startswith(self._prefix + _TRACKED):
+            resource_tracker.unregister(f"/{name}", _TRACKED_AS)
+
+    def _unlink(self, name: str) -> bool:
+        url = self._place(name)
+        try:
+            backend_for(url.scheme).unlink(url.name)
+        except FileNotFoundError:
+            return False  # another process was first
+        except PermissionError:
+            return False  # another user has something of such a name
+        return True
+
+    def _place(self, name: str) -> Url:
+        return Url(self._kind, f"{self._folder}/{name}" if self._kind == "file" else name)
 
 
-class Parcel:
-    """A parcel opened by its reader: a `Source` of its content."""
+class StoredObject:
+    """An object opened by its receiver: a `Source` of its content."""
 
-    __slots__ = ("_fd", "_label", "url")
+    __slots__ = ("_fd", "_label", "_url", "name")
 
     def __init__(self, label: Label, url: Url, fd: int) -> None:
+        self.name = label.name
         self._label = label
-        self.url = url
+        self._url = url
         self._fd = fd
 
     def receive(self) -> Received:
@@ -324,7 +353,7 @@ class Parcel:
         while done < len(target):
             got = os.preadv(self._fd, [target[done:]], at + done)
             if not got:
-                raise _broken(self._label, f"it ends at byte {at + done}")
+                raise _broken(self._url, self._label.size, f"it ends at byte {at + done}")
             done += got
 
     def __enter__(self) -> Self:
@@ -335,6 +364,7 @@ class Parcel:
 
 
 def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]:
+    """What to write, padding included, and how many bytes that is."""
     if not isinstance(content, Encoded):
         return [content], len(content)
     pieces: list[bytes | memoryview] = []
@@ -347,10 +377,10 @@ def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]
     return pieces, end
 
 
-def _write(fd: int, pieces: list[bytes | memoryview], size: int, what: str) -> None:
+def _write(fd: int, pieces: list[bytes | memoryview], size: int, where: str) -> None:
     """Write all pieces. A write takes pages without clearing them first, which a map does not."""
     volume = os.fstatvfs(fd)
-    rooms = [volume.f_bavail * volume.f_frsize, free_memory() if what[:4] == "shm:" else None]
+    rooms = [volume.f_bavail * volume.f_frsize, free_memory() if where[:4] == "shm:" else None]
     free = min(room for room in rooms if room is not None)
     try:
         if size > free:
@@ -369,23 +399,47 @@ def _write(fd: int, pieces: list[bytes | memoryview], size: int, what: str) -> N
             errno.ENOSPC,
             f"no room for an object of {size} bytes, which is larger than its ring and needs memory"
             f" of its own; {free} are free: send less at once, or take a queue on a 'file:PATH'",
-            what,
+            where,
         ) from error
 
 
-def _remove(url: Url) -> bool:
+def _nonce_at_end(fd: int, size: int) -> bytes:
+    """The random number at the end of stored bytes; b"" if there is none."""
+    end = size - _END.size
+    if end < 0:
+        return b""
+    nonce, magic = _END.unpack(os.pread(fd, _END.size, end))
+    return bytes(nonce) if magic == OVERFLOW_MAGIC else b""
+
+
+@contextmanager
+def _unsent(url: Url) -> Iterator[bool]:
+    """Whether no live process is sending this object, nor begins to inside the `with`.
+
+    False also if it is gone, or not this user's to open.
+    """
     try:
-        backend_for(url.scheme).unlink(url.name)
-    except FileNotFoundError:
-        return False  # somebody was first
-    except PermissionError:
-        return False  # another user made something of such a name
+        fd = backend_for(url.scheme).open(url.name, writable=False)
+    except (FileNotFoundError, PermissionError):
+        yield False
+        return
+    try:
+        yield _may_share(fd)
+    finally:
+        os.close(fd)
+
+
+def _may_share(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False  # its sender has the lock
     return True
 
 
-def _broken(label: Label, detail: str) -> CorruptSegment:
+def _broken(url: Url, size: int, detail: str) -> CorruptSegment:
     return CorruptSegment(
-        f"parcel {label.where!r} of {label.size} bytes is broken: {detail}; what was in it is lost",
-        where=label.where,
+        f"{str(url)!r}, an object of {size} bytes, is broken: {detail}; what was in it is lost",
+        where=str(url),
         detail=detail,
     )

@@ -11,7 +11,7 @@ They promise what `multiprocessing.Queue` and `JoinableQueue` promise, and the `
 - What a killed process was doing is finished or undone; its locks pass on. Deaths are not told:
   `get` waits for whoever may still put, with the `timeout` it is given.
 - Arrays come out as arrays that own their memory and are writable; large buffers are copied once in
-  and once out (codec.py), larger objects than the queue has room for go beside it (parcel.py).
+  and once out (codec.py), larger objects than the queue has room for go beside it (overflow.py).
 
 A task of a JoinableQueue that was taken by a process that is then killed stays unfinished, as in
 the standard library: whoever supervises the processes puts it in again, and calls `task_done`.

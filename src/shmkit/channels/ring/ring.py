@@ -6,63 +6,64 @@
                    stores tail -->  ^ tail            head ^  <-- stores head
                                     +----------------------+
 
-Both positions only grow; what lies between them is committed and not released. Each is one aligned
-8-byte
-store, and that store is the commit point: producer.py and consumer.py have the order of steps,
-frame.py what a frame is, segment.py every byte before the data.
+Both positions only grow; what lies between them is committed and not released. Each is stored as
+one aligned 8-byte word, and that store is the commit point.
 """
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass
-from functools import partial
-from struct import Struct
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from shmkit.channels.frame import DISCARD, HEADER, LOW, PAD
-from shmkit.channels.handle import BUSY, STATES
-from shmkit.channels.ring.consumer import Consuming
-from shmkit.channels.ring.producer import Producing
+from shmkit.channels.frame import as_bytes, step_of
+from shmkit.channels.handle import STATES, Handle
+from shmkit.channels.ring import batch, in_place
+from shmkit.channels.ring.options import ALL_FLAGS, RingOptions
+from shmkit.channels.ring.read import Reader
+from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
-from shmkit.channels.turn import SharedTurn, Turn
-from shmkit.errors import Empty, Full
-from shmkit.memory.url import Url
-from shmkit.segment.header import (
+from shmkit.core import IMPOSSIBLE
+from shmkit.deadline import Deadline
+from shmkit.errors import ShutDown
+from shmkit.segment.segment import PARTICIPANTS, Segment
+from shmkit.segment.words import (
+    CHECKED,
+    CONSUMER_BYTE,
     CUT,
     DATA_BELL,
     DROPPED,
+    FRAME_HEADER,
     HEAD,
-    LEAST_DATA,
+    MANY_CONSUMERS,
+    MANY_PRODUCERS,
+    PAD,
+    POLICIES,
+    POLICY_SHIFT,
+    PRODUCER_BYTE,
+    READER_ROLE,
     READY,
+    RING_KIND,
     SHUT,
+    SIZE_MASK,
+    SKIP,
     SPACE_BELL,
     STATE,
     TAIL,
+    WRITER_ROLE,
 )
-from shmkit.segment.presence import CONSUMER_BYTE, PRODUCER_BYTE
-from shmkit.segment.segment import PARTICIPANTS, Segment
-from shmkit.segment.semaphores import TokenOf
 from shmkit.sync.doorbell import NO_WORDS, Doorbell
 from shmkit.sync.mutex import Mutex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
-    from shmkit.memory.url import Where
-    from shmkit.segment.semaphores import Counts
+    from shmkit.channels.ring.in_place import Frame
+    from shmkit.memory.url import Url, Where
 
 __all__ = ["Ring", "RingStatistics"]
 
-# Flags; bits 4 and 5 are an index into _POLICIES.
-_CHECKED: Final = 1  # frames carry a checksum
-_MANY_PRODUCERS: Final = 2
-_MANY_CONSUMERS: Final = 4
-_POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
 
-
-@dataclass(frozen=True)
-class RingStatistics:
+class RingStatistics(NamedTuple):
     """What a ring looked like at one moment.
 
     Attributes:
@@ -73,9 +74,9 @@ class RingStatistics:
         released: bytes released since it was created.
         dropped: frames that were not taken, or thrown out, because the ring was full.
         state: "open", "shut down", "shut down at once" or "corrupt".
-        producers: pids of those who put.
-        consumers: pids of those who get.
-        participants: pids of all who are attached.
+        producers: pids of the producers.
+        consumers: pids of the consumers.
+        participants: pids of all that are attached.
         sleeps: how often this handle slept: for data, for space.
     """
 
@@ -92,86 +93,81 @@ class RingStatistics:
     sleeps: tuple[int, int]
 
 
-class Ring(Producing, Consuming):
+class Ring(Handle):
     """One process puts, one process gets, in the same order; put blocks while it is full.
 
     Made by `create`, `attach` and `ensure`. The first put of a handle makes it the producer, the
-    first get the consumer; one handle may be both. Any number of threads may use a handle: they
-    take turns (but not under a trace function written in Python, as a debugger has: there each
-    thread needs a handle of its own). A handle pickles, and in a forked child it is a handle of the
+    first get the consumer; one handle may be both. Any number of threads may use a handle: one at a
+    time on each side. A signal handler or finalizer that calls into a side which its own thread is
+    inside of gets a RuntimeError. A handle pickles, and in a forked child it is a handle of the
     child's own, without a role.
 
-    On a file a ring is durable: frames carry a checksum, and whoever attaches after everybody
-    stopped, or was killed, goes on where the last one was.
+    On a file a ring is durable: frames carry a checksum, and a process that attaches after all
+    others stopped, or were killed, goes on where the last one was.
     """
 
-    __slots__ = ()
+    __slots__ = ("_consumers", "_data_bell", "_producers", "_reader", "_space_bell", "_writer")
 
     # What a subclass may want otherwise.
-    _KIND = 1
-    _NOUN = "ring"
-    _FLAGS = 0x30 | _MANY_CONSUMERS | _MANY_PRODUCERS | _CHECKED
-    _SEMAPHORES: ClassVar[Counts] = {
-        "data": 0,
-        "space": 0,
-        "put": TokenOf(0),
-        "get": TokenOf(1),
-    }
-    _WARNING: ClassVar = "unclosed ring {}"  # of a handle that is dropped open; "" for none
+    _KIND: ClassVar[int] = RING_KIND.number
+    _NOUN: ClassVar[str] = RING_KIND.noun
+    _FLAGS = ALL_FLAGS
+    _READER: ClassVar[type[Reader]] = Reader
+    _TELLS_DEATHS: ClassVar[bool] = True
+    _WARNING: ClassVar[str] = "unclosed ring {}"  # of a handle that is dropped open; "" for none
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
         super().__init__(segment)
-        flags, words = segment.header.flags, segment.words
-        self._data_word = segment.data_word
-        self._size = segment.header.data_size
-        self._mask = self._size - 1
-        self._most = min(self._size - HEADER, LOW)
-        self._span_of_most = self._most & -16
-        self._checked = bool(flags & _CHECKED)
-        self._policy = _POLICIES[flags >> 4]
-        self._notes_puts = self._notes_gets = False
-        many_put, many_get = bool(flags & _MANY_PRODUCERS), bool(flags & _MANY_CONSUMERS)
-        membership = segment.membership
+        membership, words = segment.membership, segment.words
+        flags = segment.header.flags
+        many_put, many_get = bool(flags & MANY_PRODUCERS), bool(flags & MANY_CONSUMERS)
+        checked, policy = bool(flags & CHECKED), POLICIES[flags >> POLICY_SHIFT]
         bells = membership.semaphores
-        self._data = Doorbell(words, DATA_BELL, STATE, bells, "data", shared=many_get)
-        self._space = Doorbell(words, SPACE_BELL, STATE, bells, "space", shared=many_put)
-        self._producer = Side(segment, "producer", 0, None if many_put else PRODUCER_BYTE)
-        self._consumer = Side(segment, "consumer", 1, None if many_get else CONSUMER_BYTE)
-        self._put_mutex = Mutex(membership, words, 0) if many_put else None
-        # A producer that drops the oldest gets, too.
-        locks_gets = many_get or self._policy == "drop-oldest"
-        self._get_mutex = Mutex(membership, words, 1) if locks_gets else None
-        self._begin()
-        membership.presence.call_after_fork(self._begin)
+        self._data_bell = Doorbell(words, DATA_BELL, STATE, bells, "data", shared=many_get)
+        self._space_bell = Doorbell(words, SPACE_BELL, STATE, bells, "space", shared=many_put)
+        producer_byte = None if many_put else PRODUCER_BYTE
+        consumer_byte = None if many_get else CONSUMER_BYTE
+        self._producers = Side(segment, "producer", WRITER_ROLE, producer_byte)
+        self._consumers = Side(segment, "consumer", READER_ROLE, consumer_byte)
+        drops = policy == "drop-oldest"
+        self._writer = Writer(
+            self._title,
+            segment,
+            Mutex(membership, words, 0) if many_put else None,
+            data_bell=self._data_bell,
+            space_bell=self._space_bell,
+            role=self._producers,
+            peer=self._consumers,
+            policy=policy,
+            checked=checked,
+        )
+        self._reader = self._READER(
+            self._title,
+            segment,
+            # A producer that drops the oldest frame is on this side, too.
+            Mutex(membership, words, 1) if many_get or drops else None,
+            data_bell=self._data_bell,
+            space_bell=self._space_bell,
+            role=self._consumers,
+            peer=self._producers,
+            checked=checked,
+        )
+        self._writer.tells_deaths = self._reader.tells_deaths = self._TELLS_DEATHS
+        if drops:
+            self._writer.drop_one = self._reader.drop_one
+        membership.presence.call_after_fork(self._start_anew)
         membership.watch(self, self._closer(segment), self._WARNING.format(self._name))
 
     def _closer(self, segment: Segment) -> Callable[[], None]:
         """What closes the memory of a handle that was dropped; it does not lead to the handle."""
         return segment.close
 
-    def _begin(self) -> None:
-        """Without a role, and with nothing seen: at first, and anew in a forked child."""
-        for mutex in self._put_mutex, self._get_mutex:
-            if mutex is not None:
-                mutex.start_anew()
-        self._put_turn = self._turn_with(self._put_mutex, Full, "put")
-        self._get_turn = self._turn_with(self._get_mutex, Empty, "get")
-        self._is_producer = self._is_consumer = False
-        self._put_quick = self._get_quick = False
-        self._limit = self._seen = self._put_at = self._get_at = -1
-        self._put_lap = self._get_lap = 0
-        self._tail, self._room, self._ahead = 0, -1, False
-        self._head = self._known = 0
-        self._unpack, self._unpack_size = Struct("").unpack_from, -1
-        self._tail_seen = self._head_seen = 0
+    def _start_anew(self) -> None:
+        self._writer.start_anew()
+        self._reader.start_anew()
 
-    def _turn_with(self, mutex: Mutex | None, error: type[Exception], what: str) -> Turn:
-        message = f"another {what} on ring {self._name} did not end in time"
-        late = partial(error, message)
-        return Turn(late) if mutex is None else SharedTurn(late, mutex)
-
-    # -- coming and going ------------------------------------------------------------------------
+    # -- coming and going --------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -203,8 +199,8 @@ class Ring(Producing, Consuming):
             ValueError: a bad name, capacity, or policy.
             OSError: ENOSPC, no room for it.
         """
-        flags, size = _checked_options(where, capacity, producers, consumers, when_full)
-        return cls._create(where, size, flags=flags, participants=participants, keep=keep)
+        options = RingOptions(capacity, producers, consumers, when_full, participants, keep)
+        return cls._make(where, options)
 
     @classmethod
     def ensure(
@@ -218,7 +214,7 @@ class Ring(Producing, Consuming):
         participants: int = PARTICIPANTS,
         keep: bool = False,
     ) -> Self:
-        """Join the ring of that name, or create it, also in place of one left half-made.
+        """Join the ring of that name, or create it.
 
         Args:
             where: as in `create`.
@@ -233,9 +229,19 @@ class Ring(Producing, Consuming):
             IncompatibleSegment, CorruptSegment: as `attach`.
             ValueError, OSError: as `create`.
         """
-        flags, size = _checked_options(where, capacity, producers, consumers, when_full)
+        options = RingOptions(capacity, producers, consumers, when_full, participants, keep)
+        return cls._make(where, options, ensure=True)
+
+    @classmethod
+    def _make(cls, where: Where | Url, options: RingOptions, *, ensure: bool = False) -> Self:
+        flags, size = options.stored(where)
         return cls._create(
-            where, size, flags=flags, participants=participants, keep=keep, ensure=True
+            where,
+            size,
+            flags=flags,
+            participants=options.participants,
+            keep=options.keep,
+            ensure=ensure,
         )
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -250,13 +256,13 @@ class Ring(Producing, Consuming):
             CorruptSegment: the ring was found broken before.
             ClosedError: this handle was closed.
         """
-        self._check_open()
-        self._segment.membership.register()  # in a forked child, for the bells that others hear
-        state = self._checked_state(self._words)
+        words = self._open_words()
+        self._segment.membership.register()  # in a forked child, whose bells others are to hear
+        state = self._checked_state(words)
         if state == READY or (immediate and state == SHUT):
-            self._words[STATE] = CUT if immediate else SHUT  # step: shut.state
-        self._data.ring_always()  # step: shut.data
-        self._space.ring_always()  # step: shut.space
+            words[STATE] = CUT if immediate else SHUT  # step: shut.state
+        self._data_bell.ring_always()  # step: shut.data
+        self._space_bell.ring_always()  # step: shut.space
 
     def flush(self) -> None:
         """Make what was put survive a loss of power, where the ring is on a file.
@@ -270,30 +276,202 @@ class Ring(Producing, Consuming):
     def close(self) -> None:
         """Leave the ring, and give the roles of this handle back. Idempotent.
 
-        It is no end for the others: a successor may attach. `shutdown` is the end.
+        It is no end for the other processes: a successor may attach. `shutdown` is the end. A frame
+        that another thread has reserved, or peeks at, is waited for, a second at most.
+
+        Raises:
+            RuntimeError: this thread is inside a call on this handle, and a signal handler or
+                finalizer calls this.
         """
         if self._closed:
             return
+        writer, reader = self._writer, self._reader
+        for cursor in writer, reader:
+            if cursor.is_inside():
+                raise cursor.nested()
         self._closed = True
-        self._put_turn.end()
-        self._get_turn.end()
-        self._await_fast_path(lambda: BUSY not in (self._limit, self._seen))
-        self._limit = self._seen = self._get_at = -1
-        if self._is_producer:
-            self._producer.release()
-        if self._is_consumer:
-            self._consumer.release()
+        for cursor in writer, reader:
+            if cursor.close():
+                cursor.role.release()
         self._segment.close()
-        self._data.close()
-        self._space.close()
+        self._data_bell.close()
+        self._space_bell.close()
+        for cursor in writer, reader:
+            cursor.words, cursor.data = NO_WORDS, None
         self._words, self._map = NO_WORDS, self._segment.map
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- putting -----------------------------------------------------------------------------------
+
+    def put(self, data: Any, timeout: float | None = None) -> None:
+        """Copy `data` in as one frame, waiting while the ring is full.
+
+        Args:
+            data: bytes, or any object with a contiguous buffer; it may be empty.
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Raises:
+            Full: no room came free in time, or there is none and the ring was made with
+                `when_full="raise"`.
+            FrameTooLarge: it would not fit into this ring if it were empty.
+            ShutDown: the ring was shut down.
+            PeerDied: the ring is full and its consumer was killed; told once per death.
+            RoleTaken: another live handle is the one producer.
+            CorruptSegment: an index in the memory is impossible.
+            ClosedError: this handle was closed.
+            RuntimeError: this thread is inside a put on this handle, or has a frame reserved.
+            TypeError: `data` has no contiguous buffer.
+        """
+        if type(data) is not bytes:
+            data = as_bytes(data)
+        if not self._writer.put(data):
+            self._writer.put_carefully(data, Deadline(timeout))
+
+    def put_nowait(self, data: Any) -> None:
+        """`put`, or Full at once."""
+        self.put(data, 0)
+
+    def put_many(self, frames: Iterable[Any], timeout: float | None = None) -> int:
+        """Copy in frame after frame, and publish as many at a time as there is room for.
+
+        Args:
+            frames: any number of what `put` takes.
+            timeout: seconds for all of them together; None for ever, 0 only what fits now.
+
+        Returns:
+            How many went in, from the first on: fewer than all if the time was up, or the ring is
+            full and does not wait, or an error came after the first went in; the next call raises
+            that.
+
+        Raises:
+            FrameTooLarge, TypeError: one of them can not go in; then none does.
+            ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError, RuntimeError: as `put`.
+        """
+        return batch.put_many(self._writer, frames, timeout)
+
+    def reserve(self, size: int, timeout: float | None = None) -> AbstractContextManager[Frame]:
+        """Write a frame in place: `with ring.reserve(n) as frame: frame[:] = ...` commits it.
+
+        An exception inside the `with` discards it. Other threads' puts on this handle wait for the
+        end of the `with`.
+
+        Args:
+            size: bytes to reserve; `frame.truncate(n)` commits fewer.
+            timeout: seconds to wait for room; None for ever, 0 not at all.
+
+        Returns:
+            A context manager that gives a `Frame`; using that after the `with` is a ValueError.
+
+        Raises:
+            ValueError: a negative size.
+            RuntimeError: this thread has a frame reserved already, or it left the `with` in a
+                forked child.
+            Full, FrameTooLarge, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as
+                `put`.
+        """
+        return in_place.reserve(self._writer, size, timeout)
+
+    # -- getting -----------------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None) -> bytes:
+        """Take the oldest frame out, waiting while there is none.
+
+        Args:
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Returns:
+            The frame's bytes, a copy.
+
+        Raises:
+            Empty: none came in time.
+            ShutDown: the ring was shut down, and everything in it has been taken.
+            PeerDied: there is none and the producer was killed; told once per death.
+            RoleTaken: another live handle is the one consumer.
+            CorruptSegment: an index, a frame's length or its checksum is impossible.
+            ClosedError: this handle was closed.
+            RuntimeError: this thread is inside a get on this handle, or peeks at a frame.
+        """
+        frame = self._reader.get()
+        if frame is None:
+            frame = self._reader.get_carefully(Deadline(timeout))
+        return frame
+
+    def get_nowait(self) -> bytes:
+        """`get`, or Empty at once."""
+        return self.get(0)
+
+    def get_many(self, max_frames: int | None = None, timeout: float | None = None) -> list[bytes]:
+        """Take out every frame there is, waiting while there is none.
+
+        Args:
+            max_frames: at most this many; None for all.
+            timeout: seconds to wait for the first; None for ever, 0 not at all.
+
+        Returns:
+            One frame or more, the oldest first.
+
+        Raises:
+            ValueError: `max_frames` below 1.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError, RuntimeError: as
+                `get`.
+        """
+        return batch.get_many(self._reader, max_frames, timeout)
+
+    def get_into(self, buffer: Any, timeout: float | None = None) -> int:
+        """Copy the oldest frame into memory of the caller's, waiting while there is none.
+
+        Args:
+            buffer: writable and contiguous; it may be larger than the frame.
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Returns:
+            Bytes written, from the buffer's start on.
+
+        Raises:
+            ValueError: the frame is larger than the buffer; it stays in the ring.
+            TypeError: the buffer is read-only or not contiguous.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError, RuntimeError: as
+                `get`.
+        """
+        return in_place.get_into(self._reader, buffer, timeout)
+
+    def peek(self, timeout: float | None = None) -> AbstractContextManager[memoryview]:
+        """Read the oldest frame in place; leaving the `with` releases it.
+
+        An exception inside the `with` leaves the frame in the ring. Other threads' gets on this
+        handle wait for the end of the `with`.
+
+        Args:
+            timeout: seconds to wait for a frame; None for ever, 0 not at all.
+
+        Returns:
+            A context manager that gives a read-only view of the frame; using that after the `with`
+            is a ValueError.
+
+        Raises:
+            RuntimeError: this thread is peeking already, or left the `with` in a forked child.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        return in_place.peek(self._reader, timeout)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Frame after frame, until the ring is shut down and empty.
+
+        Raises:
+            PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        while True:
+            try:
+                frame = self.get()
+            except ShutDown:
+                return
+            yield frame
+
+    # -- looking -----------------------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:
         """Bytes of data."""
-        return self._size
+        return self._writer.size
 
     def qsize(self) -> int:
         """How many frames are committed and not released; a moment later it may be another number.
@@ -302,17 +480,17 @@ class Ring(Producing, Consuming):
             CorruptSegment: an index or a frame's length is impossible.
             ClosedError: this handle was closed.
         """
-        words, mask = self._open_words(), self._mask
+        words = self._open_words()
         at, tail = self._glimpse(words)
         frames = 0
         while at < tail:
-            word = words[self._data_word + ((at & mask) >> 3)]
+            word = words[self._word_at(at)]
             head = words[HEAD]
             if head > at:  # released meanwhile: what was read is void, and what was counted
                 at, frames = head, 0
                 continue
-            frames += not word & (PAD | DISCARD)
-            at += ((word & LOW) + HEADER + 15) & -16
+            frames += not word & PAD
+            at += step_of(word & SIZE_MASK)
         if at > tail and words[HEAD] <= tail:
             raise self._segment.corrupt(f"the last frame before {tail} ends at {at}")
         return frames
@@ -333,7 +511,7 @@ class Ring(Producing, Consuming):
             ClosedError: this handle was closed.
         """
         start, tail = self._glimpse(self._open_words())
-        return tail - start + HEADER > self._size
+        return tail - start + FRAME_HEADER > self.capacity
 
     def statistics(self) -> RingStatistics:
         """The ring at this moment.
@@ -345,55 +523,51 @@ class Ring(Producing, Consuming):
         words = self._open_words()
         start, tail = self._glimpse(words)
         return RingStatistics(
-            capacity=self._size,
+            capacity=self.capacity,
             used=tail - start,
             frames=self.qsize(),
             committed=words[TAIL],
             released=words[HEAD],
             dropped=words[DROPPED],
             state=STATES.get(words[STATE], "corrupt"),
-            producers=tuple(self._producer.holders()),
-            consumers=tuple(self._consumer.holders()),
+            producers=tuple(self._producers.holders()),
+            consumers=tuple(self._consumers.holders()),
             participants=tuple(self._segment.membership.members()),
-            sleeps=(self._data.sleeps, self._space.sleeps),
+            sleeps=(self._data_bell.sleeps, self._space_bell.sleeps),
         )
 
     def __repr__(self) -> str:
         if self._closed:
             return f"<Ring {self._name} closed>"
-        roles = [
-            role
-            for role, has in (("producer", self._is_producer), ("consumer", self._is_consumer))
-            if has
-        ]
+        roles = [cursor.role.role for cursor in (self._writer, self._reader) if cursor.has_role]
         words = self._words
         state = STATES.get(words[STATE], "corrupt")
         return (
-            f"<Ring {self._name} {state}, {words[TAIL] - words[HEAD]} of {self._size} bytes used, "
-            f"{' and '.join(roles) or 'no role'} here>"
+            f"<Ring {self._name} {state}, {words[TAIL] - words[HEAD]} of {self.capacity} bytes "
+            f"used, {' and '.join(roles) or 'no role'} here>"
         )
 
+    def _word_at(self, position: int) -> int:
+        """Index of the first word of the frame at a position."""
+        return (self._base + (position & self._writer.mask)) >> 3
 
-def _checked_options(
-    where: Where | Url, capacity: int, producers: str, consumers: str, when_full: str
-) -> tuple[int, int]:
-    """Flags and data size of a ring, or ValueError."""
-    for name, value, choices in (
-        ("producers", producers, ("one", "many")),
-        ("consumers", consumers, ("one", "many")),
-        ("when_full", when_full, _POLICIES),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name}={value!r}: it is one of {', '.join(map(repr, choices))}")
-    capacity = operator.index(capacity)
-    if not 0 < capacity <= 1 << 46:
-        raise ValueError(f"capacity={capacity}: a ring has 1 byte or more, and fits into memory")
-    size = max(LEAST_DATA, 1 << (capacity - 1).bit_length())
-    flags = _POLICIES.index(when_full) << 4
-    if Url.parse(where).scheme == "file":
-        flags |= _CHECKED
-    if producers == "many":
-        flags |= _MANY_PRODUCERS
-    if consumers == "many":
-        flags |= _MANY_CONSUMERS
-    return flags, size
+    def _glimpse(self, words: memoryview[int]) -> tuple[int, int]:
+        """Where the oldest frame begins and the newest ends, while other processes go on.
+
+        Raises:
+            CorruptSegment: they can not be. This look does not mark the ring as broken.
+        """
+        while True:
+            tail = words[TAIL]
+            head = words[HEAD]
+            if head >= tail:
+                return tail, tail  # it was read later, and may have gone past
+            skip = words[SKIP]
+            if words[HEAD] == head:  # else the skip may be of a later lap
+                break
+        start = (head | self._writer.mask) + 1 if head == skip else head
+        if (head | tail) & IMPOSSIBLE or not 0 <= tail - start <= self.capacity:
+            raise self._segment.corrupt(
+                f"tail {tail} and head {head} in a ring of {self.capacity} bytes"
+            )
+        return start, tail

@@ -1,0 +1,146 @@
+"""Many frames with one call: they are published, or released, with one store for each run.
+
+A run ends at the end of a lap, where there is no room or no frame, and after one frame in rings
+that note every frame (`Cursor.note`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shmkit.channels.frame import as_bytes, second_word, step_of
+from shmkit.core import Wait
+from shmkit.deadline import Deadline
+from shmkit.errors import Full, PeerDied, ShmkitError
+from shmkit.segment.words import FRAME_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shmkit.channels.ring.read import Reader
+    from shmkit.channels.ring.write import Writer
+
+__all__ = ["get_many", "put_many"]
+
+
+def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
+    """As `Ring.put_many`."""
+    batch = [as_bytes(frame) for frame in frames]
+    writer.check_size(max(map(len, batch), default=0))
+    deadline = Deadline(timeout)
+    done = 0
+    try:
+        while done < len(batch):
+            done += _put_run(writer, batch, done, deadline)
+    except Full:
+        return done
+    except ShmkitError as error:
+        if not done:
+            raise
+        if isinstance(error, PeerDied):
+            writer.peer.untell()  # the next call tells it
+    return done
+
+
+def _put_run(
+    writer: Writer, batch: list[bytes | memoryview], first: int, deadline: Deadline
+) -> int:
+    """Put frames from `first` on while there is room; how many are done with."""
+    put = 0
+
+    def attempt() -> int | Wait:
+        nonlocal put
+        at = writer.admit(len(batch[first]), deadline)
+        if isinstance(at, Wait):
+            return at
+        if at is None:
+            return 1  # dropped
+        put, end = _write_run(writer, batch, first, at)
+        writer.commit(at, end)
+        return put
+
+    try:
+        done = writer.insist(attempt, deadline)
+    finally:
+        if put:
+            writer.announce()  # also if a handler raised when they were in
+    return done
+
+
+def _write_run(
+    writer: Writer, batch: list[bytes | memoryview], first: int, at: int
+) -> tuple[int, int]:
+    """Write frames behind each other, the first of which fits; how many, and where they end."""
+    words, data, mask, checked = writer.words, writer.data, writer.mask, writer.checked
+    room = min(writer.seen + writer.size, (at | mask) + 1)
+    last = len(batch) if writer.note is None else first + 1
+    number = first
+    # The loop of `WriteCursor.put`, without what is the same for all frames of the run.
+    while number < last:
+        frame = batch[number]
+        size = len(frame)
+        end = at + ((size + 31) & -16)
+        if end > room and number > first:
+            break
+        start = writer.base + (at & mask)
+        words[start >> 3] = size  # step: put.header
+        if checked:
+            words[(start >> 3) + 1] = second_word(size, at, frame)  # step: put.checksum
+        start += FRAME_HEADER
+        data[start : start + size] = frame  # step: put.payload
+        at = end
+        number += 1
+    return number - first, at
+
+
+def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> list[bytes]:
+    """As `Ring.get_many`."""
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
+    most = (1 << 62) if max_frames is None else max_frames
+
+    def attempt() -> list[bytes] | Wait:
+        at = reader.find()
+        return at if isinstance(at, Wait) else _take_all(reader, at, most)
+
+    frames = reader.insist(attempt, Deadline(timeout))
+    reader.give_room()
+    return frames
+
+
+def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:
+    """Copy out frames from a checked one on, and release them with one store."""
+    frames: list[bytes] = []
+    last = reader.seen  # a producer that keeps up does not keep us here
+    if reader.note is not None:
+        most = 1
+    while True:
+        at = _take_run(reader, at, most, frames)
+        if len(frames) == most or at >= last:
+            break
+        found = reader.next_frame(at)
+        if isinstance(found, Wait):
+            break
+        at = found
+    reader.release(at)
+    return frames
+
+
+def _take_run(reader: Reader, at: int, most: int, frames: list[bytes]) -> int:
+    """Copy frames out up to the end of the lap, or to one that needs another look; where it is."""
+    words, data, mask = reader.words, reader.data, reader.mask
+    bound = reader.bound(at)
+    start, size = reader.payload_of(at)
+    frames.append(data[start : start + size])  # step: get.copy
+    at += step_of(size)
+    # The loop of `ReadCursor.get`, without what is the same for all frames of the run.
+    while at < bound and len(frames) < most and not reader.checked:
+        start = reader.base + (at & mask)
+        size = words[start >> 3]
+        end = at + ((size + 31) & -16)
+        if end > bound:
+            break  # a flag, a kind, or broken
+        start += FRAME_HEADER
+        frames.append(data[start : start + size])  # step: get.copy
+        at = end
+    return at

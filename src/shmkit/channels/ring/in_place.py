@@ -1,0 +1,167 @@
+"""Frames in place: memory of the ring lent to the caller, for as long as a `with` lasts.
+
+The side is the caller's own until then (`Loan` in core.py), between processes by the side's mutex.
+Afterwards the views are released: using them is a ValueError. Only an array that was made of one
+and still lives keeps its memory mapped; what it shows then is the ring's again.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from shmkit.channels.frame import step_of
+from shmkit.core import Loan, Wait
+from shmkit.deadline import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shmkit.channels.ring.read import Reader
+    from shmkit.channels.ring.write import Writer
+
+__all__ = ["Frame", "get_into", "peek", "reserve"]
+
+
+class Frame:
+    """Room for one frame inside the ring: write into it; leaving the `with` commits it.
+
+    It is indexed and sliced as a writable `memoryview` of bytes; `buf` is that view.
+    """
+
+    __slots__ = ("_size", "buf")
+
+    def __init__(self, buf: memoryview) -> None:
+        self.buf = buf
+        self._size = len(buf)
+
+    def truncate(self, size: int) -> None:
+        """Commit only the first `size` bytes.
+
+        Raises:
+            ValueError: more than were reserved, or fewer than 0.
+        """
+        if not 0 <= size <= self._size:
+            raise ValueError(f"{size} bytes of a frame of {self._size}: reserve more")
+        self.buf, self._size = self.buf[:size], size
+
+    def __len__(self) -> int:
+        return len(self.buf)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.buf[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.buf[index] = value
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.buf)
+
+    if sys.version_info >= (3, 12):
+
+        def __buffer__(self, flags: int) -> memoryview:
+            return self.buf
+
+    def __repr__(self) -> str:
+        return f"<Frame of {len(self.buf)} bytes>"
+
+
+@contextmanager
+def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]:
+    """As `Ring.reserve`."""
+    if size < 0:
+        raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
+    deadline = Deadline(timeout)
+    while True:
+        # Made before it is lent: whatever raises at whatever moment, it is given back.
+        loan = Loan()
+        try:
+            at = writer.attempt(lambda: writer.admit(size, deadline), deadline, loan)
+            if not isinstance(at, Wait):
+                yield from _reserved(writer, loan, at, size)
+                break
+        finally:
+            try:
+                writer.give_back(loan)
+            finally:
+                writer.give_back(loan)
+        writer.wait(at.seen, deadline)
+    writer.announce()
+
+
+def _reserved(writer: Writer, loan: Loan, at: int | None, size: int) -> Iterator[Frame]:
+    if at is None:  # dropped
+        whole = memoryview(bytearray(size))
+    else:
+        start = writer.payload_at(at)
+        whole = memoryview(writer.data)[start : start + size]
+    frame = Frame(whole)
+    try:
+        yield frame
+        with writer.guard:
+            if writer.loan is not loan:
+                raise writer.lost()
+            if at is not None:
+                writer.seal(at, whole[: frame._size])
+                writer.commit(at, at + step_of(frame._size))
+            writer.give_back(loan)
+    finally:
+        _release(frame.buf, whole)
+
+
+@contextmanager
+def peek(reader: Reader, timeout: float | None) -> Iterator[memoryview]:
+    """As `Ring.peek`."""
+    deadline = Deadline(timeout)
+    while True:
+        loan = Loan()  # as in `reserve`
+        try:
+            at = reader.attempt(reader.find, deadline, loan)
+            if not isinstance(at, Wait):
+                yield from _peeked(reader, loan, at)
+                break
+        finally:
+            try:
+                reader.give_back(loan)
+            finally:
+                reader.give_back(loan)
+        reader.wait(at.seen, deadline)
+    reader.give_room()
+
+
+def _peeked(reader: Reader, loan: Loan, at: int) -> Iterator[memoryview]:
+    start, size = reader.payload_of(at)
+    view = memoryview(reader.data)[start : start + size].toreadonly()
+    try:
+        yield view
+        with reader.guard:
+            if reader.loan is not loan:
+                raise reader.lost()
+            reader.release(at + step_of(size))
+            reader.give_back(loan)
+    finally:
+        _release(view)
+
+
+def get_into(reader: Reader, buffer: Any, timeout: float | None) -> int:
+    """As `Ring.get_into`."""
+    target = memoryview(buffer)
+    if target.readonly or not target.c_contiguous:
+        raise TypeError("get_into needs a writable, contiguous buffer")
+    target = target.cast("B") if target.nbytes else target
+    with peek(reader, timeout) as frame:
+        size = len(frame)
+        if size > target.nbytes:
+            raise ValueError(f"a frame of {size} bytes into a buffer of {target.nbytes}: it stays")
+        if size:
+            target[:size] = frame
+    return size
+
+
+def _release(*views: memoryview) -> None:
+    for view in views:
+        try:
+            view.release()
+        except BufferError:
+            continue  # an array was made of it, and lives

@@ -1,0 +1,260 @@
+"""Reading: the consumers' side of a ring, from "is there a frame?" to the stored head.
+
+    find      open? the role? a frame, behind what only fills the lap?
+    check     its header; in checked rings its checksum
+    release   store head
+
+A consumer killed before the head is stored has taken nothing: the frame is there for the next one.
+
+The common case is `ReadCursor.get` in core.py; this is every other case.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shmkit.channels.frame import second_word, step_of
+from shmkit.channels.handle import checked_state
+from shmkit.core import CAREFUL, CLOSED, FREE, IMPOSSIBLE, NO_ROLE, ReadCursor, Wait
+from shmkit.errors import Empty, ShutDown
+from shmkit.segment.fences import STRONG_ORDER, fence
+from shmkit.segment.words import (
+    CUT,
+    DROPPED,
+    FRAME_HEADER,
+    HEAD,
+    KIND_MASK,
+    PAD,
+    READY,
+    SIZE_MASK,
+    SKIP,
+    TAIL,
+)
+
+if TYPE_CHECKING:
+    from shmkit.channels.roles import Side
+    from shmkit.deadline import Deadline
+    from shmkit.segment.segment import Segment
+    from shmkit.sync.doorbell import Doorbell
+    from shmkit.sync.mutex import Mutex
+
+__all__ = ["Reader"]
+
+
+class Reader(ReadCursor):
+    """What a ring's handle gets by.
+
+    Args:
+        title: what messages call the ring.
+        segment: its memory.
+        mutex: the lock between consumers; None where there is one.
+        data_bell: consumers sleep there.
+        space_bell: producers sleep there.
+        role: the consumers.
+        peer: the producers.
+        checked: whether frames carry a checksum.
+
+    Attributes:
+        tells_deaths: whether a wait ends with PeerDied when the producer died.
+    """
+
+    __slots__ = ("checked", "data_bell", "peer", "role", "segment", "tells_deaths")
+
+    def __init__(
+        self,
+        title: str,
+        segment: Segment,
+        mutex: Mutex | None,
+        *,
+        data_bell: Doorbell,
+        space_bell: Doorbell,
+        role: Side,
+        peer: Side,
+        checked: bool,
+    ) -> None:
+        size = segment.header.data_size
+        super().__init__(
+            title, segment.words, segment.map, segment.base, size, mutex, bell=space_bell
+        )
+        self.segment = segment
+        self.data_bell = data_bell
+        self.role = role
+        self.peer = peer
+        self.checked = checked
+        self.tells_deaths = True
+
+    def get_carefully(self, deadline: Deadline) -> Any:
+        """Take the oldest frame out, waiting while there is none."""
+        frame = None if deadline.is_now else self._glance()
+        while frame is None:
+            taken = self.attempt(self._take_one, deadline)
+            if not isinstance(taken, Wait):
+                self.give_room()
+                return taken
+            self.wait(taken.seen, deadline)
+            frame = self.get()  # what most waits end with
+        if self.role.shared:
+            self.give_room()  # the bell was for all who sleep
+        return frame
+
+    def _glance(self) -> bytes | None:
+        """Look for a frame for some microseconds, without the locks, and take it."""
+        words = self.words
+        tail = words[TAIL]
+        if self.state != FREE or words[HEAD] != tail or not self.data_bell.glance(TAIL, tail):
+            return None
+        return self.get()
+
+    def _take_one(self) -> Any:
+        at = self.find()
+        return at if isinstance(at, Wait) else self.take(at)
+
+    # -- within the side's lock --------------------------------------------------------------------
+
+    def find(self) -> int | Wait:
+        """The position of the oldest frame, checked.
+
+        Raises:
+            ShutDown: there is none, and none will come.
+            RoleTaken, CorruptSegment, ClosedError: as `Ring.get`.
+        """
+        # Before the tail: a producer that shut the ring down had put before.
+        state = checked_state(self.segment, self.words)
+        if state == CUT:
+            raise ShutDown(f"{self.title} was shut down at once")
+        if self.idle == NO_ROLE:
+            self.role.claim()
+            self.idle = CAREFUL if self.checked else FREE
+        at = self.next_frame(self.words[HEAD])
+        if isinstance(at, Wait) and state != READY:
+            raise ShutDown(f"{self.title} was shut down and is empty")
+        return at
+
+    def next_frame(self, head: int) -> int | Wait:
+        """From a position to the frame that is there or, past what only fills the lap, behind it.
+
+        Raises:
+            CorruptSegment: a position, a frame's header or its checksum can not be.
+        """
+        words = self.words
+        tail = words[TAIL]
+        if not STRONG_ORDER:
+            fence()
+        while head != tail:
+            start = (head | self.mask) + 1 if words[SKIP] == head else head
+            if (head | tail) & IMPOSSIBLE or not 0 <= tail - start <= self.size:
+                raise self.segment.poison(
+                    f"tail {tail} and head {head} in a ring of {self.size} bytes"
+                )
+            if start == tail:
+                break
+            self.seen = tail
+            word = self.word_at(start)
+            size, left = word & SIZE_MASK, self.bound(start) - start
+            if size > left - FRAME_HEADER:
+                raise self.segment.poison(
+                    f"a frame of {size} bytes at {start}, with {left} left there"
+                )
+            if word & ~(SIZE_MASK | KIND_MASK | PAD):
+                raise self.segment.poison(f"frame header {word:#x} at {start}")
+            if not word & PAD:
+                if self.checked:
+                    self._check_sum(start, word)
+                return start
+            head = start + step_of(size)
+        return Wait(tail)
+
+    def bound(self, position: int) -> int:
+        """Where frames from a position on end: at the tail as seen, or at the end of the lap."""
+        return min(self.seen, (position | self.mask) + 1)
+
+    def word_at(self, position: int) -> int:
+        """The first word of the frame at a position."""
+        return self.words[(self.base + (position & self.mask)) >> 3]
+
+    def payload_of(self, at: int) -> tuple[int, int]:
+        """First byte, as an index in `data`, and size of the frame at a position."""
+        return self.base + (at & self.mask) + FRAME_HEADER, self.word_at(at) & SIZE_MASK
+
+    def _check_sum(self, at: int, word: int) -> None:
+        start, size = self.payload_of(at)
+        payload = memoryview(self.data)[start : start + size]
+        if self.words[(start >> 3) - 1] != second_word(word, at, payload):
+            raise self.segment.poison(
+                f"the checksum of the frame of {size} bytes at {at} does not fit it"
+            )
+
+    def take(self, at: int) -> Any:
+        """Copy the frame at a position out and release it, in this order: a kill loses nothing."""
+        start, size = self.payload_of(at)
+        frame: bytes = self.data[start : start + size]  # step: get.copy
+        self.release(at + step_of(size))
+        return frame
+
+    def release(self, end: int) -> None:
+        """Let the producers have everything up to `end`."""
+        words = self.words
+        if self.note is not None:
+            self.note(words[HEAD], end)
+        if self.loan is None:
+            raise self.lost()
+        if not STRONG_ORDER:
+            fence()
+        words[HEAD] = end  # step: get.head
+
+    def drop_one(self, deadline: Deadline) -> bool:
+        """Throw the oldest frame out, for a producer that needs its room.
+
+        Returns:
+            False if there is none, or a consumer takes too long with it.
+        """
+        try:
+            return self.attempt(self._throw_out_one, deadline)
+        except Empty:
+            return False
+
+    def _throw_out_one(self) -> bool:
+        at = self.next_frame(self.words[HEAD])
+        if isinstance(at, Wait):
+            return False
+        self.words[DROPPED] += 1  # step: get.drop
+        self.throw_out(at)
+        return True
+
+    def throw_out(self, at: int) -> None:
+        """Release the frame at a position unread."""
+        self.release(at + step_of(self.payload_of(at)[1]))
+
+    # -- without it --------------------------------------------------------------------------------
+
+    def give_room(self) -> None:
+        """Wake a producer, and another consumer if something is left for it."""
+        if not STRONG_ORDER:
+            fence()  # elsewhere giving the guard back was one, as in core.py
+        self.bell.ring()  # step: get.bell
+        if self.role.shared and self.words[TAIL] != self.words[HEAD]:
+            self.data_bell.ring()  # step: get.ring_on
+
+    def wait(self, seen: int, deadline: Deadline) -> None:
+        """Wait until the tail is no longer where it was seen.
+
+        Raises:
+            Empty: it stayed there.
+            PeerDied: the producer died; told once per death.
+        """
+        if deadline.is_now:
+            raise Empty(f"{self.title} is empty")
+        if not self.data_bell.wait(TAIL, seen, deadline, partial(self.look, seen)):
+            raise Empty(f"{self.title} stayed empty until the timeout")
+
+    def look(self, seen: int) -> None:
+        """See, in a long wait, that this handle is open and the producer alive."""
+        if self.idle == CLOSED:
+            raise self.closed_error()
+        if self.tells_deaths:
+            self.peer.raise_if_dead(self.title, TAIL, seen)
+
+    def late(self) -> Empty:
+        """The error for a thread that did not get the side in time."""
+        return Empty(f"another get on {self.title} did not end in time")

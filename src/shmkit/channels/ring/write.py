@@ -1,0 +1,265 @@
+"""Writing: the producers' side of a ring, from "is there room?" to the stored tail.
+
+    room      open? the role? is there room before or behind the end of the lap?
+    write     payload -> frame header
+    commit    store tail
+
+Nothing of a frame is visible before the last store: a producer killed before it has put nothing. A
+frame that does not fit before the end of the lap begins at the next one. What is left of the lap is
+filled by a frame with the flag PAD, or, in an empty ring, skipped: `skip` names the position at
+which a consumer goes on at the next lap.
+
+The common case is `WriteCursor.put` in core.py; this is every other case.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from shmkit.channels.frame import as_bytes, second_word, step_of
+from shmkit.channels.handle import checked_state
+from shmkit.core import CAREFUL, CLOSED, FREE, IMPOSSIBLE, NO_ROLE, Wait, WriteCursor
+from shmkit.errors import FrameTooLarge, Full, ShutDown
+from shmkit.segment.fences import STRONG_ORDER, fence
+from shmkit.segment.words import (
+    DROPPED,
+    FRAME_HEADER,
+    HEAD,
+    KIND_SHIFT,
+    PAD,
+    READY,
+    SIZE_MASK,
+    SKIP,
+    TAIL,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shmkit.channels.roles import Side
+    from shmkit.deadline import Deadline
+    from shmkit.segment.segment import Segment
+    from shmkit.sync.doorbell import Doorbell
+    from shmkit.sync.mutex import Mutex
+
+__all__ = ["Writer"]
+
+NO_SKIP: Final = (1 << 64) - 1
+
+
+class Writer(WriteCursor):
+    """What a ring's handle puts by.
+
+    Args:
+        title: what messages call the ring.
+        segment: its memory.
+        mutex: the lock between producers; None where there is one.
+        data_bell: consumers sleep there.
+        space_bell: producers sleep there.
+        role: the producers.
+        peer: the consumers.
+        policy: what a put to a full ring does: one of words.POLICIES.
+        checked: whether frames carry a checksum.
+
+    Attributes:
+        tells_deaths: whether a wait ends with PeerDied when the consumer died.
+        drop_one: throws out the oldest frame, and says whether there was one.
+        largest: bytes of the largest frame.
+    """
+
+    __slots__ = (
+        "checked",
+        "drop_one",
+        "largest",
+        "peer",
+        "policy",
+        "role",
+        "segment",
+        "space_bell",
+        "tells_deaths",
+    )
+
+    def __init__(
+        self,
+        title: str,
+        segment: Segment,
+        mutex: Mutex | None,
+        *,
+        data_bell: Doorbell,
+        space_bell: Doorbell,
+        role: Side,
+        peer: Side,
+        policy: str,
+        checked: bool,
+    ) -> None:
+        size = segment.header.data_size
+        super().__init__(
+            title, segment.words, segment.map, segment.base, size, mutex, bell=data_bell
+        )
+        self.segment = segment
+        self.space_bell = space_bell
+        self.role = role
+        self.peer = peer
+        self.policy = policy
+        self.checked = checked
+        self.largest = min(size - FRAME_HEADER, SIZE_MASK)
+        self.tells_deaths = True
+        self.drop_one: Callable[[Deadline], bool] | None = None
+
+    def put_carefully(self, data: Any, deadline: Deadline) -> None:
+        """Put a frame, waiting while there is no room for it."""
+        frame = as_bytes(data)
+        self.insist(partial(self._put_one, frame, deadline), deadline)
+        self.announce()
+
+    def _put_one(self, frame: bytes | memoryview, deadline: Deadline) -> Wait | None:
+        at = self.admit(len(frame), deadline)
+        if isinstance(at, Wait):
+            return at
+        if at is not None:
+            self.write(at, frame)
+            self.commit(at, at + step_of(len(frame)))
+        return None
+
+    # -- within the side's lock --------------------------------------------------------------------
+
+    def admit(self, size: int, deadline: Deadline) -> int | Wait | None:
+        """The position where a frame goes in now; None if it is dropped, as the policy has it.
+
+        Raises:
+            FrameTooLarge: it never fits.
+            ShutDown, RoleTaken, CorruptSegment, ClosedError: as `Ring.put`.
+        """
+        at = self._find_room(size)
+        if isinstance(at, Wait):
+            if self.policy == "drop-new":
+                self.words[DROPPED] += 1  # step: put.drop
+                return None
+            while isinstance(at, Wait) and self.drop_one is not None and self.drop_one(deadline):
+                at = self._find_room(size)
+        return at
+
+    def _find_room(self, size: int) -> int | Wait:
+        words = self.words
+        if checked_state(self.segment, words) != READY:
+            raise ShutDown(f"{self.title} was shut down: nothing more goes in")
+        self.check_size(size)
+        self._take_role()
+        tail = words[TAIL]
+        if words[SKIP] == tail:
+            # Of a producer that died before its commit. Here a frame may be to begin after all.
+            words[SKIP] = NO_SKIP  # step: put.unskip
+        head = words[HEAD]
+        if (head | tail) & IMPOSSIBLE or not 0 <= tail - head <= 2 * self.size:
+            raise self.corrupt(head, tail)
+        start = (head | self.mask) + 1 if head == words[SKIP] != tail else head
+        if not 0 <= tail - start <= self.size:
+            raise self.corrupt(head, tail)
+        self.seen = head
+        lap_end = (tail | self.mask) + 1
+        step = step_of(size)
+        at = tail if tail + step <= lap_end else lap_end
+        # An empty ring has room for every frame: its consumer skips what is left of the lap.
+        if at + step > start + self.size and not (tail == start and at == lap_end):
+            return Wait(head)
+        if self.note is not None and not self.note(tail, at + step):
+            return Wait(head)
+        return at
+
+    def check_size(self, size: int) -> None:
+        """See that a frame may fit.
+
+        Raises:
+            FrameTooLarge: it never does.
+        """
+        limit = self.largest
+        if size > limit:
+            remedy = (
+                f"create it with a capacity of {size + FRAME_HEADER} or more, or send it in parts"
+            )
+            raise FrameTooLarge(
+                f"a frame of {size} bytes, this ring takes {limit} at most: "
+                + (remedy if limit < SIZE_MASK else "send it in parts"),
+                size=size,
+                limit=limit,
+            )
+
+    def _take_role(self) -> None:
+        if self.idle == NO_ROLE:
+            self.role.claim()
+            self.idle = CAREFUL if self.checked else FREE
+
+    def write(self, at: int, frame: bytes | memoryview) -> None:
+        """Write a plain frame at a position."""
+        start = self.payload_at(at)
+        self.data[start : start + len(frame)] = frame  # step: put.payload
+        self.seal(at, frame)
+
+    def payload_at(self, at: int) -> int:
+        """Index in `data` of the payload of a frame at a position."""
+        return self.base + (at & self.mask) + FRAME_HEADER
+
+    def seal(self, at: int, payload: bytes | memoryview, kind: int = 0) -> None:
+        """Write the header of a frame whose payload is in place."""
+        words, index = self.words, (self.base + (at & self.mask)) >> 3
+        word = len(payload) | kind << KIND_SHIFT
+        words[index] = word  # step: put.header
+        if self.checked:
+            words[index + 1] = second_word(word, at, payload)  # step: put.checksum
+
+    def commit(self, at: int, end: int) -> None:
+        """Make everything from `at` to `end` visible with one store."""
+        if self.loan is None:
+            raise self.lost()
+        words = self.words
+        tail = words[TAIL]
+        if at != tail:
+            self._pass_lap_end(tail, at)
+        if not STRONG_ORDER:
+            fence()
+        words[TAIL] = end  # step: put.tail
+
+    def _pass_lap_end(self, tail: int, lap_end: int) -> None:
+        if self.words[HEAD] == tail:
+            self.words[SKIP] = tail  # step: put.skip
+        else:
+            index = (self.base + (tail & self.mask)) >> 3
+            self.words[index] = lap_end - tail - FRAME_HEADER | PAD  # step: put.pad
+
+    def corrupt(self, head: int, tail: int) -> Exception:
+        """The error for positions that can not be."""
+        return self.segment.poison(f"tail {tail} and head {head} in a ring of {self.size} bytes")
+
+    # -- without it --------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Wake a consumer, and another producer if there may be room for it, too."""
+        if not STRONG_ORDER:
+            fence()  # elsewhere giving the guard back was one, as in core.py
+        self.bell.ring()  # step: put.bell
+        if self.role.shared:
+            self.space_bell.ring()  # step: put.ring_on
+
+    def wait(self, seen: int, deadline: Deadline) -> None:
+        """Wait until the head is no longer where it was seen.
+
+        Raises:
+            Full: it stayed there.
+            PeerDied: the consumer died; told once per death.
+        """
+        if self.policy == "raise" or deadline.is_now:
+            raise Full(f"{self.title} is full")
+        if not self.space_bell.wait(HEAD, seen, deadline, partial(self.look, seen)):
+            raise Full(f"{self.title} stayed full until the timeout")
+
+    def look(self, seen: int) -> None:
+        """See, in a long wait, that this handle is open and the consumer alive."""
+        if self.idle == CLOSED:
+            raise self.closed_error()
+        if self.tells_deaths:
+            self.peer.raise_if_dead(self.title, HEAD, seen)
+
+    def late(self) -> Full:
+        """The error for a thread that did not get the side in time."""
+        return Full(f"another put on {self.title} did not end in time")
