@@ -25,7 +25,7 @@ from shmkit import (
 from shmkit.segment.membership import Membership
 from tests import leaks
 from tests.processes import run_python
-from tests.sync.peers import semaphores_of
+from tests.sync.peers import names_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and /dev/shm")
 SIZE = 16384
@@ -87,7 +87,7 @@ def test_two_without_a_name_have_nothing_in_common() -> None:
 @linux
 def test_the_file_is_for_its_user_alone(kind: Any, unique_name: str) -> None:
     thing = kind(unique_name)
-    for path in [Path("/dev/shm", unique_name), *semaphores_of(thing)]:
+    for path in [Path("/dev/shm", unique_name), *names_of(thing)]:
         assert path.stat().st_mode & 0o777 == 0o600
     thing.close()
 
@@ -172,7 +172,7 @@ def test_of_another_version(kind: Any, unique_name: str) -> None:
 def test_semaphores_that_somebody_removed(kind: Any, unique_name: str) -> None:
     """Newcomers are told; who is in goes on."""
     thing = kind(unique_name)
-    for path in semaphores_of(thing):
+    for path in names_of(thing):
         path.unlink()
     with pytest.raises(CorruptSegment, match="semaphore") as caught:
         kind(unique_name)

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from shmkit import ClosedError, SharedBuffer
-from shmkit.segment.presence import (
+from shmkit.segment.presence import Presence
+from shmkit.segment.words import (
     CONSUMER_BYTE,
-    CREATION_BYTE,
+    DOOR_BYTE,
     PARTICIPANT_BYTE,
     PRODUCER_BYTE,
     RESCUE_BYTE,
-    Presence,
 )
 from tests.processes import wait_until
 
@@ -77,8 +77,8 @@ def locker(start_process: Any, context: Any) -> Iterator[Any]:
 
 
 def test_the_bytes_are_all_different() -> None:
-    assert len({CREATION_BYTE, PRODUCER_BYTE, CONSUMER_BYTE, RESCUE_BYTE, PARTICIPANT_BYTE}) == 5
-    assert max(CREATION_BYTE, PRODUCER_BYTE, CONSUMER_BYTE, RESCUE_BYTE + 8) < PARTICIPANT_BYTE
+    assert len({DOOR_BYTE, PRODUCER_BYTE, CONSUMER_BYTE, RESCUE_BYTE, PARTICIPANT_BYTE}) == 5
+    assert max(DOOR_BYTE, PRODUCER_BYTE, CONSUMER_BYTE, RESCUE_BYTE + 8) < PARTICIPANT_BYTE
 
 
 def test_one_has_it_and_others_see_it(presence: Presence, other: Presence) -> None:

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.sync.peers import WAYS, Family
+from tests.sync.peers import WAYS, Family, by_name
 
 
 @pytest.fixture(params=WAYS)
-def family(request: pytest.FixtureRequest, unique_name: Callable[[], str]) -> Iterator[Family]:
+def family(
+    request: pytest.FixtureRequest, unique_name: Callable[[], str], monkeypatch: Any
+) -> Iterator[Family]:
     """Processes that share a lock or an event, in each way in turn."""
+    if "named semaphores" in request.param:
+        by_name(monkeypatch)
     made = Family(request.param, unique_name)
     yield made
     made.close()
@@ -26,7 +30,9 @@ def kin(request: pytest.FixtureRequest, unique_name: Callable[[], str]) -> Itera
     made.close()
 
 
-@pytest.fixture(params=[False, True], ids=["anonymous", "named"])
-def name(request: Any, unique_name: Any) -> str | None:
-    """A name for a lock or an event, or None."""
-    return unique_name() if request.param else None
+@pytest.fixture(params=["anonymous", "named", "named semaphores"])
+def name(request: Any, unique_name: Any, monkeypatch: Any) -> str | None:
+    """A name for a lock or an event, or None; and a name with semaphores that have names, too."""
+    if request.param == "named semaphores":
+        by_name(monkeypatch)
+    return None if request.param == "anonymous" else unique_name()

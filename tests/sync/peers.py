@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from shmkit import Event, Lock
-from shmkit.segment.participants import ENTERING, IDLE
+from shmkit.segment import semaphores
+from shmkit.segment.words import ENTERING, IDLE
 from tests.processes import Child, reap, wait_until
 
 __all__ = [
@@ -30,14 +31,26 @@ __all__ = [
     "Telling",
     "again",
     "at_it",
-    "semaphores_of",
+    "by_name",
+    "names_of",
     "stopped",
     "waiting",
 ]
 
 TIMEOUT = 20.0
 # How another process comes by the object, and whether that has a name.
-WAYS = ["fork", "spawn", "forkserver", "fork named", "spawn named", "forkserver named", "unrelated"]
+WAYS = [
+    "fork",
+    "spawn",
+    "forkserver",
+    "fork named",
+    "spawn named",
+    "forkserver named",
+    "unrelated",
+    # The same where semaphores have names, too.
+    "fork with named semaphores",
+    "unrelated with named semaphores",
+]
 
 
 def serve(link: Any, thing: Any) -> None:
@@ -128,7 +141,7 @@ class Family:
 
     def __init__(self, way: str, unique_name: Callable[[], str]) -> None:
         self._method, _, named = way.partition(" ")
-        self.named = bool(named) or way == "unrelated"
+        self.named = named == "named" or self._method == "unrelated"
         self._unique_name = unique_name
         self._made: list[Any] = []
         self._peers: list[Peer] = []
@@ -187,20 +200,20 @@ def again(thing: Any) -> Any:
     return pickle.loads(pickle.dumps(thing))
 
 
+def phases(lock: Lock) -> list[tuple[int, bool]]:
+    """Phase of each participant at a lock, and whether it is alive."""
+    table = lock._segment.membership.participants
+    return [(table.words[at], lives()) for at, lives in table.phases(0)]
+
+
 def waiting(lock: Lock) -> int:
     """How many handles wait for it."""
-    mutex: Any = lock
-    words = mutex._words
-    return sum(
-        words[mutex._phase_of(line)] == ENTERING and lives()
-        for line, lives in mutex._membership.lines()
-    )
+    return phases(lock).count((ENTERING, True))
 
 
 def at_it(lock: Lock) -> int:
-    """How many lines, of the living and the dead, say that somebody waits for it or has it."""
-    mutex: Any = lock
-    return sum(mutex._words[mutex._phase_of(line)] != IDLE for line, _ in mutex._membership.lines())
+    """How many places, of the living and the dead, say that one waits for it or has it."""
+    return sum(phase != IDLE for phase, _ in phases(lock))
 
 
 def stopped(pid: int) -> bool:
@@ -208,7 +221,16 @@ def stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][1] == "T"
 
 
-def semaphores_of(thing: Any) -> list[Path]:
-    """Files of the semaphores of a lock or an event."""
-    open_ones = thing._page.membership.semaphores.values()
-    return [Path(f"/dev/shm/sem.{semaphore.name}") for semaphore in open_ones]
+def names_of(thing: Any) -> list[Path]:
+    """What a lock or an event has in /dev/shm."""
+    names = [thing.name] if thing.name else []
+    if semaphores.uses_names():
+        open_ones: Any = thing._segment.membership.semaphores.values()
+        names += [f"sem.{semaphore.name}" for semaphore in open_ones]
+    return [Path("/dev/shm", name) for name in names]
+
+
+def by_name(monkeypatch: Any) -> None:
+    """Have semaphores with names, here and in all children."""
+    monkeypatch.setenv("SHMKIT_SEMAPHORES", "named")
+    monkeypatch.setattr(semaphores, "MODE", "named")

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
-from shmkit import Semaphore, SharedBuffer
+from shmkit import SharedBuffer
 from shmkit.deadline import Deadline
+from shmkit.segment.named_semaphores import NamedSemaphore, remove_name
+from shmkit.segment.semaphores import Semaphore, UnnamedSemaphore
 from shmkit.sync.doorbell import OPEN, Doorbell
 from tests.processes import wait_until
 
 STATE, FLAG, WORD = 0, 16, 64  # of a buffer of 8-byte words
+SEMAPHORE = 1024  # byte of it
 
 
 class Bell:
@@ -37,16 +40,22 @@ class Bell:
         return self.words[FLAG] == 1 and self.bell.sleeps > 0
 
 
-@pytest.fixture
-def bell(where: Any) -> Iterator[Bell]:
-    semaphore = Semaphore(0)
+@pytest.fixture(params=["in memory", "by name"])
+def bell(where: Any, unique_name: str, request: Any) -> Iterator[Bell]:
+    semaphore: Semaphore
     with SharedBuffer.create(where, 4096) as buffer:
+        if request.param == "by name":
+            semaphore = NamedSemaphore(unique_name, 0)
+        else:
+            semaphore = UnnamedSemaphore(buffer.raw[0], SEMAPHORE)
+            semaphore.reset(0)
         bell = Bell(buffer, semaphore)
         bell.words[STATE] = OPEN
         yield bell
         bell.bell.close()
         bell.words = memoryview(b"").cast("Q")
-    semaphore.close()
+        del semaphore, bell.semaphore
+    remove_name(unique_name)
 
 
 def test_what_has_changed_is_not_waited_for(bell: Bell) -> None:
@@ -140,9 +149,10 @@ def test_nobody_asleep_is_not_rung_for(bell: Bell) -> None:
     assert bell.words[FLAG] == 0
 
 
-def ping_pong(buffer: SharedBuffer, semaphores: list[Semaphore], me: int, turns: int) -> None:
+def ping_pong(buffer: SharedBuffer, me: int, turns: int) -> None:
     """Each waits for the other's word, and answers."""
     words = buffer.view("Q")
+    semaphores = [UnnamedSemaphore(buffer.raw[0], SEMAPHORE + 128 * side) for side in range(2)]
     bells = [
         Doorbell(words, FLAG + 16 * side, STATE, {"bell": semaphores[side]}, "bell")
         for side in range(2)
@@ -168,13 +178,14 @@ def ping_pong(buffer: SharedBuffer, semaphores: list[Semaphore], me: int, turns:
 
 def test_two_processes_wake_each_other(where: Any) -> None:
     """Many times, and nobody is forgotten."""
-    semaphores = [Semaphore(0), Semaphore(0)]
     with SharedBuffer.create(where, 4096) as buffer:
         buffer.view("Q")[STATE] = OPEN
-        process = get_context("fork").Process(target=ping_pong, args=(buffer, semaphores, 1, 1000))
+        for side in range(2):
+            UnnamedSemaphore(buffer.raw[0], SEMAPHORE + 128 * side).reset(0)
+        process = get_context("fork").Process(target=ping_pong, args=(buffer, 1, 1000))
         process.start()
         try:
-            ping_pong(buffer, semaphores, 0, 1000)
+            ping_pong(buffer, 0, 1000)
         finally:
             process.join(20)
             process.kill()
@@ -182,5 +193,3 @@ def test_two_processes_wake_each_other(where: Any) -> None:
             exitcode = process.exitcode
             process.close()
         assert exitcode == 0
-    for semaphore in semaphores:
-        semaphore.close()

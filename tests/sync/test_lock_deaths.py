@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shmkit import Acquired, Lock
-from shmkit.segment.presence import RESCUE_BYTE
+from shmkit.segment.words import RESCUE_BYTE
 from shmkit.tools.testing import run_until
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, again, at_it, waiting
@@ -328,7 +328,7 @@ class Interrupted(Exception):
 
 def raise_after_rescue(lock: Lock) -> None:
     """Have an exception come out of the call that ends a rescue, once, when that is done."""
-    presence = lock._page.membership.presence
+    presence = lock._segment.membership.presence
     unlock = presence.unlock
 
     def interrupt(byte: int) -> None:

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from shmkit import Acquired, ClosedError, Event, Lock
-from shmkit.segment.presence import RESCUE_BYTE
+from shmkit.segment.words import RESCUE_BYTE
 from tests.processes import wait_until
 from tests.sync.peers import Telling, again
 
@@ -162,7 +162,7 @@ class LockMachine(Machine):
     def interrupted_rescue(self, which: int) -> None:
         """A handler raises when it has just become the heir: the next is told."""
         handle = self.pick(which)
-        presence = handle._page.membership.presence
+        presence = handle._segment.membership.presence
         unlock = presence.unlock
 
         def interrupt(byte: int) -> None:

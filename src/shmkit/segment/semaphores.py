@@ -24,7 +24,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from shmkit.errors import IncompatibleSegment
-from shmkit.segment.words import SEMAPHORE_AT, SEMAPHORE_FORMAT
+from shmkit.segment.words import SEMAPHORE_AT, SEMAPHORE_FORMAT, SEMAPHORE_ROOM
 
 if TYPE_CHECKING:
     import mmap
@@ -147,16 +147,18 @@ def _without_clock(timed_wait: Any) -> Any:
     return timed
 
 
-@cache
 def uses_names() -> bool:
     """Whether semaphores have names here: there are no others, or SHMKIT_SEMAPHORES=named."""
-    if MODE == "named" or sys.platform == "win32":
-        return True
+    return MODE == "named" or not _has_unnamed()
+
+
+@cache
+def _has_unnamed() -> bool:
     try:
         c = _library()
-        return bool(c.init(c.reference((c.char * 128)()), 1, 0))  # macOS: ENOSYS
+        return not c.init(c.reference((c.char * SEMAPHORE_ROOM)()), 1, 0)  # macOS: ENOSYS
     except (ImportError, AttributeError):
-        return True
+        return False
 
 
 class UnnamedSemaphore:

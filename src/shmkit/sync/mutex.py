@@ -15,6 +15,7 @@ from shmkit.core import COUNTER, MutexCore, yield_cpu
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.segment.acquired import AFTER_DEATH, NO, YES, Acquired
+from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.recovery import Recovery
 from shmkit.segment.semaphores import SLICE, NoSemaphore
 from shmkit.segment.words import (
@@ -79,6 +80,7 @@ class Mutex(MutexCore):
         self._keeps_news = keeps_news
         self._closed = False
         self._rescuing = False
+        self._recovery: Recovery | None = None
         self._use(membership.token(index))
         self.start_anew()
 
@@ -119,6 +121,8 @@ class Mutex(MutexCore):
             time.sleep(SLICE / 10)  # a holder says nothing when it leaves: for others it is hot
         self._place = _NO_PLACE
         self._use(NoSemaphore())
+        # These would keep the memory.
+        self._words, self._recovery = NO_WORDS, None
 
     # -- what is not the common case ---------------------------------------------------------------
 
@@ -151,8 +155,9 @@ class Mutex(MutexCore):
 
     def _wait(self, timeout: float | None) -> Acquired:
         """Wait for the token, ENTERING; end INSIDE with it, or IDLE without."""
-        deadline = Deadline(timeout)
+        deadline, recovery = Deadline(timeout), self._recovery
         place, semaphore, tries = self._place, self._semaphore, _TRIES
+        assert recovery is not None  # since _get_ready
         while True:
             place[TICKS] = place[TICKS] + 1 & COUNTER  # step: mutex.tick
             left = deadline.remaining()
@@ -162,7 +167,7 @@ class Mutex(MutexCore):
                 got = self._take(place, self._tries)
             else:
                 self._rescuing = True  # so that an exception in between does not lose the news
-                how = self._recovery.look(place, semaphore, patient=left > 0)
+                how = recovery.look(place, semaphore, patient=left > 0)
                 self._rescuing = False
                 if how:
                     return how
