@@ -96,17 +96,20 @@ class NamedSemaphore:
     def try_wait(self) -> bool:
         """Lower it by one, unless it is 0; whether it was lowered."""
         try:
-            self._mapped.acquire(0)
+            for _ in self.tries:  # no call: see UnnamedSemaphore
+                return True
         except posix_ipc.BusyError:
-            return False
-        return True
+            pass
+        return False
 
     def wait(self, seconds: float) -> bool:
         """The same, waiting up to `seconds`. It ends early when a signal comes."""
         try:
-            return not any(self.waiting(seconds))
+            for failed in self.waiting(seconds):
+                return not failed
         except posix_ipc.BusyError:
-            return False
+            pass
+        return False
 
     def waiting(self, seconds: float) -> Iterator[int]:
         """`wait` as an iterator of one step."""

@@ -188,11 +188,17 @@ class UnnamedSemaphore:
 
     def try_wait(self) -> bool:
         """Lower it by one, unless it is 0; whether it was lowered."""
-        return not _library().try_wait(self._here)
+        # A handler that raises may run when a call returns, and would take what was got along. It
+        # does not run after the step of an iterator, nor after a return.
+        for failed in self.tries:
+            return not failed
+        return False
 
     def wait(self, seconds: float) -> bool:
         """The same, waiting up to `seconds`. It ends early when a signal comes."""
-        return not any(self.waiting(seconds))
+        for failed in self.waiting(seconds):
+            return not failed
+        return False
 
     def waiting(self, seconds: float) -> Iterator[int]:
         """`wait` as an iterator of one step."""
