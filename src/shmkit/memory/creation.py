@@ -147,8 +147,7 @@ def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
     opened = _opened(url, fd)
     try:
         opened.created = True
-        what = str(url) if url.name else "anonymous memory"
-        reserve(fd, size, what)  # step: create.reserve
+        reserve(fd, size, url)  # step: create.reserve
         opened.region = region = map_region(fd, "rw", 0, size)
         if fill is not None:
             fill(region.whole[:])  # step: create.fill
@@ -187,7 +186,7 @@ def _create_in_two_steps(
         if opened.fd < 0:
             opened.region = map_anonymous(size)
         else:
-            reserve(opened.fd, size, str(url))
+            reserve(opened.fd, size, url)
             opened.region = map_region(opened.fd, "rw", 0, size)
         if fill is not None:
             _fill_magic_last(opened.region.whole, fill)

@@ -165,7 +165,7 @@ class SharedBuffer(Searching, Streaming, Structured):
         with opened, locked(opened.fd), RESIZING:
             present = os.fstat(opened.fd).st_size
             if wanted > present:
-                reserve(opened.fd, wanted, str(self._url), start=present)
+                reserve(opened.fd, wanted, self._url, start=present)
             elif wanted < present:
                 self._shrink(opened.fd, wanted)
                 return
