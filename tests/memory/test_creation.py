@@ -367,7 +367,7 @@ def test_ensure_waits_for_the_second_step(make_where, monkeypatch, kind: str) ->
 
 def test_ensure_does_not_wait_for_ever(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(creation, "ONE_STEP", False)
-    monkeypatch.setattr(creation, "_PATIENCE", 0.05)
+    monkeypatch.setattr(creation, "PATIENCE", 0.05)
     path = tmp_path / "x"
     path.touch()
     with pytest.raises(IncompatibleSegment, match="has 0 bytes, and 100"):

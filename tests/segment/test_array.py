@@ -26,6 +26,7 @@ from shmkit import (  # noqa: E402
     SharedArray,
     SharedBuffer,
 )
+from shmkit.tools.testing import run_until  # noqa: E402
 from tests.processes import run_python  # noqa: E402
 
 RECORD = np.dtype(
@@ -274,14 +275,31 @@ def test_pickles_are_small(where) -> None:
         made.unlink()
 
 
+def test_content_comes_before_the_name(make_where) -> None:
+    """A creator that is killed in between leaves no array without its items."""
+    for step in ("fill", "link"):
+        where = make_where("file")
+        source = np.arange(100_000)
+        with run_until(
+            f"create.{step}", SharedArray.from_array, source, where, method="fork"
+        ) as victim:
+            assert victim.reached
+        with pytest.raises(FileNotFoundError):
+            SharedArray.attach(where)
+
+
 @pytest.mark.parametrize("kind", ["shm", "file"])
-def test_waits_for_an_array_to_be_finished(make_where, kind: str) -> None:
+def test_waits_for_an_array_to_be_finished(make_where, monkeypatch, kind: str) -> None:
+    """Only where memory is made in two steps."""
     where = make_where(kind)
     with SharedArray.create(3, "f4", where) as made:
         magic = made.buffer[:8]
         made.buffer[:8] = bytes(8)
+        with pytest.raises(IncompatibleSegment, match="holds no shared array"):
+            SharedArray.attach(where, timeout=1000)
+        monkeypatch.setattr("shmkit.memory.creation.ONE_STEP", False)
         for timeout in (0, 0.05):
-            with pytest.raises(IncompatibleSegment, match="not done, or died half-way"):
+            with pytest.raises(IncompatibleSegment, match="holds no shared array"):
                 SharedArray.attach(where, timeout=timeout)
         found: list[Any] = []
 
@@ -298,6 +316,44 @@ def test_waits_for_an_array_to_be_finished(make_where, kind: str) -> None:
 
 
 # ------------------------------------------------------------------ wrong bytes
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 8192, 16384, 65536, 1 << 20])
+@pytest.mark.parametrize("kind", ["shm", "file"])
+def test_what_is_there_is_never_changed(make_where, kind: str, size: int) -> None:
+    for content in (bytes(size), os.urandom(size)):
+        where = make_where(kind)
+        name = where.partition(":")[2]
+        path = Path("/dev/shm", name) if kind == "shm" else Path(name)
+        path.write_bytes(content)
+        with pytest.raises(FileExistsError):
+            SharedArray.create(3, "f4", where)
+        for use in (SharedArray.ensure, SharedArray.attach):
+            arguments = (3, "f4") if use == SharedArray.ensure else ()
+            with pytest.raises(IncompatibleSegment):
+                use(*arguments, where=where)
+        assert path.read_bytes() == content
+        path.unlink()
+
+
+@pytest.mark.parametrize("one_step", [True, False])
+def test_ensure(where, monkeypatch, one_step: bool) -> None:
+    monkeypatch.setattr("shmkit.memory.creation.ONE_STEP", one_step)
+    with SharedArray.ensure((2, 3), "i4", where) as first:
+        assert first.created
+        first.array[:] = 7
+        if where is not None:
+            with SharedArray.ensure((2, 3), "i4", where) as second:
+                assert not second.created
+                assert (second.array == 7).all()
+            with pytest.raises(IncompatibleSegment, match="shape"):
+                SharedArray.ensure((3, 2), "i4", where)
+            with pytest.raises(IncompatibleSegment, match="dtype"):
+                SharedArray.ensure((2, 3), "f4", where)
+            with pytest.raises(IncompatibleSegment, match="are asked for"):
+                SharedArray.ensure((3000, 2), "i4", where)
+        assert (first.array == 7).all()
+        first.unlink()
 
 
 def test_something_else_is_incompatible(make_where) -> None:
@@ -319,15 +375,15 @@ def test_something_else_is_incompatible(make_where) -> None:
 def test_an_empty_file_is_incompatible(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(IncompatibleSegment, match="holds no shared array"):
-        SharedArray.attach(tmp_path / "empty")
+        SharedArray.attach(tmp_path / "empty", timeout=1)
 
 
 def described(text: bytes, shape: tuple[int, ...] = (3,), dtype: str = "<f4") -> bytes:
     """A whole segment whose description is `text`, with its checksums in order."""
-    from shmkit.segment.array_header import MAGIC, pack
+    from shmkit.segment.array_header import pack
 
     head, total = pack(shape, np.dtype(dtype), fortran=False)
-    body = bytearray((MAGIC + head).ljust(total, b"\0"))
+    body = bytearray(head.ljust(total, b"\0"))
     body[0x80:0x88] = struct.pack("<II", len(text), zlib.crc32(text))
     body[0x88 : 0x88 + len(text)] = text
     return bytes(body)

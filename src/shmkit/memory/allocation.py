@@ -6,22 +6,26 @@ import errno
 import operator
 import os
 import sys
-from functools import lru_cache
-from pathlib import Path
-from typing import Final, SupportsIndex
+from functools import cache
+from typing import TYPE_CHECKING, Final, SupportsIndex
+
+if TYPE_CHECKING:
+    from shmkit.memory.url import Url
 
 __all__ = ["ADDRESS_SPACE", "checked_size", "free_memory", "reserve"]
 
 # User addresses have 47 bits on x86-64 and at most 48 on arm64 (Linux, macOS).
 ADDRESS_SPACE: Final = min(sys.maxsize, 1 << 48)
 
-_PROC: Final = Path("/proc")
-_CGROUPS: Final = Path("/sys/fs/cgroup")
+_PROC: Final = "/proc"
+_CGROUPS: Final = "/sys/fs/cgroup"
 
-# Asking costs 100 microseconds; what is smaller than this does not fill a machine.
-_WORTH_A_LOOK: Final = 1 << 16
+# To ask how much memory is free costs 100 microseconds. Up to 1 MiB, and up to this part of the
+# memory there is, it is not asked.
+_SMALL: Final = 1 << 20
+_PART: Final = 64
 
-# What these say is the same to a caller: it does not fit.
+# These all mean to a caller that it does not fit.
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
 
 
@@ -42,43 +46,48 @@ def checked_size(size: SupportsIndex | None) -> int:
     return number
 
 
-def reserve(fd: int, size: int, what: str, *, start: int = 0) -> None:
+def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
     """Make memory `size` bytes long and take the room for bytes `start` to `size`.
+
+    Files and segments get their blocks now: a filesystem that is full later would answer a write
+    with SIGBUS. Anonymous memory is on no filesystem, and gets its pages when they are touched, as
+    the memory of malloc does.
 
     Args:
         fd: descriptor, open for writing.
         size: bytes it shall have.
-        what: name for messages.
+        url: where it is.
         start: bytes it has.
 
     Raises:
         OSError: ENOSPC: the disk, /dev/shm or the machine's memory has less room than asked for.
     """
     wanted = size - start
-    if wanted >= _WORTH_A_LOOK and _in_memory(os.fstat(fd).st_dev):
-        # The kernel promises such pages freely and kills somebody when it cannot keep the promise.
+    if wanted > _SMALL and wanted > _never_too_much() and _is_in_memory(fd, url):
+        # The kernel promises such pages freely. When it cannot keep the promise, it kills.
         free = free_memory()
         if free is not None and wanted > free:
-            raise _no_room(wanted, what, free, "memory")
+            raise _no_room(wanted, url, free, "memory")
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, start, wanted)
-        else:
+        if url.scheme == "anon" or not hasattr(os, "posix_fallocate"):
             os.ftruncate(fd, size)
+        else:
+            os.posix_fallocate(fd, start, wanted)
     except OSError as error:
         if os.fstat(fd).st_size > start:
             os.ftruncate(fd, start)  # a part of the room may have been taken
         if error.errno not in _NO_ROOM:
             raise
-        raise _no_room(wanted, what, _free_space(fd), "its filesystem") from error
+        raise _no_room(wanted, url, _free_space(fd), "its filesystem") from error
 
 
-def _no_room(wanted: int, what: str, free: int | None, place: str) -> OSError:
+def _no_room(wanted: int, url: Url, free: int | None, place: str) -> OSError:
+    what = str(url) if url.name else "anonymous memory"
     known = "" if free is None else f", and {place} has {free} free"
     return OSError(
         errno.ENOSPC,
         f"no room for {what}: {wanted} bytes are wanted{known}; ask for less, unlink segments that "
-        "nobody uses, or put it elsewhere with 'file:PATH'",
+        "are not used, or put it elsewhere with 'file:PATH'",
     )
 
 
@@ -90,14 +99,29 @@ def _free_space(fd: int) -> int | None:
     return volume.f_bavail * volume.f_frsize if volume.f_blocks else None
 
 
-@lru_cache(maxsize=64)
-def _in_memory(device: int) -> bool:
-    """Whether the pages of a device's files live in memory: of memfds, and of a tmpfs."""
+@cache
+def _never_too_much() -> int:
+    """Bytes that are too few to matter: a part of what this machine and this process may have."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return _SMALL
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [limit for limit, _ in _limits(_PROC, _CGROUPS)]
+    return min([machine, *limits]) // _PART
+
+
+def _is_in_memory(fd: int, url: Url) -> bool:
+    """Whether the pages of a descriptor live in memory."""
     if sys.platform != "linux":
         return False
+    return url.scheme != "file" or _is_memory(os.fstat(fd).st_dev)
+
+
+@cache
+def _is_memory(device: int) -> bool:
+    """Whether a device is a tmpfs, or has no mount at all."""
     mark = f"{os.major(device)}:{os.minor(device)}"
     try:
-        mounts = (_PROC / "self/mountinfo").read_text(errors="replace")
+        mounts = _read(f"{_PROC}/self/mountinfo")
     except OSError:
         return False
     for line in mounts.splitlines():
@@ -105,47 +129,69 @@ def _in_memory(device: int) -> bool:
         if fields[2] == mark:
             # Optional fields end at a lone "-"; the type of filesystem follows it.
             return fields[fields.index("-", 6) + 1] in ("tmpfs", "ramfs")
-    return True  # on no mount anyone can see: a memfd
+    return True  # the kernel's own mount
 
 
-def free_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
+def free_memory(
+    proc: str | os.PathLike[str] = _PROC, cgroups: str | os.PathLike[str] = _CGROUPS
+) -> int | None:
     """Bytes this process may still fill: of the machine, and of its control groups (v2).
 
     Args:
-        proc: where the kernel tells about the machine.
-        cgroups: where it tells about control groups.
+        proc: directory in which the kernel tells about the machine.
+        cgroups: directory in which it tells about control groups.
 
     Returns:
         None where the system does not tell.
     """
     try:
-        table = dict(
-            line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if line
-        )
+        table = dict(line.split(":", 1) for line in _read(f"{proc}/meminfo").splitlines() if line)
         kilobytes = sum(int(table[key].split()[0]) for key in ("MemAvailable", "SwapFree"))
     except (OSError, KeyError, ValueError):
         return None
-    return min([kilobytes * 1024, *_cgroup_rooms(proc, cgroups)])
-
-
-def _cgroup_rooms(proc: Path, cgroups: Path) -> list[int]:
-    rooms: list[int] = []
-    try:
-        groups = (proc / "self/cgroup").read_text().splitlines()
-        own = next(line[3:] for line in groups if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return rooms
-    group = cgroups / own.lstrip("/")
-    for folder in (group, *group.parents):
-        if not folder.is_relative_to(cgroups):
-            break
+    rooms = [kilobytes * 1024]
+    for limit, group in _limits(proc, cgroups):
         try:
-            limit = int((folder / "memory.max").read_text())
-            used = int((folder / "memory.current").read_text())
-            usage = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            # Cached files go when room is needed; shared memory counts as such but stays.
+            used = int(_read(f"{group}/memory.current"))
+            usage = dict(line.split() for line in _read(f"{group}/memory.stat").splitlines())
+            # Cached files go when room is needed. Shared memory counts as cached, but stays.
             used -= int(usage["active_file"]) + int(usage["inactive_file"])
         except (OSError, KeyError, ValueError):
-            continue  # no limit ("max"), or not told
+            continue
         rooms.append(max(0, limit - used))
-    return rooms
+    return min(rooms)
+
+
+def _limits(proc: str | os.PathLike[str], cgroups: str | os.PathLike[str]) -> list[tuple[int, str]]:
+    """The control groups of this process that have a limit, from the inner to the outer.
+
+    Returns:
+        Bytes, and the directory of the group.
+    """
+    found: list[tuple[int, str]] = []
+    try:
+        groups = _read(f"{proc}/self/cgroup").splitlines()
+        path = next(line[3:] for line in groups if line.startswith("0::")).strip("/")
+    except (OSError, StopIteration):
+        return found
+    while True:
+        group = f"{cgroups}/{path}"
+        try:
+            found.append((int(_read(f"{group}/memory.max")), group))
+        except (OSError, ValueError):
+            pass  # no limit ("max"), or not told
+        if not path:
+            return found
+        path = path.rpartition("/")[0]
+
+
+def _read(path: str) -> str:
+    # Without open(): its text layer takes longer than the kernel does.
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts).decode(errors="replace")
+    finally:
+        os.close(fd)

@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 
     from shmkit.memory.backends.base import Backend
 
-__all__ = ["Fill", "Opened", "await_magic", "create", "ensure", "open_existing", "patience"]
+__all__ = [
+    "PATIENCE",
+    "Fill",
+    "Opened",
+    "Pauses",
+    "create",
+    "ensure",
+    "may_be_unfinished",
+    "open_existing",
+]
 
 # Writes the content of new memory, given all of its bytes, zeros.
 Fill = Callable[[memoryview], None]
@@ -47,7 +56,7 @@ ONE_STEP = True
 
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
-_PATIENCE: Final = 5.0  # seconds that ensure() gives a creator between its two steps
+PATIENCE = 5.0  # seconds that ensure() gives a creator between its two steps
 _MAGIC: Final = 8  # bytes
 _COPIED: Final = 1 << 20  # bytes at a time
 
@@ -138,8 +147,7 @@ def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
     opened = _opened(url, fd)
     try:
         opened.created = True
-        what = str(url) if url.name else "anonymous memory"
-        reserve(fd, size, what)  # step: create.reserve
+        reserve(fd, size, url)  # step: create.reserve
         opened.region = region = map_region(fd, "rw", 0, size)
         if fill is not None:
             fill(region.whole[:])  # step: create.fill
@@ -178,7 +186,7 @@ def _create_in_two_steps(
         if opened.fd < 0:
             opened.region = map_anonymous(size)
         else:
-            reserve(opened.fd, size, str(url))
+            reserve(opened.fd, size, url)
             opened.region = map_region(opened.fd, "rw", 0, size)
         if fill is not None:
             _fill_magic_last(opened.region.whole, fill)
@@ -239,11 +247,9 @@ def _check_size(opened: Opened, wanted: int) -> None:
     size = status.st_size
     if size >= wanted or not stat.S_ISREG(status.st_mode):
         return
-    if size == 0 and _may_be_unfinished(opened.url):
-        deadline, pause = patience(), _FIRST_PAUSE
-        while size == 0 and not deadline.expired():
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+    if size == 0 and _takes_two_steps(opened.url):
+        pauses = Pauses(PATIENCE)
+        while size == 0 and pauses.take():
             size = os.fstat(opened.fd).st_size
     if size < wanted:
         raise IncompatibleSegment(
@@ -263,50 +269,57 @@ def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
         FileNotFoundError: it is not there.
         IncompatibleSegment: a segment without a size, or something that is no segment.
     """
-    deadline = Deadline(timeout)
-    pause = _FIRST_PAUSE
+    pauses = Pauses(timeout)
     while True:
         try:
             opened = _open(url, writable=writable)
         except FileNotFoundError:
-            if deadline.expired():
+            if not pauses.take():
                 raise
-        else:
-            if url.scheme != "shm" or os.fstat(opened.fd).st_size:
-                return opened
-            os.close(opened.fd)
-            if deadline.expired():
-                raise IncompatibleSegment(
-                    f"{url} has no size yet: its creator is at work, or died; wait with timeout=, "
-                    "or unlink it",
-                    where=str(url),
-                )
-        # Nothing announces a name: look again, at growing distances.
-        time.sleep(min(pause, deadline.remaining()))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+            continue
+        if url.scheme != "shm" or os.fstat(opened.fd).st_size:
+            return opened
+        os.close(opened.fd)
+        if not pauses.take():
+            raise IncompatibleSegment(
+                f"{url} has no size yet: its creator is at work, or died; wait with timeout=, or "
+                "unlink it",
+                where=str(url),
+            )
 
 
-def await_magic(whole: memoryview, url: Url, deadline: Deadline) -> None:
-    """Wait for the first 8 bytes of memory that is made in two steps, until the deadline.
+class Pauses:
+    """Pauses of growing length until a deadline, for what no event announces: names and sizes.
 
-    Returns at once if they are there, or if this kind of memory is made in one step: then they will
-    not come.
+    Args:
+        timeout: seconds until the deadline; None for never.
     """
-    pause = _FIRST_PAUSE
-    while not any(whole[:_MAGIC]) and not deadline.expired():
-        if pause == _FIRST_PAUSE and not _may_be_unfinished(url):
-            return
-        time.sleep(min(pause, deadline.remaining()))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+
+    __slots__ = ("_deadline", "_next")
+
+    def __init__(self, timeout: float | None) -> None:
+        self._deadline = Deadline(timeout)
+        self._next = _FIRST_PAUSE
+
+    def remaining(self) -> float:
+        """Seconds until the deadline."""
+        return self._deadline.remaining()
+
+    def take(self) -> bool:
+        """Sleep for a moment; False at once if the deadline has passed."""
+        if self._deadline.expired():
+            return False
+        time.sleep(min(self._next, self._deadline.remaining()))
+        self._next = min(2 * self._next, _LONGEST_PAUSE)
+        return True
 
 
-def patience() -> Deadline:
-    """Until when ensure() waits for a creator that is between its two steps."""
-    return Deadline(_PATIENCE)
+def may_be_unfinished(url: Url, whole: memoryview) -> bool:
+    """Whether memory that begins with a magic may be between the two steps of its creation."""
+    return not any(whole[:_MAGIC]) and _takes_two_steps(url)
 
 
-def _may_be_unfinished(url: Url) -> bool:
-    """Whether what has this name may be between the two steps of its creation."""
+def _takes_two_steps(url: Url) -> bool:
     if not ONE_STEP:
         return True
     try:

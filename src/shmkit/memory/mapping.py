@@ -8,7 +8,6 @@ import operator
 import os
 import stat
 import sys
-from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 
 __all__ = [
@@ -32,7 +31,6 @@ _OURS: Final = 2  # references to a map: of its region, and of the call that cou
 _NOT_MAPPABLE: Final = {errno.ENODEV, errno.EINVAL}
 
 
-@dataclass(slots=True, eq=False)
 class Region:
     """Bytes at addresses.
 
@@ -42,29 +40,35 @@ class Region:
         start: index in `memory` of the region's byte 0.
         whole: all bytes of the region, in a view that is not handed out.
         mapped: False if the bytes are a copy that was read.
+
+    Attributes:
         left: whether its handle was closed while on it: then no thread may move the handle on.
-        others: references to a copy that are not of its views; 0 if not counted yet.
     """
 
-    memory: mmap.mmap | None
-    start: int
-    whole: memoryview
-    mapped: bool = True
-    left: bool = False
-    others: int = 0
+    __slots__ = ("_others", "left", "mapped", "memory", "start", "whole")
+
+    def __init__(
+        self, memory: mmap.mmap | None, start: int, whole: memoryview, *, mapped: bool = True
+    ) -> None:
+        self.memory = memory
+        self.start = start
+        self.whole = whole
+        self.mapped = mapped
+        self.left = False
+        self._others = 0  # references to a copy that are not of its views; 0: not counted yet
 
     def close(self) -> bool:
-        """Unmap, unless a view of the memory, or its map, is in use: then the last of them does it.
+        """Unmap; if a view of the memory or its map is in use, that is left to the last of them.
 
         Returns:
-            False if one is still in use.
+            False if one is in use.
         """
         if self.memory is None:
             return self._close_copy()
         try:
             self.whole.release()
-            # numpy.ndarray(buffer=view) takes the map out of the view and keeps that, without a
-            # word to it: only its references tell. The map then goes with the last of them.
+            # numpy.ndarray(buffer=view) keeps the map below the view, and the map does not know:
+            # only its reference count tells. The map then goes with the last reference.
             if sys.getrefcount(self.memory) > _OURS:
                 return False
             self.memory.close()
@@ -78,9 +82,9 @@ class Region:
         except ValueError:
             return True  # closed before
         # All views have one reference to the bytes, which goes with the last of them.
-        self.others = self.others or sys.getrefcount(content) - 1
+        self._others = self._others or sys.getrefcount(content) - 1
         self.whole.release()
-        if len(content) < 2 or sys.getrefcount(content) <= self.others:  # shorter ones never go
+        if len(content) < 2 or sys.getrefcount(content) <= self._others:  # shorter ones never go
             return True
         self.whole = memoryview(content)
         return False
@@ -158,7 +162,7 @@ def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
 
 
 def map_anonymous(size: int) -> Region:
-    """Map memory without a descriptor: forked children share it, nobody else can."""
+    """Map memory without a descriptor, which only forked children share."""
     memory = mmap.mmap(-1, size)
     return Region(memory, 0, memoryview(memory))
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 __all__ = ["MAX_NAME", "Scheme", "Url", "Where"]
 
 Scheme: TypeAlias = Literal["anon", "shm", "file"]
 Where: TypeAlias = "str | os.PathLike[str] | None"
 
-# NAME_MAX is 255 on Linux; what glibc and tools put before a name fits into the rest.
-# macOS has PSHMNAMLEN, 31 with the leading slash.
+# NAME_MAX is 255 on Linux; the rest is for what glibc and tools put before a name.
+# On macOS it is PSHMNAMLEN, 31 with the leading slash.
 MAX_NAME: Final = 30 if sys.platform == "darwin" else 250
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
+class Url(NamedTuple):
     """Where memory lives; `str()` of it is a `where` again.
 
     Args:
@@ -107,5 +104,7 @@ def _checked_path(path: str, given: object) -> str:
     if "\0" in path:
         raise ValueError(f"{given!r}: a path has no NUL byte")
     if path[0] == "/" and "//" not in path and "/." not in path and path[-1] != "/":
-        return path  # as the next line would have it, in a tenth of the time
+        return path  # as the next lines would have it, in a tenth of the time
+    from pathlib import Path
+
     return str(Path(path).absolute())

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from math import inf, prod
+from collections.abc import Callable
+from math import prod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.allocation import ADDRESS_SPACE
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.memory.url import Url, Where
 from shmkit.memory.views import array_on
-from shmkit.segment.array_header import MAGIC, ArrayHeader, is_empty, pack, unpack
+from shmkit.segment.array_header import ArrayHeader, pack, unpack
 from shmkit.segment.array_shape import Shape, checked_array, dimensions_of
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from shmkit.memory.mapping import Access
 
 __all__ = ["SharedArray"]
-
-_FIRST_PAUSE: Final = 0.0005
-_LONGEST_PAUSE: Final = 0.02
 
 
 class SharedArray:
@@ -71,22 +67,46 @@ class SharedArray:
             TypeError: a dtype that holds Python objects.
             ValueError: a shape or name that cannot be.
         """
-        if order not in ("C", "F"):
-            raise ValueError(f"'order' must be 'C' or 'F', not {order!r}")
-        dimensions, kind = checked_array(shape, dtype)
-        length = prod(dimensions) * kind.itemsize
-        if length > ADDRESS_SPACE:
-            raise ValueError(f"{dimensions} of {kind}: {length} bytes, more than addresses reach")
-        head, size = pack(dimensions, kind, fortran=order == "F")
-        buffer = SharedBuffer.create(where, size, keep=keep, mode=mode)
-        try:
-            buffer[len(MAGIC) : len(MAGIC) + len(head)] = head
-            buffer[: len(MAGIC)] = MAGIC
-            return cls._over(buffer)
-        except BaseException:
-            buffer.unlink()
-            buffer.close()
-            raise
+        size, fill = _plan(shape, dtype, order)
+        return cls._over(
+            SharedBuffer._create_filled(Url.parse(where), size, fill, keep=keep, mode=mode)
+        )
+
+    @classmethod
+    def ensure(
+        cls,
+        shape: Shape,
+        dtype: Any = float,
+        where: Where | Url = None,
+        *,
+        order: Literal["C", "F"] = "C",
+        keep: bool = False,
+        mode: int = 0o600,
+    ) -> Self:
+        """Create an array, or attach to the one that is there; `created` tells.
+
+        Of several processes that call this at the same time exactly one creates.
+
+        Args:
+            shape: as in `create`; an array that is there has to have it.
+            dtype: as in `create`; an array that is there has to have it.
+            where: as in `create`.
+            order: as in `create`; of a new array.
+            keep: as in `create`.
+            mode: as in `create`.
+
+        Raises:
+            CorruptSegment: the header of what is there breaks a rule, or it was cut off.
+            ImportError: numpy is not installed: it comes with shmkit[numpy].
+            IncompatibleSegment: what is there is no array, or one of another shape or dtype. It
+                stays as it is.
+            OSError: ENOSPC: no room.
+            TypeError: a dtype that holds Python objects.
+            ValueError: a shape or name that cannot be.
+        """
+        size, fill = _plan(shape, dtype, order)
+        buffer = SharedBuffer._ensure_filled(Url.parse(where), size, fill, keep=keep, mode=mode)
+        return cls._over(buffer, *checked_array(shape, dtype))
 
     @classmethod
     def attach(
@@ -114,22 +134,8 @@ class SharedArray:
             IncompatibleSegment: no array, or one of another shape or dtype than asked for.
             PermissionError: it is not for this user, or not for writing.
         """
-        deadline = Deadline(timeout)
-        pause = _FIRST_PAUSE
-        while True:
-            buffer = SharedBuffer.attach(where, access=access, timeout=_left(deadline))
-            try:
-                if deadline.is_now or deadline.expired() or not is_empty(buffer[: len(MAGIC)]):
-                    self = cls._over(buffer)
-                    self._check(shape, dtype)
-                    return self
-            except BaseException:
-                buffer.close()
-                raise
-            buffer.close()
-            # Nothing announces that a header is finished: look again, at growing distances.
-            time.sleep(min(pause, deadline.remaining()))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        buffer = SharedBuffer._attach_filled(where, access=access, timeout=timeout)
+        return cls._over(buffer, shape, dtype)
 
     @classmethod
     def from_array(
@@ -150,23 +156,26 @@ class SharedArray:
         source = np.asanyarray(array)
         fortran = source.flags.f_contiguous and not source.flags.c_contiguous
         order: Literal["C", "F"] = "F" if fortran else "C"
-        made = cls.create(source.shape, source.dtype, where, order=order, keep=keep, mode=mode)
-        try:
-            made.array[...] = source
-        except BaseException:
-            made.unlink()
-            made.close()
-            raise
-        return made
+        size, fill = _plan(source.shape, source.dtype, order, source)
+        return cls._over(
+            SharedBuffer._create_filled(Url.parse(where), size, fill, keep=keep, mode=mode)
+        )
 
     @classmethod
-    def _over(cls, buffer: SharedBuffer) -> Self:
-        """Take a buffer over."""
-        self = cls.__new__(cls)
-        whole = buffer.buf
-        self._header = header = unpack(whole, len(whole), str(buffer.url))
-        self._buffer = buffer
-        self._array = _view(buffer, header)
+    def _over(cls, buffer: SharedBuffer, shape: Shape | None = None, dtype: Any = None) -> Self:
+        """Take a buffer over, and close it if it does not hold the array asked for."""
+        try:
+            self = cls.__new__(cls)
+            whole = buffer.buf
+            self._header = header = unpack(whole, len(whole), str(buffer.url))
+            self._buffer = buffer
+            self._array = _view(buffer, header)
+            self._check(shape, dtype)
+        except BaseException:
+            if buffer.created:
+                buffer.unlink()
+            buffer.close()
+            raise
         return self
 
     def read_only(self) -> Self:
@@ -316,6 +325,32 @@ def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
     return buffer._loans.give(array, f"array of {header.shape} {header.dtype}")
 
 
-def _left(deadline: Deadline) -> float | None:
-    left = deadline.remaining()
-    return None if left == inf else left
+def _plan(
+    shape: Shape, dtype: Any, order: Literal["C", "F"], source: np.ndarray[Any, Any] | None = None
+) -> tuple[int, Callable[[memoryview], None]]:
+    """The size of an array with its header, and what writes its bytes.
+
+    Args:
+        shape: items in each dimension.
+        dtype: of fixed size.
+        order: "C" or "F".
+        source: its items; None for zeros.
+
+    Raises:
+        TypeError, ValueError: there is no such array.
+    """
+    if order not in ("C", "F"):
+        raise ValueError(f"'order' must be 'C' or 'F', not {order!r}")
+    dimensions, kind = checked_array(shape, dtype)
+    length = prod(dimensions) * kind.itemsize
+    if length > ADDRESS_SPACE:
+        raise ValueError(f"{dimensions} of {kind}: {length} bytes, more than addresses reach")
+    head, size = pack(dimensions, kind, fortran=order == "F")
+
+    def fill(whole: memoryview) -> None:
+        whole[: len(head)] = head
+        if source is not None:
+            items = whole[size - length :]
+            array_on(items, dimensions, kind, order=order)[...] = source
+
+    return size, fill

@@ -31,7 +31,7 @@ from shmkit.errors import CorruptSegment, IncompatibleSegment
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MAGIC", "ArrayHeader", "is_empty", "pack", "unpack"]
+__all__ = ["MAGIC", "ArrayHeader", "pack", "unpack"]
 
 MAGIC: Final = b"SHMKIT\x01\0"
 KIND: Final = 0x41
@@ -72,7 +72,7 @@ class ArrayHeader:
 
 
 def pack(shape: tuple[int, ...], dtype: np.dtype[Any], *, fortran: bool) -> tuple[bytes, int]:
-    """All bytes of a header but the magic, and the size of the whole segment.
+    """All bytes of a header, and the size of the whole segment.
 
     Raises:
         TypeError: a dtype that cannot be described.
@@ -94,8 +94,8 @@ def pack(shape: tuple[int, ...], dtype: np.dtype[Any], *, fortran: bool) -> tupl
         0,
         time.time_ns(),
     )
-    head = fixed + _CRC.pack(zlib.crc32(fixed), _READY)
-    head = head.ljust(_DESCRIPTION_AT - _FIXED_AT, b"\0")
+    head = MAGIC + fixed + _CRC.pack(zlib.crc32(fixed), _READY)
+    head = head.ljust(_DESCRIPTION_AT, b"\0")
     return head + _DESCRIPTION.pack(len(text), zlib.crc32(text)) + text, offset + size
 
 
@@ -107,11 +107,6 @@ def _described(dtype: np.dtype[Any]) -> Any:
     if descr_to_dtype(description) != dtype:
         raise TypeError(f"dtype {dtype!r} cannot be described to another process: use a plain one")
     return description
-
-
-def is_empty(head: bytes) -> bool:
-    """Whether a header has not been begun, or not been finished: its magic is not there."""
-    return not any(head[: len(MAGIC)])
 
 
 def unpack(head: memoryview, size: int, where: str) -> ArrayHeader:
@@ -129,8 +124,8 @@ def unpack(head: memoryview, size: int, where: str) -> ArrayHeader:
     magic = head[: len(MAGIC)].tobytes()
     if magic != MAGIC:
         raise IncompatibleSegment(
-            f"{where!r} holds no shared array: it begins with {magic!r}; its creator is not done, "
-            "or died half-way, or it is something else",
+            f"{where!r} holds no shared array: it begins with {magic!r}; attach to it with the "
+            "class that created it, or take another name",
             where=where,
         )
     if len(head) < _ALIGNED:

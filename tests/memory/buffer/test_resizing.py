@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from shmkit import SharedBuffer
 from shmkit.memory.buffer import resizing
 from tests.contracts.buffer import pattern
-from tests.processes import wait_until
+from tests.processes import in_child, wait_until
 
 SIZE = 10_000
 
@@ -222,6 +223,7 @@ def fill(fd, start, length):
     link.recv()
     raise OSError(errno.ENOSPC, "full")
 os.posix_fallocate = fill
+os.ftruncate = lambda fd, size: fill(fd, 0, size)
 with args[0] as buffer:
     try:
         buffer.resize(1 << 20)
@@ -252,3 +254,60 @@ def test_a_failed_growth_leaves_that_of_others(make_buffer, start_child) -> None
     buffer[-1] = 7
     assert buffer[-1] == 7
     child.finish()
+
+
+# ------------------------------------------------------------------ killed with the lock in hand
+
+FORKS = """
+import os, signal, threading
+from shmkit import SharedBuffer
+buffer = SharedBuffer.attach(args[0])
+reserving = threading.Event()
+def fill(*_):
+    reserving.set()
+    threading.Event().wait()
+os.posix_fallocate = fill
+threading.Thread(target=lambda: buffer.resize(50_000), daemon=True).start()
+reserving.wait()
+pid = os.fork()
+if pid == 0:
+    link.close()
+    signal.pause()
+link.send(pid)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("kind", ["shm", "file"])
+def test_a_child_of_a_killed_process_does_not_keep_its_lock(
+    make_where, start_child, kind: str
+) -> None:
+    where = make_where(kind)
+    with SharedBuffer.create(where, SIZE) as buffer:
+        resizer = start_child(FORKS, where)
+        child = resizer.receive()
+        try:
+            resizer.kill()
+            buffer.resize(2 * SIZE)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda: is_gone(child))
+        buffer.unlink()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_fork_in_a_locked_thread_keeps_its_descriptor(tmp_path: Path) -> None:
+    """Only of threads that the child does not have."""
+    fd = os.open(tmp_path / "x", os.O_CREAT | os.O_RDWR)
+    try:
+        with resizing.locked(fd):
+            assert in_child(lambda: os.fstat(fd).st_size) == 0
+        assert not resizing._locking
+    finally:
+        os.close(fd)

@@ -165,7 +165,7 @@ class SharedBuffer(Searching, Streaming, Structured):
         with opened, locked(opened.fd), RESIZING:
             present = os.fstat(opened.fd).st_size
             if wanted > present:
-                reserve(opened.fd, wanted, str(self._url), start=present)
+                reserve(opened.fd, wanted, self._url, start=present)
             elif wanted < present:
                 self._shrink(opened.fd, wanted)
                 return
@@ -252,8 +252,37 @@ class SharedBuffer(Searching, Streaming, Structured):
                 return cls._created_from(opened)
             self = cls._attached_from(opened, "rw")
         if fill is not None:
-            opening.await_magic(self._bytes(), url, opening.patience())
+            pauses = opening.Pauses(opening.PATIENCE)
+            while opening.may_be_unfinished(url, self._bytes()) and pauses.take():
+                pass
         return self
+
+    @classmethod
+    def _attach_filled(
+        cls, where: Where | Url | SharedBuffer, *, access: str = "rw", timeout: float | None = 0
+    ) -> Self:
+        """Attach to memory that begins with a magic; the caller checks it.
+
+        Where memory is made in two steps, the timeout is also for the magic to come.
+
+        Args:
+            where: as in `attach`.
+            access: as in `attach`.
+            timeout: seconds; None for ever.
+        """
+        pauses = opening.Pauses(timeout)
+        while True:
+            self = cls.attach(where, access=access, timeout=pauses.remaining())
+            if not opening.may_be_unfinished(self._url, self._bytes()):
+                return self
+            # Its size may come as well: attach again.
+            try:
+                if not pauses.take():
+                    return self
+            except BaseException:
+                self.close()
+                raise
+            self.close()
 
     @classmethod
     def _created_from(cls, opened: Opened) -> Self:
