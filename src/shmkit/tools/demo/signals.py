@@ -8,8 +8,9 @@ has come.
 from __future__ import annotations
 
 import signal
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Final
+
+from shmkit.memory.tracker import ensure_tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ def put_off_stop_signals() -> Callable[[], None]:
     # multiprocessing's tracker ignores all but SIGHUP, and unblocks them here when it starts: so it
     # starts now, not later.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    resource_tracker.ensure_running()
+    ensure_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
 
     def stop_if_asked() -> None:
