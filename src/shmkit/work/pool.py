@@ -23,10 +23,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
-from shmkit.errors import Empty, Full, PeerDied
+from shmkit.errors import Empty, Full, PeerDied, WorkerDied
 from shmkit.work.backlog import Backlog, Call
 from shmkit.work.calls import CallRing, ResultRing
-from shmkit.work.died import WorkerDied
 from shmkit.work.supervisor import Crew, lines_for
 from shmkit.work.worker import BROKEN, FAILED, LAST, WAKE, number_of, revive, unpack, unreadable
 
