@@ -1,1 +1,5 @@
-"""Functions that run elsewhere: built once for all, or called in worker processes."""
+"""Functions that run elsewhere: built once for all processes, or called in worker processes."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
