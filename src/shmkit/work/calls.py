@@ -2,11 +2,13 @@ r"""Calls on their way to a worker, and the note in which a worker says which ca
 
 A call is known by the position in the ring at which its frame ends. The producer sees that position
 in the tail after the put, the worker in the head that it stores. Every worker has a slot, 128 bytes
-of memory of their own, for its note:
+of shared memory, for its note:
 
-    0x00    ready: 1 once the initializer is done           written by the worker, read by the parent
-    0x08    taken: the call it has, or had last             written by the worker, read by the parent
-    0x10    started: the same, once its code may run        written by the worker, read by the parent
+    0x00    ready: 1 once the initializer is done
+    0x08    taken: the call it has, or had last
+    0x10    started: the same, once its code may run
+
+The worker writes it and the parent reads it. A call goes by, under the lock of the ring's readers:
 
     worker      lock -> taken = id -> copy -> head = id -> unlock -> started = id -> run -> result
 

@@ -1,11 +1,7 @@
 """ProcessPoolExecutor: the standard library's executor, over rings.
 
-pool.py         how calls and results travel, and what becomes of a call whose worker dies
-backlog.py      which calls are in the ring, and which wait
-calls.py        which worker has which call
-supervisor.py   the processes: started, watched, replaced
-worker.py       what each of them does
-future.py       the future of a call
+This is the class that a program uses. It checks arguments, encodes calls, and starts a `Pool` at
+the first of them, which does the rest.
 """
 
 from __future__ import annotations

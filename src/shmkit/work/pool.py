@@ -21,7 +21,7 @@ import time
 import traceback
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from shmkit.errors import Empty, Full, PeerDied, WorkerDied
 from shmkit.work.backlog import Backlog, Call
