@@ -24,20 +24,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from shmkit.channels.frame import HEADER
 from shmkit.channels.objects.object_ring import ObjectRing
-from shmkit.channels.ring.half import SHARED
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty
 from shmkit.memory.buffer import SharedBuffer
-from shmkit.segment.header import HEAD, TAIL
-from shmkit.segment.words import NOTE_READY, NOTE_STARTED, NOTE_TAKEN, NOTE_WORDS
+from shmkit.segment.words import (
+    CALLS_KIND,
+    HEAD,
+    NOTE_READY,
+    NOTE_STARTED,
+    NOTE_TAKEN,
+    NOTE_WORDS,
+    RESULTS_KIND,
+    TAIL,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from shmkit.channels.objects.codec import Received
-    from shmkit.segment.segment import Segment
 
 __all__ = ["CallRing", "Notes", "ResultRing", "Seen"]
 
@@ -104,27 +109,28 @@ class ResultRing(ObjectRing):
 
     __slots__ = ()
 
-    _KIND = 12
+    _KIND = RESULTS_KIND.number
+    _NOUN = RESULTS_KIND.noun
     _WARNING: ClassVar = ""
 
 
 class CallRing(ObjectRing):
     """One process puts calls; any number of workers take them, one at a time each."""
 
-    __slots__ = ("_note",)
+    __slots__ = ()
 
-    _KIND = 11
+    _KIND = CALLS_KIND.number
+    _NOUN = CALLS_KIND.noun
     _WARNING: ClassVar = ""
-
-    def __init__(self, segment: Segment) -> None:
-        """Take over a segment, as any ring."""
-        super().__init__(segment)
-        self._note: memoryview[int] | None = None
 
     def note_in(self, note: memoryview[int]) -> None:
         """Have this handle note each call it takes in these words, a worker's own."""
-        self._note = note
-        self._notes_gets = True
+
+        def note_get(head: int, end: int) -> bool:  # noqa: ARG001
+            note[NOTE_TAKEN] = end  # step: call.taken
+            return True
+
+        self._reader.note = note_get
 
     @property
     def position(self) -> int:
@@ -141,20 +147,8 @@ class CallRing(ObjectRing):
             Exception: the call is damaged; it is noted as taken, and out of the ring.
             Empty, ShutDown, PeerDied, CorruptSegment, ClosedError: as `get`.
         """
-        words = self._words
-        if self._seen == SHARED and words[TAIL] - words[HEAD] < HEADER:
-            # Spin before the lock is taken: the other workers need it to look, too.
-            self._data.glance(TAIL, words[TAIL])
-        frame = self._get_shared()
-        return self._get_carefully(timeout) if frame is None else frame
-
-    def _note_get(self, head: int, end: int) -> None:  # noqa: ARG002
-        if self._note is not None:
-            self._note[NOTE_TAKEN] = end  # step: call.taken
-
-    def _release(self, head: int) -> None:
-        self._note_get(self._head, head)
-        super()._release(head)
+        frame: bytes | Received = self.get(timeout)
+        return frame
 
     def look(self, notes: Notes, slots: Collection[int]) -> Seen | None:
         """See which calls are out of the ring, and which of them these workers have.
@@ -171,6 +165,6 @@ class CallRing(ObjectRing):
             return Seen(self._words[HEAD], {notes.taken(slot) for slot in slots})
 
         try:
-            return self._get_turn.run(Deadline(0), see)
+            return self._reader.attempt(see, Deadline(0))
         except Empty:
             return None

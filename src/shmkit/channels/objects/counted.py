@@ -49,7 +49,7 @@ PARTICIPANTS: Final = 256
 _OVERHEAD: Final = 4096  # more than an object's frame has around it
 
 
-class Counts:
+class Tally:
     """The objects that went into a ring and came out, exactly, whatever is killed.
 
     Args:
@@ -116,7 +116,7 @@ class CountedRing(ObjectRing):
     Deaths are not told: like the standard library's queues it waits for processes that may come.
     """
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_tally",)
 
     _KIND = QUEUE_KIND.number
     _NOUN = QUEUE_KIND.noun
@@ -127,7 +127,7 @@ class CountedRing(ObjectRing):
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `make` and `attach` are the ways to it, and `learn`."""
         super().__init__(segment)
-        self._counts = Counts(segment.words, 0)
+        self._tally = Tally(segment.words, 0)
 
     @classmethod
     def make(cls, where: Where, maxsize: int, capacity: int) -> Self:
@@ -153,19 +153,19 @@ class CountedRing(ObjectRing):
                     f"queue {where!r} is half-made: unlink it and create it anew", where=where
                 )
             time.sleep(0.001)  # its creator is two stores away, or was killed
-        counts = self._counts
-        counts.maxsize = self._words[MAXSIZE]
+        tally = self._tally
+        tally.maxsize = self._words[MAXSIZE]
         if self._is_counted:
-            self._writer.note, self._reader.note = counts.note_put, counts.note_get
+            self._writer.note, self._reader.note = tally.note_put, tally.note_get
 
     @property
     def _is_counted(self) -> bool:
-        return self._JOINABLE or self._counts.maxsize > 0
+        return self._JOINABLE or self._tally.maxsize > 0
 
     @property
     def maxsize(self) -> int:
         """The most objects there may be; 0 for no limit but room."""
-        return self._counts.maxsize
+        return self._tally.maxsize
 
     def qsize(self) -> int:
         """How many objects are in; as `Ring.qsize`."""
@@ -173,8 +173,8 @@ class CountedRing(ObjectRing):
             return 0
         if not self._is_counted:
             return super().qsize()
-        taken = self._counts.taken()  # first: it is not to overtake
-        count = self._counts.put() - taken
+        taken = self._tally.taken()  # first: it is not to overtake
+        count = self._tally.put() - taken
         # More than `maxsize` were never in at once: some were taken between the two looks.
         return min(count, self.maxsize) if self.maxsize else count
 
@@ -237,8 +237,8 @@ class JoinableRing(CountedRing):
         """
         words = self._open_words()
         done = words[TASKS_DONE]  # first: nothing left is then true, though more may come
-        counts = self._counts
-        return (counts.taken() if words[STATE] == CUT else counts.put()) - done
+        tally = self._tally
+        return (tally.taken() if words[STATE] == CUT else tally.put()) - done
 
     def task_done(self) -> None:
         """Say of an object that was taken that its task is done.

@@ -127,6 +127,8 @@ class ObjectRing(Ring):
 
     __slots__ = ("_overflow",)
 
+    _reader: ObjectReader
+
     _KIND = OBJECT_RING_KIND.number
     _NOUN = OBJECT_RING_KIND.noun
     _READER: ClassVar = ObjectReader
