@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shmkit.errors import RoleTaken as RoleTaken
     from shmkit.errors import ShmkitError as ShmkitError
     from shmkit.errors import ShutDown as ShutDown
+    from shmkit.errors import WorkerDied as WorkerDied
     from shmkit.memory.buffer import SharedBuffer as SharedBuffer
     from shmkit.memory.open_bytes import open_bytes as open_bytes
     from shmkit.memory.paged.paged import PagedFile as PagedFile
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from shmkit.sync.lock import Acquired as Acquired
     from shmkit.sync.lock import Lock as Lock
     from shmkit.sync.semaphore import Semaphore as Semaphore
-    from shmkit.work.died import WorkerDied as WorkerDied
     from shmkit.work.executor import ProcessPoolExecutor as ProcessPoolExecutor
     from shmkit.work.once import once as once
 
@@ -72,7 +72,7 @@ _HOME = {
     "SharedBuffer": "shmkit.memory.buffer",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
-    "WorkerDied": "shmkit.work.died",
+    "WorkerDied": "shmkit.errors",
     "once": "shmkit.work.once",
     "open_bytes": "shmkit.memory.open_bytes",
 }

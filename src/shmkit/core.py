@@ -301,8 +301,8 @@ class BellCore:
 NO_ROLE: Final = 0  # the first call takes the role
 FREE: Final = 1  # it may
 CAREFUL: Final = 2  # frames carry a checksum
-BUSY: Final = 3  # a call is inside the common case
-LENT: Final = 4  # a careful call has the side, or a frame is reserved or peeked at
+BUSY: Final = 3  # a call is inside
+LENT: Final = 4  # a call waits for the mutex, or a frame is reserved or peeked at
 CLOSED: Final = 5
 
 IMPOSSIBLE: Final = 1 << 63 | 15
@@ -313,6 +313,7 @@ PATIENCE: Final = 0.2
 or uses a frame in place: to wait so long for it is not yet to wait for the other side."""
 
 _WEAK_ORDER: Final = not STRONG_ORDER
+_OPEN: Final = (READY, SHUT)  # to consumers
 
 _T = TypeVar("_T")
 
@@ -365,9 +366,9 @@ class Cursor:
     Attributes:
         state: whether the common case may be taken, or why not.
         idle: what `state` is when no call is inside: NO_ROLE, FREE, CAREFUL or CLOSED.
-        guard: the lock between threads. Held for microseconds; a common call that finds the mutex
-            with a stopped process holds it for PATIENCE.
-        loan: which thread has the side to itself, or None.
+        guard: the lock between threads, for the common case, and to change `loan`. Held for
+            microseconds; for PATIENCE if the mutex is with a process that is stopped.
+        loan: which thread has the side to itself for more than that, or None.
         note: called within the lock before each commit, by layers above; None for nothing.
     """
 
@@ -437,12 +438,14 @@ class Cursor:
             mutex = self.mutex
             if mutex is not None and not mutex.acquire(True, _seconds_to(end)):
                 raise self.late()
-            with self.guard:
-                if self.loan is not loan:
-                    raise self.lost()
-                result = act()
-                if keep is None or type(result) is Wait:
-                    self._settle()
+            if self.loan is not loan:
+                raise self.lost()
+            self.state = BUSY
+            result = act()
+            if keep is None or type(result) is Wait:
+                self.give_back(loan)
+            else:
+                self.state = LENT
         except BaseException:
             # Twice, for a handler that raises as the first begins.
             try:
@@ -504,9 +507,11 @@ class Cursor:
             loan.end()
 
     def is_inside(self) -> bool:
-        """Whether this thread is inside a call on this side."""
-        inside: bool = self.guard._is_owned()
-        return inside
+        """Whether this thread is inside a call on this side; not if it only has a frame of it."""
+        if self.guard._is_owned():
+            return True
+        loan = self.loan
+        return self.state == BUSY and loan is not None and loan.thread == get_ident()
 
     @property
     def has_role(self) -> bool:
@@ -669,7 +674,7 @@ class ReadCursor(Cursor):
                     and end <= (head | self.mask) + 1
                     and not head & IMPOSSIBLE
                     and words[SKIP] != head
-                    and (state == READY or state == SHUT)
+                    and state in _OPEN
                     and (self.note is None or self.note(head, end))
                 )
                 if self.state != BUSY:

@@ -4,23 +4,26 @@
      +- ClosedError (ValueError)            we closed this handle
      +- Full (queue.Full)                   no room, and the caller would not wait longer
      +- Empty (queue.Empty)                 nothing there, and the caller would not wait longer
-     +- ShutDown (queue.ShutDown, EOFError) somebody shut the channel down: the end
-     +- PeerDied (BrokenPipeError)          the other side was killed       .pid .role
-     +- RoleTaken (RuntimeError)            a live process has that role    .pid .role
-     +- FrameTooLarge (ValueError)          it can never fit                .size .limit
-     +- IncompatibleSegment (ValueError)    not ours, or another layout     .where
-     +- CorruptSegment (ValueError)         ours, an invariant is broken    .where .detail
-     +- WorkerDied (BrokenProcessPool)      the worker that ran a call died .pid .exitcode
+     +- ShutDown (queue.ShutDown, EOFError) a process shut the channel down: the end
+     +- PeerDied (BrokenPipeError)          the other side was killed        .pid .role
+     +- RoleTaken (RuntimeError)            a live process has that role     .pid .role
+     +- FrameTooLarge (ValueError)          it is larger than any room       .size .limit
+     +- IncompatibleSegment (ValueError)    not shmkit's, or another layout  .where
+     +- CorruptSegment (ValueError)         shmkit's, but a rule is broken   .where .detail
+     +- WorkerDied (BrokenProcessPool)      the worker that ran a call died  .pid .exitcode
 
-A message gives the cause, the value and the remedy; what a program may want to know is an
-attribute. All of them survive pickling, with their attributes: they travel between processes.
+A message gives the cause, the value and the remedy. What a program may want to know is also an
+attribute. Errors travel between processes: they pickle, and keep their attributes.
 """
 
 from __future__ import annotations
 
 import queue
-from importlib import import_module
-from typing import Any
+import signal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
 
 __all__ = [
     "ClosedError",
@@ -33,6 +36,7 @@ __all__ = [
     "RoleTaken",
     "ShmkitError",
     "ShutDown",
+    "WorkerDied",
 ]
 
 
@@ -100,7 +104,7 @@ class RoleTaken(ShmkitError, RuntimeError):
 
 
 class FrameTooLarge(ShmkitError, ValueError):
-    """A frame that could not fit into this channel even if it were empty.
+    """A frame that does not fit into this channel, even when that is empty.
 
     Attributes:
         size: bytes the frame has.
@@ -139,8 +143,61 @@ class CorruptSegment(ShmkitError, ValueError):
         self.detail = detail
 
 
+# Made at its first use: BrokenProcessPool comes from a module that takes long to import.
+if TYPE_CHECKING:
+
+    class WorkerDied(ShmkitError, BrokenProcessPool):
+        """The worker process that ran this call died; the pool and its other calls go on."""
+
+        pid: int
+        exitcode: int | None
+
+        def __init__(self, pid: int, exitcode: int | None) -> None: ...
+
+
+def _make_worker_died() -> type[ShmkitError]:
+    from concurrent.futures.process import BrokenProcessPool
+
+    class WorkerDied(ShmkitError, BrokenProcessPool):
+        """The worker process that ran this call died; the pool and its other calls go on.
+
+        Args:
+            pid: process id the worker had.
+            exitcode: its exit status, or minus the number of the signal that killed it; None if
+                unknown.
+
+        Attributes:
+            pid: as given.
+            exitcode: as given.
+        """
+
+        def __init__(self, pid: int, exitcode: int | None) -> None:
+            super().__init__(
+                f"worker process {pid} {_describe(exitcode)} while it ran this call; it is "
+                "replaced and the other calls go on: submit this one again if it may run twice"
+            )
+            self.pid = pid
+            self.exitcode = exitcode
+
+    WorkerDied.__qualname__ = WorkerDied.__name__  # where pickle looks for it
+    return WorkerDied
+
+
+def _describe(exitcode: int | None) -> str:
+    """How a process ended, as the middle of a sentence."""
+    if exitcode is None:
+        return "ended"
+    if exitcode >= 0:
+        return f"exited with status {exitcode}"
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"
+
+
 def __getattr__(name: str) -> Any:
-    """WorkerDied is imported when it is asked for: what it derives from takes long to import."""
-    if name == "WorkerDied":
-        return import_module("shmkit.work.died").WorkerDied
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Make WorkerDied when it is first asked for (PEP 562)."""
+    if name != "WorkerDied":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Two threads may come here at once; both have to get the same class.
+    return globals().setdefault(name, _make_worker_died())

@@ -110,8 +110,8 @@ def test_a_worker_is_known_whatever_interrupts_its_start() -> None:
             process.start = interrupted
             return process
 
-    crew_context: Any = Interrupted()
-    with ProcessPoolExecutor(2, crew_context) as pool:
+    interrupted: Any = Interrupted()
+    with ProcessPoolExecutor(2, interrupted) as pool:
         with pytest.raises(KeyboardInterrupt):
             pool.submit(double, 1)
         assert pool.submit(double, 2).result(SECONDS) == 4

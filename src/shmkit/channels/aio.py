@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from shmkit.channels.objects.codec import encode
-from shmkit.channels.objects.counted import NEWS
 from shmkit.channels.objects.queue import JoinableQueue, Queue
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, Full, ShutDown
-from shmkit.segment.header import HEAD, READY, STATE, TAIL
+from shmkit.segment.words import HEAD, JOIN_NEWS, READY, STATE, TAIL
 from shmkit.sync.semaphore import SLICE
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class _Waiting:
             current = self._slices[loop] = _Slice(loop, self, seen)
         await current.wait()
         if not self._moved(seen) and self._peer is not None:
-            self._ring._look_for(self._peer, self._word, seen)()
+            self._peer.raise_if_dead(self._ring._title, self._word, seen)
 
     def sleep(self, seen: int) -> None:
         """In a thread: sleep on the doorbell, for a slice at most."""
@@ -141,8 +140,8 @@ class AsyncRing:
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
-        self._readable = _Waiting(ring, ring._data, TAIL, ring._producer)
-        self._writable = _Waiting(ring, ring._space, HEAD, ring._consumer)
+        self._readable = _Waiting(ring, ring._data_bell, TAIL, ring._producers)
+        self._writable = _Waiting(ring, ring._space_bell, HEAD, ring._consumers)
 
     async def put(self, data: Any) -> None:
         """`Ring.put`, waiting while the ring is full. A cancelled one has put nothing.
@@ -157,7 +156,7 @@ class AsyncRing:
             try:
                 self.ring.put(data, 0)
             except Full:
-                if self.ring._policy == "raise":
+                if self.ring._writer.policy == "raise":
                     raise
             else:
                 return
@@ -215,8 +214,8 @@ class AsyncQueue(Generic[T]):
     def __init__(self, queue: Queue[T]) -> None:
         self.queue = queue
         ring = queue._ring
-        self._readable = _Waiting(ring, ring._data, TAIL)
-        self._writable = _Waiting(ring, ring._space, HEAD)
+        self._readable = _Waiting(ring, ring._data_bell, TAIL)
+        self._writable = _Waiting(ring, ring._space_bell, HEAD)
 
     async def put(self, obj: T) -> None:
         """`Queue.put`, waiting while the queue is full. A cancelled one has put nothing.
@@ -263,7 +262,7 @@ class AsyncQueue(Generic[T]):
             ValueError: it was closed.
         """
         ring = self._joinable()._ring
-        news = _Waiting(ring, ring._done, NEWS, ends=False)
+        news = _Waiting(ring, ring._done, JOIN_NEWS, ends=False)
         while True:
             seen = news.position()
             if ring.unfinished() <= 0:

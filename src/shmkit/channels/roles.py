@@ -1,4 +1,4 @@
-"""Side: one of the two sides of a channel, which participants have its role, and which of them died.
+"""Side: one of the two sides of a channel: which participants have its role, and which died.
 
 A role is a bit in the line of each participant that has it (segment/words.py). A participant lives
 as long as the kernel holds its lock byte, so a line without a lock and with the bit set is a death

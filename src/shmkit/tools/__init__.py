@@ -1,4 +1,11 @@
-"""Tools for people: the command line."""
+"""Tools for people.
+
+    cli/        the `shmkit` command
+    demo/       its subcommand `demo`
+    testing/    for tests of programs that use shmkit: kill a process at a step, find leaks
+
+No other floor imports from here.
+"""
 
 from __future__ import annotations
 

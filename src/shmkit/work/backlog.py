@@ -1,11 +1,11 @@
 r"""Backlog: the calls that were submitted and have no result yet.
 
     submit ---> running: in the ring of calls, or with a worker
-          \--> parked:  sent when few enough are ahead of them
+          \--> parked:  waits until the ring has few enough calls
 
-A call goes straight into the ring while few are in it, and is parked otherwise; calls in the ring
-count as running, as in the standard library. How many may be in it follows the rate at which
-results come, so that a worker never waits for the collector, and what is in it is about to run.
+A call in the ring can not be cancelled: it counts as running, as in the standard library. So only
+the next few calls are put into the ring, as many as the workers can do in some 20 ms, judged by the
+rate of the last results. That is enough for a worker never to wait for the collector.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Backlog", "Call"]
 
-AHEAD: Final = 0.02  # seconds of work to have in the ring of calls
-MOST_AHEAD: Final = 1000  # calls
+AHEAD: Final = 0.02  # seconds of work to keep in the ring of calls
+MOST_AHEAD: Final = 1000  # calls in the ring, however short they are
 
 _Task = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
@@ -38,9 +38,10 @@ class Call:
     """A call that was submitted and has no result yet.
 
     Args:
-        future: what the caller has of it.
-        content: its pickle; None if what is large in it is not yet copied.
-        task: function, arguments and keyword arguments, in that case.
+        future: the caller's.
+        content: its pickle; None for a call with large arguments, which are copied only when it is
+            put into the ring.
+        task: function, arguments and keyword arguments.
     """
 
     __slots__ = ("content", "future", "is_running", "task")
@@ -52,53 +53,54 @@ class Call:
         self.is_running = False
 
     def start(self) -> bool:
-        """Have the future run from now on; False if it was cancelled."""
+        """Set the future running; False if it was cancelled."""
         if not self.is_running:
             self.is_running = self.future.set_running_or_notify_cancel()
         return self.is_running
 
     def finish(self, value: Any) -> None:
-        """Give the future its result, unless somebody else set it."""
+        """Set the future's result, unless it was set elsewhere."""
         _shielded(self.future.set_result, value)
 
     def fail(self, error: BaseException) -> None:
-        """Give the future its exception, unless somebody else set it."""
+        """Set the future's exception, unless it was set elsewhere."""
         _shielded(self.future.set_exception, error)
 
     def cancel(self) -> None:
-        """Cancel the future, and tell who waits for it."""
+        """Cancel the future, and wake the threads that wait for it."""
         _shielded(self.future.cancel)
         _shielded(self.future.set_running_or_notify_cancel)
 
 
-def _shielded(tell: Callable[..., object], *args: Any) -> None:
-    """Call what may call callbacks; what one of them raises is not to end the collector."""
+def _shielded(change: Callable[..., object], *args: Any) -> None:
+    """Change a future; what its callbacks raise does not end the collector."""
     try:
-        tell(*args)
+        change(*args)
     except InvalidStateError:
         return
     except BaseException:
         if threading.current_thread() is threading.main_thread():
-            raise  # it may be a signal handler's
-        # Logged where the standard library logs the others: it leaves out what is no Exception.
+            raise  # it may come from a signal handler
+        # The standard library logs an Exception of a callback, in this log, and lets others pass.
         logging.getLogger("concurrent.futures").critical("a callback raised", exc_info=True)
 
 
 class Backlog:
-    """Calls on their way, and those that wait for it.
+    """The calls in the ring or with a worker, and the calls that wait to be put into the ring.
 
     Args:
-        calls: the ring they go into.
-        most_workers: how many may take them out at a time.
+        calls: the ring.
+        most_workers: how many workers take calls out of it.
 
     Attributes:
-        running: what is in the ring or with a worker, by the number it is known by there.
-        parked: what is to be sent, the oldest first.
-        failed: what was not to be sent or was lost, with the reason; not yet told.
+        running: calls in the ring or with a worker, by their ids (calls.py).
+        parked: calls that wait, the oldest first.
+        failed: calls that could not be sent or were lost, each with the reason; their futures are
+            still to be set.
 
     Notes:
-        The pool's lock guards all of it, but for `tell_failed` and for `running.pop`. No future is
-        set with the lock held: its callbacks may submit.
+        The pool's lock guards all of it, except `tell_failed` and `running.pop`. No future is set
+        with the lock held: its callbacks may submit.
     """
 
     def __init__(self, calls: CallRing, most_workers: int) -> None:
@@ -117,14 +119,14 @@ class Backlog:
 
         Args:
             call: the call.
-            content: what is encoded of it.
+            content: it, encoded.
         """
         self._adapt()
         if self.parked or len(self.running) >= self._window or not self._send(call, content):
             self.parked.append(call)
 
     def _adapt(self) -> None:
-        """Have the window follow the rate of results, downwards also when none come."""
+        """Set how many calls may be in the ring, by the rate of results since the last time."""
         now = time.monotonic()
         if now - self._since > AHEAD / 2:
             rate = self._done / (now - self._since)
@@ -132,18 +134,18 @@ class Backlog:
             self._done, self._since = 0, now
 
     def _send(self, call: Call, content: bytes | Encoded | None) -> bool:
-        """Put a call into the ring; False if that is full."""
+        """Put a call into the ring; False if that is full. An error is the call's: True."""
         if content is None:
             try:
                 content = encode(call.task)
-            except BaseException as error:  # noqa: BLE001 - the future's
+            except BaseException as error:  # noqa: BLE001 - passed to the future
                 self.failed.append((call, error))
                 return True
         try:
             self._calls.put_encoded(content, 0)
         except (Full, PeerDied):
             return False
-        except Exception as error:  # noqa: BLE001 - the future's
+        except Exception as error:  # noqa: BLE001 - passed to the future
             call.start()
             self.failed.append((call, error))
             return True
@@ -152,7 +154,7 @@ class Backlog:
         return True
 
     def refill(self) -> None:
-        """Put parked calls into the ring, as many as may be in it."""
+        """Put parked calls into the ring, as far as the window allows."""
         self._adapt()
         parked, running = self.parked, self.running
         while parked and len(running) < self._window:
@@ -162,11 +164,11 @@ class Backlog:
                 break
 
     def count(self, done: int) -> None:
-        """Note how many results came, for the rate they come at."""
+        """Note that so many results came, for their rate."""
         self._done += done
 
     def drop_waiting(self) -> list[Call]:
-        """Take out the calls that never were in the ring, to cancel them."""
+        """Take out the calls that were never in the ring, to cancel them."""
         waiting = [call for call in self.parked if not call.is_running]
         self.parked = deque(call for call in self.parked if call.is_running)
         return waiting
@@ -184,5 +186,5 @@ class Backlog:
             try:
                 call, error = self.failed.pop()
             except IndexError:
-                return  # another thread told it
+                return  # another thread took the last one
             call.fail(error)

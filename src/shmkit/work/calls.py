@@ -1,52 +1,107 @@
-r"""Calls on their way to a worker, and the note each worker keeps of the one it has.
+r"""Calls on their way to a worker, and the note in which a worker says which call it has.
 
-A call is known by the position in the ring at which its frame ends: the producer sees it in the
-tail after the put, the worker in the head that it stores. Every worker has a line of its own:
+A call is known by the position in the ring at which its frame ends. The producer sees that position
+in the tail after the put, the worker in the head that it stores. Every worker has a slot, 128 bytes
+of shared memory, for its note:
 
-    0x00    ready: 1 once the initializer is done           worker      parent
-    0x08    taken: the call it has, or had last             worker      parent
-    0x10    started: the same, once its code may run        worker      parent
+    0x00    ready: 1 once the initializer is done
+    0x08    taken: the call it has, or had last
+    0x10    started: the same, once its code may run
+
+The worker writes it and the parent reads it. A call goes by, under the lock of the ring's readers:
 
     worker      lock -> taken = id -> copy -> head = id -> unlock -> started = id -> run -> result
 
-So whoever has the lock can tell of every call that is out of the ring who has it: nobody changes
-`taken` or the head meanwhile. Killed before the head is stored, a worker leaves the call in the
-ring, and another takes it; after it, `started` tells whether the call may run again.
+A process that holds the lock can tell for every call that is out of the ring which worker has it:
+neither `taken` nor the head changes meanwhile. A worker that is killed before it stores the head
+leaves the call in the ring, and another takes it. After that, `started` tells whether the call may
+run again.
+
+What these classes need of the inside of a ring, they use here and nowhere else on this floor.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
-from shmkit.channels.frame import HEADER
 from shmkit.channels.objects.object_ring import ObjectRing
-from shmkit.channels.ring.half import SHARED
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty
-from shmkit.segment.header import HEAD, TAIL
+from shmkit.memory.buffer import SharedBuffer
+from shmkit.segment.words import (
+    CALLS_KIND,
+    HEAD,
+    NOTE_READY,
+    NOTE_STARTED,
+    NOTE_TAKEN,
+    NOTE_WORDS,
+    RESULTS_KIND,
+    TAIL,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from shmkit.channels.objects.codec import Received
-    from shmkit.segment.segment import Segment
 
-__all__ = ["LINE", "READY", "STARTED", "TAKEN", "CallRing", "ResultRing", "Seen"]
+__all__ = ["CallRing", "Notes", "ResultRing", "Seen"]
 
-LINE: Final = 16  # words
-READY: Final = 0
-TAKEN: Final = 1
-STARTED: Final = 2
+
+class Notes:
+    """The notes of the workers of one pool, by slot.
+
+    Args:
+        memory: where they are; each process has its own handle of it.
+    """
+
+    def __init__(self, memory: SharedBuffer) -> None:
+        self.memory = memory
+        self._words = memory.view("Q")
+
+    @classmethod
+    def create(cls, slots: int) -> Notes:
+        """Make the memory for so many slots."""
+        return cls(SharedBuffer.create(size=slots * NOTE_WORDS * 8))
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot for the worker that gets it next."""
+        self._words[slot * NOTE_WORDS : (slot + 1) * NOTE_WORDS] = _EMPTY
+
+    def is_ready(self, slot: int) -> bool:
+        """Whether the worker's initializer is done."""
+        return bool(self._words[slot * NOTE_WORDS + NOTE_READY])
+
+    def taken(self, slot: int) -> int:
+        """Which call the worker has, or had last; 0 if none."""
+        return self._words[slot * NOTE_WORDS + NOTE_TAKEN]
+
+    def started(self, slot: int) -> int:
+        """Which call the worker has begun, or had begun last; 0 if none."""
+        return self._words[slot * NOTE_WORDS + NOTE_STARTED]
+
+    def own(self, slot: int) -> memoryview[int]:
+        """The words of one slot, for its worker to write."""
+        return self._words[slot * NOTE_WORDS : (slot + 1) * NOTE_WORDS]
+
+    def close(self) -> None:
+        """Give the memory back. Idempotent."""
+        self._words.release()
+        self.memory.close()
+
+
+_EMPTY: Final = memoryview(bytes(NOTE_WORDS * 8)).cast("Q")
 
 
 class Seen(NamedTuple):
-    """What was seen at one moment.
+    """What the calls' lock shows of one moment.
 
     Attributes:
         head: calls up to this one are out of the ring.
-        taken: what each line says of the call its worker has.
+        taken: the calls that the workers asked about have, or had last.
     """
 
     head: int
-    taken: dict[int, int]
+    taken: set[int]
 
 
 class ResultRing(ObjectRing):
@@ -54,69 +109,62 @@ class ResultRing(ObjectRing):
 
     __slots__ = ()
 
-    _KIND = 12
+    _KIND = RESULTS_KIND.number
+    _NOUN = RESULTS_KIND.noun
     _WARNING: ClassVar = ""
 
 
 class CallRing(ObjectRing):
     """One process puts calls; any number of workers take them, one at a time each."""
 
-    __slots__ = ("_line",)
+    __slots__ = ()
 
-    _KIND = 11
+    _KIND = CALLS_KIND.number
+    _NOUN = CALLS_KIND.noun
     _WARNING: ClassVar = ""
 
-    def __init__(self, segment: Segment) -> None:
-        """Take over a segment, as any ring."""
-        super().__init__(segment)
-        self._line: memoryview[int] | None = None
+    def note_in(self, note: memoryview[int]) -> None:
+        """Have this handle note each call it takes in these words, a worker's own."""
 
-    def note_in(self, line: memoryview[int]) -> None:
-        """Give this handle the line in which it notes what it takes."""
-        self._line = line
-        self._notes_gets = True
+        def note_get(head: int, end: int) -> bool:  # noqa: ARG001
+            note[NOTE_TAKEN] = end  # step: call.taken
+            return True
+
+        self._reader.note = note_get
 
     @property
     def position(self) -> int:
-        """What the call that was put last is known by; for the one who put it."""
+        """What the call that was put last is known by; for the process that put it."""
         return self._words[TAIL]
 
     def take(self, timeout: float | None = None) -> bytes | Received:
-        """Take the oldest call, noted in this worker's line.
-
-        Raises:
-            Exception: it is damaged; it is taken, and out of the ring.
-            Empty, ShutDown, PeerDied, CorruptSegment, ClosedError: as `get`.
-        """
-        words = self._words
-        if self._seen == SHARED and words[TAIL] - words[HEAD] < HEADER:
-            self._data.glance(TAIL, words[TAIL])  # before the lock, which others want
-        frame = self._get_shared()
-        return self._get_carefully(timeout) if frame is None else frame
-
-    def _note_get(self, head: int, end: int) -> None:  # noqa: ARG002
-        if self._line is not None:
-            self._line[TAKEN] = end  # step: call.taken
-
-    def _release(self, head: int) -> None:
-        self._note_get(self._head, head)
-        super()._release(head)
-
-    def look(self, lines: memoryview[int], of: list[int]) -> Seen | None:
-        """See who has what.
+        """Take the oldest call, and note it.
 
         Args:
-            lines: all lines.
-            of: the indices of those to look at.
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Raises:
+            Exception: the call is damaged; it is noted as taken, and out of the ring.
+            Empty, ShutDown, PeerDied, CorruptSegment, ClosedError: as `get`.
+        """
+        frame: bytes | Received = self.get(timeout)
+        return frame
+
+    def look(self, notes: Notes, slots: Collection[int]) -> Seen | None:
+        """See which calls are out of the ring, and which of them these workers have.
+
+        Args:
+            notes: of the pool.
+            slots: of the workers to ask about.
 
         Returns:
-            None when a worker that is stopped holds the lock.
+            None when another process has the lock, such as a worker that is stopped.
         """
 
         def see() -> Seen:
-            return Seen(self._words[HEAD], {index: lines[index * LINE + TAKEN] for index in of})
+            return Seen(self._words[HEAD], {notes.taken(slot) for slot in slots})
 
         try:
-            return self._get_turn.run(Deadline(0), see)
+            return self._reader.attempt(see, Deadline(0))
         except Empty:
             return None

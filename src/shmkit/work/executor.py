@@ -1,8 +1,7 @@
 """ProcessPoolExecutor: the standard library's executor, over rings.
 
-How calls and results travel, and what becomes of a call whose worker dies: pool.py. Which calls are
-sent, and which wait: backlog.py. Who has which call: calls.py. The processes: crew.py. What each of
-them does: worker.py.
+This is the class that a program uses. It checks arguments, encodes calls, and starts a `Pool` at
+the first of them, which does the rest.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ _T = TypeVar("_T")
 class ProcessPoolExecutor(Executor):
     """Calls run in worker processes; a worker that is killed fails the one call it was running.
 
-    Takes what `concurrent.futures.ProcessPoolExecutor` takes, and gives what that gives. What is
-    different: arguments and results travel through shared memory; a killed worker is replaced, the
-    call it ran fails with `WorkerDied`, and all others go on; an argument or result that does not
-    unpickle fails its call alone.
+    It has the arguments and methods of `concurrent.futures.ProcessPoolExecutor`. What is different:
+    arguments and results travel through shared memory; a killed worker is replaced, the call it ran
+    fails with `WorkerDied`, and all others go on; an argument or result that does not unpickle
+    fails only its own call.
 
     Args:
         max_workers: how many processes at most; None for as many as this process may use cores.
-        mp_context: a `multiprocessing` context, which has the start method; None for the default.
+        mp_context: a `multiprocessing` context, which sets the start method; None for the default.
         initializer: called first in each worker.
         initargs: its arguments.
         max_tasks_per_child: how many calls a worker runs before another takes its place; None for
@@ -86,8 +85,8 @@ class ProcessPoolExecutor(Executor):
                     "max_tasks_per_child is incompatible with the 'fork' multiprocessing start "
                     "method; supply a different mp_context"
                 )
-        # Named as in the standard library: schedulers look at the number of workers, debuggers
-        # and tests at their pids.
+        # Named as in the standard library: schedulers read the number of workers, debuggers and
+        # tests their pids.
         self._max_workers = max_workers
         self._mp_context = mp_context
         self._processes: dict[int, BaseProcess] | None = {}
@@ -96,13 +95,18 @@ class ProcessPoolExecutor(Executor):
         self._pool: Pool | None = None
         self._is_shut_down = False
         self._starting = threading.Lock()
-        self._pid = 0  # of who has started workers
+        self._pid = 0  # of the process that has started workers
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Have `fn(*args, **kwargs)` called in a worker.
 
-        Arguments are pickled here, before this returns, except what is large in them while many
-        calls are waiting: leave arrays unchanged until the call is done.
+        Arguments are pickled before this returns, except large arrays while many calls are waiting:
+        leave arrays unchanged until the call is done.
+
+        Args:
+            fn: what to call; it has to pickle, as its arguments have to.
+            args: its arguments.
+            kwargs: its keyword arguments.
 
         Returns:
             A future. It fails with what the call raises; with `WorkerDied` if its worker died; with
@@ -111,9 +115,9 @@ class ProcessPoolExecutor(Executor):
         Raises:
             BrokenProcessPool: no worker can be started, or the initializer failed.
             RuntimeError: the executor was shut down, the interpreter is about to end, or this
-                process is a fork of one that has used it.
+                process was forked from one that has used the executor.
         """
-        if self._is_a_forks():  # before any lock: a thread of the parent may have had it
+        if self._is_inherited():  # before any lock: another thread may have held it at the fork
             raise RuntimeError(
                 f"this executor belongs to process {self._pid}, of which this one is a fork: make "
                 "an executor here"
@@ -123,7 +127,7 @@ class ProcessPoolExecutor(Executor):
         task = (fn, args, kwargs)
         try:
             content = encode(task)
-        except Exception as error:  # noqa: BLE001 - the future's
+        except Exception as error:  # noqa: BLE001 - passed to the future
             self._check(pool)
             future.set_running_or_notify_cancel()
             future.set_exception(error)
@@ -136,7 +140,7 @@ class ProcessPoolExecutor(Executor):
             pool.backlog.tell_failed()
         return future
 
-    def _is_a_forks(self) -> bool:
+    def _is_inherited(self) -> bool:
         return self._pid not in (0, os.getpid())
 
     def _check(self, pool: Pool) -> None:
@@ -155,7 +159,7 @@ class ProcessPoolExecutor(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if _exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-            self._pid = os.getpid()  # first: workers are forked here
+            self._pid = os.getpid()  # before workers are forked, which inherit it
             pool = Pool(self._orders)
             try:
                 pool.start()
@@ -185,16 +189,18 @@ class ProcessPoolExecutor(Executor):
         timeout: float | None = None,
         chunksize: int = 1,
     ) -> Iterator[_T]:
-        """Call `fn` with items of each of the iterables, and give the results in their order.
+        """Call `fn` with one item of each iterable at a time.
 
         Args:
             fn: what to call.
-            iterables: where its arguments come from; they are read to their end at once.
-            timeout: seconds, from now on, in which each result has to be there; None for ever.
+            iterables: where its arguments come from; they are read to their ends at once.
+            timeout: seconds, counted from now, in which all results have to be there; None for
+                ever.
             chunksize: how many calls to send as one.
 
         Returns:
-            An iterator of results. It raises what a call raised, where its result would be.
+            An iterator of the results, in the order of the items. It raises what a call raised,
+            where its result would be.
 
         Raises:
             ValueError: `chunksize` below 1.
@@ -208,13 +214,13 @@ class ProcessPoolExecutor(Executor):
         return _flat(super().map(partial(run_chunk, fn), chunks, timeout=timeout))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; those that were submitted still run.
+        """Refuse further calls; calls that were submitted still run.
 
         Args:
-            wait: return only when they have, and every worker has ended.
-            cancel_futures: cancel those that are not running yet.
+            wait: return only when they are done and every worker has ended.
+            cancel_futures: cancel the calls that are not running yet.
         """
-        if self._is_a_forks():
+        if self._is_inherited():
             return
         with self._starting:
             self._is_shut_down = True
@@ -241,7 +247,7 @@ def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
 
 
 def _flat(chunks: Iterator[list[_T]]) -> Iterator[_T]:
-    """The items of lists, of which nothing is kept."""
+    """The items of the lists; none is kept once it is given out."""
     for chunk in chunks:
         chunk.reverse()
         while chunk:
@@ -262,7 +268,7 @@ def _abandoned(executor: weakref.ref[ProcessPoolExecutor]) -> Callable[[], bool]
 
 
 def _finish_calls() -> None:
-    """Let every pool end its calls, before the interpreter waits for threads."""
+    """Have every pool run the calls it has, before the interpreter waits for threads."""
     global _exiting
     _exiting = True
     collectors = list(_collectors.items())
@@ -274,12 +280,12 @@ def _finish_calls() -> None:
 
 
 def _forget_collectors() -> None:
-    """In a forked child: they are its parent's, also if it was forked by one of them."""
+    """In a forked child, even one that a collector forked: the collectors are its parent's."""
     global _exiting
     _exiting = False
     _collectors.clear()
 
 
 os.register_at_fork(after_in_child=_forget_collectors)
-# What the standard library's executors use; atexit would come too late, after the wait for threads.
+# As the standard library's executors do: atexit functions run only after the wait for threads.
 threading._register_atexit(_finish_calls)  # type: ignore[attr-defined]

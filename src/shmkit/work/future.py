@@ -1,10 +1,9 @@
-"""CallFuture: a Future that makes what one waits with when somebody waits.
+"""CallFuture: a Future that makes its condition variable when a thread first waits.
 
-Most of what a `concurrent.futures.Future` costs is its condition variable, of which most futures
-have no use: by the time their result is asked for it is there. So here it is made at its first use.
-Everything that waits, calls back or cancels goes by way of `_condition`, here as in the base class;
-as long as there is none, nobody does, and a state is set with nothing but a lock that all futures
-share.
+Most of what a `concurrent.futures.Future` costs is its condition variable, and most futures do not
+need one: when their result is asked for, it is there. So it is made at its first use. Whatever
+waits, calls back or cancels uses `_condition`, here as in the base class. As long as a future has
+none, no thread does any of this, and its state is set under one lock that all futures share.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ __all__ = ["CallFuture"]
 
 _T = TypeVar("_T")
 
-# Re-entrant: a finalizer or a signal handler that comes in between may ask for another future.
+# Re-entrant: a finalizer or a signal handler may run while it is held, and use another future.
 _guard = threading.RLock()
 
 
 class CallFuture(Future[_T]):
-    """What the caller has of a call that was submitted."""
+    """The future of a call that was submitted."""
 
     _made: threading.Condition | None
 
     def __init__(self) -> None:
-        # In place of the base class's, which would make the condition.
+        # Not the base class's __init__, which would make the condition.
         self._made = None
         self._state = PENDING
         self._result: Any = None
@@ -41,7 +40,7 @@ class CallFuture(Future[_T]):
     def _condition(self) -> threading.Condition:  # type: ignore[override]
         made = self._made
         if made is None:
-            fresh = threading.Condition()  # not with the guard: a finalizer may make one here
+            fresh = threading.Condition()  # outside the guard: this may run a finalizer
             with _guard:
                 made = self._made
                 if made is None:
@@ -78,7 +77,7 @@ class CallFuture(Future[_T]):
 
 
 def _renew_guard() -> None:
-    """In a forked child: whoever held it is not there."""
+    """In a forked child: the thread that held it is not there."""
     global _guard
     _guard = threading.RLock()
 

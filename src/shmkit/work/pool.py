@@ -5,13 +5,13 @@ r"""Pool: what is behind a ProcessPoolExecutor, and the thread that keeps it goi
                    v                                  v
     future <--- collector <---- ring of results <-----+
 
-The collector gets the results, sets the futures, has parked calls sent (backlog.py), and looks
-after the workers (crew.py).
+The collector gets the results, sets the futures, has parked calls sent (backlog.py), and has the
+supervisor replace workers that ended (supervisor.py).
 
-A worker that died is looked up in the lines (calls.py): with the ring of calls locked, so that
-nobody takes a call, and then with every result that is committed out of the ring of results, a call
-that is out of the one ring and not through the other is with a live worker, or it was with the dead
-one.
+When a worker died, every call is accounted for. First the collector locks the ring of calls, so
+that no worker takes one, and reads the workers' notes (calls.py). Then it gets every result that is
+in the ring of results. A call that is now out of the one ring, and whose result did not come, is
+with a live worker, whose note says so. Otherwise the dead worker had it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import time
 import traceback
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from shmkit.errors import Empty, Full, PeerDied
+from shmkit.errors import Empty, Full, PeerDied, WorkerDied
 from shmkit.work.backlog import Backlog, Call
 from shmkit.work.calls import CallRing, ResultRing
-from shmkit.work.died import WorkerDied
-from shmkit.work.supervisor import Crew, lines_for
+from shmkit.work.supervisor import Supervisor, slots_for
 from shmkit.work.worker import BROKEN, FAILED, LAST, WAKE, number_of, revive, unpack, unreadable
 
 if TYPE_CHECKING:
@@ -39,29 +38,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool"]
 
-CALLS: Final = 32 << 20  # bytes of the ring of calls
-RESULTS: Final = 32 << 20
+CALLS: Final = 32 << 20  # bytes of the ring of calls; they are used as they are needed
+RESULTS: Final = 32 << 20  # bytes of the ring of results
 LOOK: Final = 0.1  # seconds between two looks at the workers
 LOOK_SOON: Final = 0.005  # the same, while one is about to end
-BATCH: Final = 64  # results between two looks at what is parked
+BATCH: Final = 64  # results between two looks at the parked calls
 
 
 class Pool:
-    """Workers, rings and calls. It lives as long as its collector, and knows no executor.
+    """Workers, rings and calls.
+
+    It lives as long as its collector. It has no reference to its executor, so that this can be
+    dropped; then the collector ends the pool.
 
     Args:
         orders: what its workers are told.
 
     Attributes:
-        lock: guards all that submitting threads and the collector share.
-        closing: nothing more is submitted.
-        cancelling: what waits is to be cancelled.
-        broken: why no worker can be had, or "".
+        lock: guards everything that submitting threads and the collector share.
+        closing: whether calls are refused from now on.
+        cancelling: whether the collector is to cancel the calls that wait.
+        broken: why no worker can start, or "".
         backlog: the calls.
 
     Notes:
-        Results are taken by the collector alone. No future is set with the lock held: its callbacks
-        may submit.
+        Only the collector gets results. No future is set with the lock held: its callbacks may
+        submit.
     """
 
     def __init__(self, orders: Orders) -> None:
@@ -69,9 +71,9 @@ class Pool:
         self.closing = False
         self.cancelling = False
         self.broken = ""
-        self._lost: BaseException | None = None  # a result was, and it is not known whose
-        self._looked = 0.0  # when
-        participants = lines_for(orders.most_workers) + 8
+        self._lost: BaseException | None = None  # why a result, of an unknown call, was lost
+        self._looked = 0.0  # when the collector last looked for ended workers
+        participants = slots_for(orders.most_workers) + 8
         with ExitStack() as undo:
             self._calls = undo.enter_context(
                 CallRing.create(
@@ -83,50 +85,50 @@ class Pool:
                     capacity=RESULTS, producers="many", consumers="one", participants=participants
                 )
             )
-            self._crew = Crew(orders, self._calls, self._results)
+            self._supervisor = Supervisor(orders, self._calls, self._results)
             undo.pop_all()
         self.backlog = Backlog(self._calls, orders.most_workers)
 
     @property
     def processes(self) -> dict[int, BaseProcess]:
-        """Those of the workers that take calls, by their pids."""
-        return self._crew.processes
+        """The processes of the workers that take calls, by their pids."""
+        return self._supervisor.processes
 
     def start(self) -> None:
-        """Start the workers that must be there before there are threads.
+        """Start the workers that are forked, before this process has threads.
 
         Raises:
-            BrokenProcessPool: not one can be started.
+            BrokenProcessPool: no worker can be started.
         """
-        self._crew.start()
+        self._supervisor.start()
 
     def submit(self, call: Call, content: bytes | Encoded) -> None:
-        """Have a call run; for one who holds the lock.
+        """Have a call run; the caller holds the lock.
 
         Args:
             call: the call.
-            content: what is encoded of it.
+            content: it, encoded.
 
         Raises:
             BrokenProcessPool: there is no worker, and none can be started.
         """
-        self._crew.staff(len(self.backlog) + 1)
+        self._supervisor.staff(len(self.backlog) + 1)
         self.backlog.submit(call, content)
 
     def wake(self) -> None:
-        """Have the collector look around now."""
+        """Have the collector look at its orders now."""
         try:
             self._results.put_object((0, WAKE, None), 0)
         except (Full, ValueError):
-            pass  # it has something to do, or is through
+            pass  # full: it is awake; closed: it has ended
 
     # -- collecting --------------------------------------------------------------------------------
 
     def collect(self, is_abandoned: Callable[[], bool]) -> None:
-        """Set futures until all is done: what the collector's thread runs.
+        """Set futures until all calls are done: what the collector's thread runs.
 
         Args:
-            is_abandoned: whether nobody can submit any more.
+            is_abandoned: tells whether the executor is gone, or the interpreter about to end.
         """
         try:
             while not self._is_finished(is_abandoned):
@@ -154,7 +156,7 @@ class Pool:
         return done
 
     def _step(self) -> None:
-        """Wait for results a little, then see to what they allow."""
+        """Wait a little for results, set their futures, and send parked calls."""
         now = time.monotonic()
         pause = self._pause()
         count = 0
@@ -181,10 +183,10 @@ class Pool:
         self.backlog.count(count)
 
     def _pause(self) -> float:
-        return LOOK_SOON if self._crew.is_changing else LOOK
+        return LOOK_SOON if self._supervisor.is_changing else LOOK
 
     def _receive(self, timeout: float) -> bytes | Received | None:
-        """The next result, not yet unpickled; None for one that can not be had."""
+        """The next result, not yet unpickled; None for one that was lost."""
         try:
             return self._results.get(timeout)
         except Empty:
@@ -196,7 +198,7 @@ class Pool:
         return None
 
     def _settle(self, frame: bytes | Received) -> None:
-        """Give a future its result."""
+        """Set the future that a result is for."""
         try:
             number, kind, value = unpack(frame)
         except BaseException as error:  # noqa: BLE001 - the future's
@@ -204,15 +206,16 @@ class Pool:
         running = self.backlog.running
         call = running.pop(number, None)
         if call is None:
-            if number == 0:
-                self._heed(kind, value)
+            if number == 0:  # no result of a call
+                if kind == BROKEN:  # the worker ends by itself; it may still have to log the error
+                    self._supervisor.initializer_error = str(value)
                 return
-            with self.lock:  # its submit is just about to note it
+            with self.lock:  # the thread that submitted it may be about to list it
                 call = running.pop(number, None)
         if kind & LAST:
             with self.lock:
-                self._crew.let_go(number)
-            self._looked = 0.0  # another is to be started
+                self._supervisor.let_go(number)
+            self._looked = 0.0  # its successor is to be started at once
         if call is None:
             return
         if kind & FAILED:
@@ -220,47 +223,42 @@ class Pool:
         else:
             call.finish(value)
 
-    def _heed(self, kind: int, value: Any) -> None:
-        if kind == BROKEN:  # it ends now; as long as it has not, it may have something to log
-            self._crew.failed_initializer = str(value)
-
     # -- the dead ----------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
-        """Find workers that ended, see to their calls, and start others."""
+        """Find workers that ended, account for their calls, and start others."""
         with self.lock:
-            self._crew.find_dead()
-        if self._crew.dead or self._lost is not None:
-            self._audit()
+            self._supervisor.find_dead()
+        if self._supervisor.dead or self._lost is not None:
+            self._account()
         if self.broken:
             return
         try:
             with self.lock:
-                self._crew.staff(len(self.backlog))
+                self._supervisor.staff(len(self.backlog))
         except BrokenProcessPool as error:
             if self.backlog:
                 self._break(str(error))
 
-    def _audit(self) -> None:
-        """Account for every call that no live worker has."""
-        crew, backlog = self._crew, self.backlog
+    def _account(self) -> None:
+        """Decide about every call that dead workers had: to run again, done, or failed."""
+        supervisor, backlog = self._supervisor, self.backlog
         with self.lock:
-            alive = crew.lines()
-        seen = self._calls.look(crew.words, alive)
+            alive = supervisor.slots()
+        seen = self._calls.look(supervisor.notes, alive)
         if seen is None:
-            return  # again at the next look
+            return  # it is tried again at the next look
         while not self._results.empty():
             frame = self._receive(0)
             if frame is not None:
                 self._settle(frame)
         if self.broken:
             return
-        dead, crew.dead = crew.dead, []
-        owners, started = crew.taken_by(dead), crew.started_by(dead)
-        taken = set(seen.taken.values())
+        dead, supervisor.dead = supervisor.dead, []
+        owners, started = supervisor.taken_by(dead), supervisor.started_by(dead)
         with self.lock:
-            astray = [n for n in backlog.running if n <= seen.head and n not in taken]
-            for number in astray:
+            missing = [n for n in backlog.running if n <= seen.head and n not in seen.taken]
+            for number in missing:
                 call = backlog.running.pop(number)
                 if number in started:
                     process = started[number].process
@@ -274,30 +272,30 @@ class Pool:
             self._lost = None
             backlog.refill()
         backlog.tell_failed()
-        reason = crew.bury(dead)
+        reason = supervisor.reap(dead)
         if reason:
             self._break(reason)
 
     # -- the end -----------------------------------------------------------------------------------
 
     def _break(self, text: str) -> None:
-        """Fail every call: no worker can be had."""
+        """Fail every call: no worker can start."""
         with self.lock:
             self.closing = True
             self.broken = text
             calls = self.backlog.clear()
-            self._crew.terminate()
+            self._supervisor.terminate()
         self.backlog.tell_failed()
         for call in calls:
             if call.start():
                 call.fail(BrokenProcessPool(text))
 
     def _finish(self) -> None:
-        """Send the workers home, and give everything back."""
+        """End the workers, and give everything back."""
         self._calls.shutdown()
-        self._crew.join()
+        self._supervisor.join()
         with self.lock:
-            self._crew.close()
+            self._supervisor.close()
             self._calls.close()
             self._results.close()
 

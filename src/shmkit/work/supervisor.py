@@ -1,7 +1,7 @@
-"""Crew: the worker processes of a pool: started as they are needed, watched, and replaced.
+"""Supervisor: the worker processes of a pool, started when they are needed, watched and replaced.
 
-A worker that ended is dead until its calls are seen to (pool.py), and buried then: its line is free
-for another only when nobody has to read it any more.
+A worker that ended stays in `dead` until its calls are accounted for (pool.py). Only then is its
+slot free for another worker: until then its note is needed.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from shmkit.memory.buffer import SharedBuffer
-from shmkit.work.calls import LINE, READY, STARTED, TAKEN
+from shmkit.work.calls import Notes
 from shmkit.work.worker import work
 
 if TYPE_CHECKING:
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
 
     from shmkit.work.calls import CallRing, ResultRing
 
-__all__ = ["Crew", "Orders", "Worker", "lines_for"]
+__all__ = ["Orders", "Supervisor", "Worker", "slots_for"]
 
-FAILED_STARTS: Final = 3  # for each worker, with none that is ready: none can start
+FAILED_STARTS: Final = 3  # of each worker, while none is ready: then none can start
 
 
 class Orders(NamedTuple):
-    """What the workers of a pool are told.
+    """How the workers of a pool are started, and what they are told.
 
     Attributes:
-        context: how their processes are started.
-        most_workers: how many there may be.
-        initializer: for each of them, or None.
+        context: a `multiprocessing` context, which has the start method.
+        most_workers: how many there may be at a time.
+        initializer: called first in each of them; None for nothing.
         initargs: its arguments.
         most_calls: how many calls a worker runs before it is replaced; None for any number.
     """
@@ -44,19 +43,19 @@ class Orders(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A worker process, and which line is its own."""
+    """A worker process, and the slot of its note."""
 
     process: BaseProcess
-    line: int
+    slot: int
 
 
-def lines_for(most_workers: int) -> int:
-    """How many lines a crew has: while the dead are seen to, others have taken their places."""
+def slots_for(most_workers: int) -> int:
+    """How many slots a pool has: a dead worker keeps its own while its successor is at work."""
     return 2 * most_workers + 2
 
 
-class Crew:
-    """Worker processes, and the lines in which they note which call they have.
+class Supervisor:
+    """The worker processes of one pool, and their notes.
 
     Args:
         orders: what they are told.
@@ -65,9 +64,9 @@ class Crew:
 
     Attributes:
         processes: those of the workers that take calls, by their pids.
-        dead: workers that ended, whose calls are still to be seen to.
-        words: all lines; calls.py tells what is in them.
-        failed_initializer: the traceback of an initializer that failed, or "".
+        dead: workers that ended, whose calls are not yet accounted for.
+        notes: which call each worker has.
+        initializer_error: the traceback of an initializer that failed, or "".
 
     Notes:
         The pool's lock guards all of it.
@@ -76,20 +75,19 @@ class Crew:
     def __init__(self, orders: Orders, calls: CallRing, results: ResultRing) -> None:
         self.processes: dict[int, BaseProcess] = {}
         self.dead: list[Worker] = []
-        self.failed_initializer = ""
+        self.initializer_error = ""
         self._orders = orders
         self._calls = calls
         self._results = results
         self._forks = orders.context.get_start_method() == "fork"
         self._workers: list[Worker] = []
-        self._leaving: list[Worker] = []  # that have run their last call
+        self._leaving: list[Worker] = []  # workers that have run their last call
         self._failed_starts = 0  # since a worker was ready
         self._most_failed_starts = FAILED_STARTS * orders.most_workers
-        self._was_refused = False  # a process, since the last look
-        lines = lines_for(orders.most_workers)
-        self._free_lines = list(range(lines))
-        self._lines = SharedBuffer.create(size=lines * LINE * 8)
-        self.words = self._lines.view("Q")
+        self._was_refused = False  # whether the system refused a process since the last look
+        slots = slots_for(orders.most_workers)
+        self._free_slots = list(range(slots))
+        self.notes = Notes.create(slots)
 
     @property
     def is_changing(self) -> bool:
@@ -99,21 +97,28 @@ class Crew:
     # -- the living --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the workers that must be there before there are threads; raises as `staff`."""
+        """Start the workers that are forked, before this process has threads.
+
+        Raises:
+            BrokenProcessPool: as `staff`.
+        """
         if self._forks:
             self.staff(self._orders.most_workers)
 
     def staff(self, calls: int) -> None:
-        """Start workers, if there are fewer than are needed for that many calls.
+        """Start workers, if there are fewer than so many calls need.
 
-        If not all of them can be started, those that are there will do until the next look.
+        If only some can be started, they do the work until the next look.
+
+        Args:
+            calls: how many wait or run.
 
         Raises:
-            BrokenProcessPool: there is none, and none can be started.
+            BrokenProcessPool: there is no worker, and none can be started.
         """
         workers, most = self._workers, self._orders.most_workers
         wanted = most if self._forks else min(calls, most)
-        while len(workers) < wanted and self._free_lines and not (self._was_refused and workers):
+        while len(workers) < wanted and self._free_slots and not (self._was_refused and workers):
             try:
                 self._start_worker()
             except OSError as error:
@@ -124,52 +129,46 @@ class Crew:
 
     def _start_worker(self) -> None:
         context, _, initializer, initargs, most_calls = self._orders
-        line = self._free_lines.pop()
-        self.words[line * LINE : (line + 1) * LINE] = _NO_NOTE
+        slot = self._free_slots.pop()
+        self.notes.clear(slot)
+        memory = self.notes.memory
         process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=work,
-            args=(
-                self._calls,
-                self._results,
-                self._lines,
-                line,
-                initializer,
-                initargs,
-                most_calls,
-            ),
+            args=(self._calls, self._results, memory, slot, initializer, initargs, most_calls),
         )
-        worker = Worker(process, line)
-        # Noted before: a handler may raise when it runs already.
+        worker = Worker(process, slot)
+        # Listed before it runs: a signal handler may raise between its start and the next line.
         self._workers.append(worker)
         try:
             process.start()
         except BaseException as error:
             if process.pid is None:
                 self._workers.remove(worker)
-                if isinstance(error, Exception):  # else it may run all the same, with this line
-                    self._free_lines.append(line)
+                # After anything but an Exception it may run all the same: its slot stays taken.
+                if isinstance(error, Exception):
+                    self._free_slots.append(slot)
             raise
         finally:
             if process.pid is not None:
                 self.processes[process.pid] = process
 
     def let_go(self, number: int) -> None:
-        """The worker that ran this call runs no other."""
+        """Note that the worker that ran this call takes no other, and is about to end."""
         for worker in self._workers:
-            if self.words[worker.line * LINE + TAKEN] == number:
+            if self.notes.taken(worker.slot) == number:
                 self._workers.remove(worker)
                 self._leaving.append(worker)
                 self.processes.pop(worker.process.pid or 0, None)
                 break
 
-    def lines(self) -> list[int]:
-        """The lines of all that live, as far as is known."""
-        return [worker.line for worker in self._workers + self._leaving]
+    def slots(self) -> list[int]:
+        """The slots of all workers that live, as of the last look."""
+        return [worker.slot for worker in self._workers + self._leaving]
 
     # -- the dead ----------------------------------------------------------------------------------
 
     def find_dead(self) -> None:
-        """See who ended."""
+        """Move the workers that ended to `dead`."""
         self._was_refused = False
         for workers in self._workers, self._leaving:
             for worker in list(workers):
@@ -179,18 +178,18 @@ class Crew:
                     self.dead.append(worker)
 
     def taken_by(self, dead: Iterable[Worker]) -> dict[int, Worker]:
-        """Which of the dead had which call, or had it last."""
-        return {self.words[worker.line * LINE + TAKEN]: worker for worker in dead}
+        """Which call each of the dead workers had, or had last."""
+        return {self.notes.taken(worker.slot): worker for worker in dead}
 
     def started_by(self, dead: Iterable[Worker]) -> dict[int, Worker]:
-        """Which of the dead may have begun to run which call."""
-        return {self.words[worker.line * LINE + STARTED]: worker for worker in dead}
+        """Which call each of the dead workers may have begun to run."""
+        return {self.notes.started(worker.slot): worker for worker in dead}
 
-    def bury(self, dead: Sequence[Worker]) -> str:
-        """Reap processes whose calls were seen to.
+    def reap(self, dead: Sequence[Worker]) -> str:
+        """Reap processes whose calls are accounted for, and free their slots.
 
         Returns:
-            Why no worker can be had, if their deaths say so, or "".
+            Why no worker can ever start, if their deaths say so, or "".
         """
         reason = ""
         can_start = any(map(self._was_ready, [*dead, *self._workers, *self._leaving]))
@@ -199,10 +198,10 @@ class Crew:
             process = worker.process
             process.join()
             code = process.exitcode
-            if self.failed_initializer and not self._was_ready(worker):
+            if self.initializer_error and not self._was_ready(worker):
                 reason = (
                     f"the initializer failed in worker process {process.pid}:\n"
-                    + self.failed_initializer
+                    + self.initializer_error
                 )
             elif not can_start and (
                 (code is not None and code >= 0) or self._failed_starts >= self._most_failed_starts
@@ -211,16 +210,16 @@ class Crew:
                     f"worker process {process.pid} ended with exit code {code} before it was "
                     "ready: its start, or the initializer, failed"
                 )
-            self._free_lines.append(worker.line)
+            self._free_slots.append(worker.slot)
         return reason
 
     def _was_ready(self, worker: Worker) -> bool:
-        return bool(self.words[worker.line * LINE + READY])
+        return self.notes.is_ready(worker.slot)
 
     # -- the end -----------------------------------------------------------------------------------
 
     def terminate(self) -> None:
-        """Have all workers end at once."""
+        """Send SIGTERM to all workers."""
         for worker in self._workers + self._leaving:
             worker.process.terminate()
 
@@ -230,14 +229,10 @@ class Crew:
             worker.process.join()
 
     def close(self) -> None:
-        """Give the memory back, with no worker left to use it."""
-        # Their descriptors go with them; whoever has the processes of the executor keeps them.
+        """Give the memory back, when no worker is left."""
+        # The processes' descriptors are closed with their last reference: only an executor's user
+        # that has kept `processes` keeps them.
         for workers in self._workers, self._leaving, self.dead:
             workers.clear()
         self.processes = {}
-        self.words = _NOTHING
-        self._lines.close()
-
-
-_NO_NOTE: Final = memoryview(bytes(LINE * 8)).cast("Q")
-_NOTHING: Final = memoryview(bytearray(8)).cast("Q")
+        self.notes.close()

@@ -1,8 +1,8 @@
 """The loop in a worker process: take a call, run it, put its result.
 
-A result is `(id, kind, value)`, pickled as one object; `number_of` reads the id of one that does
-not unpickle. What a call raised travels as a pickle within, beside its traceback as text, so that
-an exception that does not unpickle can still be told of.
+A result is `(id, kind, value)`, pickled as one object; `number_of` reads the id even of a result
+that does not unpickle. An exception that a call raised is pickled by itself, and put into the
+result beside its traceback as text: if it does not unpickle, the text is still there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.objects.codec import encode, load
 from shmkit.errors import ClosedError, PeerDied, ShutDown
-from shmkit.work.calls import LINE, READY, STARTED, TAKEN
+from shmkit.segment.words import NOTE_READY, NOTE_STARTED, NOTE_TAKEN
+from shmkit.work.calls import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,10 +42,10 @@ __all__ = [
 
 # Kinds of results.
 RETURNED: Final = 0
-FAILED: Final = 1  # the value is what `_failure` gave
-LAST: Final = 2  # added to one of those: this worker ends now
-BROKEN: Final = 4  # no result: the initializer failed, the value is a text
-WAKE: Final = 5  # no result: the collector is to look around
+FAILED: Final = 1  # the value is (the pickled exception, its traceback)
+LAST: Final = 2  # added to one of these two: the worker ends after it
+BROKEN: Final = 4  # no call's: the initializer failed, the value is its traceback
+WAKE: Final = 5  # no call's: the collector is to look at its orders
 
 _END: Final = (ShutDown, PeerDied, ClosedError)
 
@@ -52,65 +53,65 @@ _END: Final = (ShutDown, PeerDied, ClosedError)
 def work(
     calls: CallRing,
     results: ResultRing,
-    lines: SharedBuffer,
-    index: int,
+    memory: SharedBuffer,
+    slot: int,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
     most_calls: int | None,
 ) -> None:
-    """Work until there is nothing more to do, or the parent is gone; what a process runs.
+    """Run calls until the pool is shut down or the parent is gone: what a worker process runs.
 
     Args:
         calls: where calls come from.
         results: where results go.
-        lines: the memory of the workers' notes.
-        index: which of the lines is this worker's.
-        initializer: called first, if not None.
+        memory: the workers' notes.
+        slot: which of them is this worker's.
+        initializer: called first; None for nothing.
         initargs: its arguments.
         most_calls: how many calls to run before leaving; None for any number.
     """
-    with calls, results, lines:
-        line = lines.view("Q")[index * LINE : (index + 1) * LINE]
+    with calls, results, memory:
         if initializer is not None:
             try:
                 initializer(*initargs)
             except BaseException as error:
-                # Logged where, and as, the standard library's executor does it.
+                # As the standard library's executor logs it.
                 logging.getLogger("concurrent.futures").critical(
                     "Exception in initializer:", exc_info=True
                 )
                 results.put_object((0, BROKEN, _text(error)))
                 return
-        calls.note_in(line)
-        line[READY] = 1
+        note = Notes(memory).own(slot)
+        calls.note_in(note)
+        note[NOTE_READY] = 1
         try:
-            _loop(calls, results, line, most_calls)
+            _loop(calls, results, note, most_calls)
         except KeyboardInterrupt:
-            return  # between calls; whatever was taken comes again
+            return  # between two calls: another worker gets a call that was taken and not started
         except _END:
             return
 
 
 def _loop(
-    calls: CallRing, results: ResultRing, line: memoryview[int], most_calls: int | None
+    calls: CallRing, results: ResultRing, note: memoryview[int], most_calls: int | None
 ) -> None:
     left = -1 if most_calls is None else most_calls
     while left:
         left -= 1
         last = 0 if left else LAST
-        before = line[TAKEN]
+        before = note[NOTE_TAKEN]
         try:
             frame = calls.take()
         except _END:
             raise
         except Exception as error:
-            if line[TAKEN] == before:
-                raise
-            line[STARTED] = number = line[TAKEN]
+            if note[NOTE_TAKEN] == before:
+                raise  # no call was taken: it is not the error of one
+            note[NOTE_STARTED] = number = note[NOTE_TAKEN]
             error.add_note(f"the call is lost: worker {os.getpid()} could not take it whole")
             content = _encode_failure(number, last, error)
         else:
-            line[STARTED] = number = line[TAKEN]  # step: call.started
+            note[NOTE_STARTED] = number = note[NOTE_TAKEN]  # step: call.started
             content = _run(number, last, frame)
             del frame
         try:
@@ -123,28 +124,28 @@ def _loop(
 
 
 def _run(number: int, last: int, frame: bytes | Received) -> bytes | Encoded:
-    """Run one call; its result, ready to be put."""
+    """Run one call, and encode its result."""
     is_called = False
     try:
         function, args, kwargs = unpack(frame)
         is_called = True
         result = function(*args, **kwargs)
-    except BaseException as error:  # noqa: BLE001 - the future's
+    except BaseException as error:  # noqa: BLE001 - passed to the future
         if not is_called:
             error.add_note(f"the call did not unpickle in worker process {os.getpid()}")
         return _encode_failure(number, last, error)
     try:
         return encode((number, RETURNED | last, result))
-    except BaseException as error:  # noqa: BLE001 - the future's
+    except BaseException as error:  # noqa: BLE001 - passed to the future
         return _encode_failure(number, last, error)
 
 
 def _encode_failure(number: int, last: int, error: BaseException) -> bytes | Encoded:
     text = _text(error)
-    error.__traceback__ = None  # its frames hold the arguments
+    error.__traceback__ = None  # its frames keep the arguments alive
     try:
         packed = pickle.dumps(error)
-    except BaseException as reason:  # noqa: BLE001 - the future's
+    except BaseException as reason:  # noqa: BLE001 - passed to the future
         reason.add_note(f"what the call raised does not pickle:\n{text}")
         text = _text(reason)
         reason.__traceback__ = reason.__context__ = None
@@ -160,10 +161,10 @@ def revive(failure: tuple[bytes, str]) -> BaseException:
     """The exception that a call raised, with the remote traceback as its cause.
 
     Args:
-        failure: value of a result that FAILED.
+        failure: the value of a result whose kind is FAILED.
 
     Returns:
-        The exception, or one that explains that it does not unpickle.
+        The exception, or one that says why it does not unpickle.
     """
     from concurrent.futures.process import _RemoteTraceback
 
@@ -172,7 +173,7 @@ def revive(failure: tuple[bytes, str]) -> BaseException:
         error: BaseException = pickle.loads(packed)
         if not isinstance(error, BaseException):
             raise TypeError(f"it unpickles to {error!r}")
-    except BaseException as reason:  # noqa: BLE001 - the future's
+    except BaseException as reason:  # noqa: BLE001 - passed to the future
         error = pickle.UnpicklingError(
             f"what the call raised does not unpickle here ({type(reason).__name__}: {reason}); "
             "its traceback is the cause of this"
@@ -182,12 +183,12 @@ def revive(failure: tuple[bytes, str]) -> BaseException:
 
 
 def unpack(frame: bytes | Received) -> Any:
-    """Make an object of what a ring of objects gave."""
+    """Unpickle a call or a result that a ring gave."""
     return load(frame) if isinstance(frame, bytes) else frame.load()
 
 
 def unreadable(reason: BaseException) -> BaseException:
-    """The exception that explains that what a call returned does not unpickle.
+    """Make the exception for a call whose result does not unpickle.
 
     Args:
         reason: what unpickling raised.
@@ -209,5 +210,5 @@ def number_of(frame: bytes | Received) -> int:
 
 
 def run_chunk(function: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Call a function for each tuple of arguments; what `map` sends."""
+    """Call a function for each tuple of arguments: one call of the pool for a chunk of `map`."""
     return [function(*args) for args in chunk]

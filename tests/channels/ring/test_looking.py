@@ -1,4 +1,4 @@
-"""Who looks at a ring out of turn, and who comes late to its fast path, while others move it on."""
+"""Calls that only look at a ring, or come late to its lock, while other handles move it on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 
 from shmkit import Queue, Ring
 from shmkit.channels.objects.codec import Encoded
-from shmkit.channels.ring.half import SHARED
-from shmkit.segment.header import HEAD, READY, SKIP, STATE, TAIL
+from shmkit.segment.words import HEAD, READY, SKIP, STATE, TAIL
 from tests.processes import TIMEOUT, wait_until
 
 
@@ -85,7 +84,7 @@ class Late:
 
 @contextlib.contextmanager
 def late(call: Callable[[], object], mutex: Late) -> Iterator[list[object]]:
-    """Inside, another thread has seen that the fast path is free, and has not yet its lock."""
+    """Inside, another thread is in the common case of a call, and has not yet the lock."""
     answers: list[object] = []
     thread = threading.Thread(target=lambda: answers.append(call()), name="late")
     thread.start()
@@ -101,10 +100,10 @@ def test_a_get_behind_one_that_failed_takes_what_is_there(monkeypatch: pytest.Mo
     queue: Queue[Any] = Queue(capacity=4000)
     ring = queue._ring
     move_to(ring, 6700)
+    other: Queue[Any] = pickle.loads(pickle.dumps(queue))
     queue.put(np.arange(750.0))  # does not fit before the end of the lap
     assert ring._words[SKIP] == ring._words[HEAD]
-    assert ring._seen == SHARED
-    mutex = ring._get_mutex = Late(ring._get_mutex)  # type: ignore[assignment]
+    mutex = ring._reader.mutex = Late(ring._reader.mutex)
 
     def fail(_: object) -> None:
         raise MemoryError
@@ -112,10 +111,11 @@ def test_a_get_behind_one_that_failed_takes_what_is_there(monkeypatch: pytest.Mo
     with late(lambda: queue.get(timeout=TIMEOUT), mutex) as answers:
         monkeypatch.setattr("shmkit.channels.objects.object_ring.decode", fail)
         with pytest.raises(MemoryError):
-            queue.get()
+            other.get()
         monkeypatch.undo()
     assert np.array_equal(answers[0], np.arange(750.0))  # type: ignore[arg-type]
     assert queue.empty()
+    other.close()
     queue.close()
 
 
@@ -124,7 +124,7 @@ def test_a_put_behind_one_that_failed_overwrites_nothing(monkeypatch: pytest.Mon
     ring = queue._ring
     move_to(ring, 5800)
     other: Queue[Any] = pickle.loads(pickle.dumps(queue))
-    mutex = ring._put_mutex = Late(ring._put_mutex)  # type: ignore[assignment]
+    mutex = ring._writer.mutex = Late(ring._writer.mutex)
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
@@ -133,13 +133,13 @@ def test_a_put_behind_one_that_failed_overwrites_nothing(monkeypatch: pytest.Mon
     with late(lambda: queue.put(b"l" * 4000), mutex) as answers:
         monkeypatch.setattr(Encoded, "write", fail)
         with pytest.raises(KeyboardInterrupt):
-            queue.put(np.ones(800))  # passed the end of the lap
+            other.put(np.ones(800))  # passes the end of the lap
         monkeypatch.undo()
         for content in put:
             other.put(content)
-        sleeps = ring._space.sleeps
+        sleeps = ring._space_bell.sleeps
         mutex.may.set()
-        wait_until(lambda: answers or ring._space.sleeps > sleeps)
+        wait_until(lambda: answers or ring._space_bell.sleeps > sleeps)
         assert [other.get(timeout=TIMEOUT) for _ in put] == put
     assert answers == [None]
     assert other.get(timeout=TIMEOUT) == b"l" * 4000

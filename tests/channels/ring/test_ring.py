@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shmkit import ClosedError, Empty, Full, Ring, ShutDown
+from shmkit.core import ReadCursor
 from shmkit.sync.doorbell import Doorbell
 from tests.processes import wait_until
 
@@ -206,7 +207,22 @@ def test_a_view_outlives_the_handle(ring: Ring) -> None:
     ring.put(b"still there")
     with pytest.raises(ClosedError), ring.peek() as view:
         ring.close()
-    assert bytes(view) == b"still there"
+        assert bytes(view) == b"still there"
+
+
+def test_a_frame_that_was_lent_is_not_usable_afterwards(ring: Ring) -> None:
+    with ring.reserve(9) as room:
+        room.truncate(5)
+        room[:] = b"frame"
+    with ring.peek() as view:
+        pass
+    for frame in room, view:
+        with pytest.raises(ValueError, match="released"):
+            bytes(frame)
+    with pytest.raises(ValueError, match="released"):
+        room[:] = b"other"
+    with ring.reserve(0) as room, pytest.raises(ValueError, match="reserve more"):
+        room.truncate(1)
 
 
 def test_closing_inside_a_reservation_discards_it(where: Any) -> None:
@@ -541,14 +557,14 @@ def test_a_lap_that_is_skipped_while_a_shared_side_looks(monkeypatch: pytest.Mon
     with Ring.create(capacity=4096, producers="many", consumers="many") as ring:
         ring.put(bytes(2984))
         assert ring.get() == bytes(2984)
-        look = Ring._see_shared_frames
+        look = ReadCursor._look_at_tail
 
-        def put_meanwhile(self: Ring, head: int) -> int:
-            monkeypatch.setattr(Ring, "_see_shared_frames", look)
+        def put_meanwhile(self: ReadCursor, head: int) -> bool:
+            monkeypatch.setattr(ReadCursor, "_look_at_tail", look)
             other.put(b"x" * 2000)
             return look(self, head)
 
         with pickle.loads(pickle.dumps(ring)) as other:
-            monkeypatch.setattr(Ring, "_see_shared_frames", put_meanwhile)
+            monkeypatch.setattr(ReadCursor, "_look_at_tail", put_meanwhile)
             assert ring.get(timeout=10) == b"x" * 2000
             assert ring.empty()

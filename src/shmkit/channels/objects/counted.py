@@ -2,18 +2,9 @@
 
 A count next to the tail is two stores where a kill may come between. So before each commit a note
 is made, under the side's lock: "when the tail stood here, so many had gone in". Every commit moves
-the tail by one object, so whoever comes next reads the count off: the note's, and one more if the
-tail stands elsewhere by now. A note is written beside the last one, and then pointed at:
-
-    0x0c0   put side: which of the two notes holds (0 or 1)         producer
-    0x0c8   note 0: tail, objects put before it
-    0x0d8   note 1: the same
-    0x1c0   get side: the same with head, and objects taken         consumer
-    0x200   the most objects there may be; 0: no limit but room     creator
-    0x208   1, once the line above holds                            creator
-    0x210   tasks done                                              under the get side's lock
-    0x218   how often joiners had reason to look again              under the get side's lock
-    0x240   "done" doorbell: a joiner may be asleep                 both
+the tail by one object, so the next process reads the count off: the note's, and one more if the
+tail stands elsewhere by now. A note is written beside the last one, and then pointed at. The words
+are drawn in segment/words.py: QUEUE.
 """
 
 from __future__ import annotations
@@ -21,37 +12,35 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from shmkit.channels.objects.codec import load
 from shmkit.channels.objects.object_ring import ObjectRing
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError, IncompatibleSegment
+from shmkit.errors import IncompatibleSegment
 from shmkit.segment.fences import fence
-from shmkit.segment.header import (
+from shmkit.segment.words import (
+    ALWAYS_OPEN,
     CUT,
+    DONE_BELL,
+    GET_NOTES,
     HEAD,
+    JOIN_NEWS,
+    JOINABLE_QUEUE_KIND,
+    MAXSIZE,
+    PUT_NOTES,
+    QUEUE_KIND,
     READY,
     STATE,
     TAIL,
+    TASKS_DONE,
 )
 from shmkit.sync.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkit.channels.objects.codec import Encoded
-    from shmkit.channels.roles import Side
     from shmkit.memory.url import Where
     from shmkit.segment.segment import Segment
 
-__all__ = ["NEWS", "CountedRing", "JoinableRing"]
-
-_PUTS: Final = 0x0C0 // 8
-_GETS: Final = 0x1C0 // 8
-_MAXSIZE: Final = 0x200 // 8
-_SET: Final = 0x208 // 8
-_DONE: Final = 0x210 // 8
-NEWS: Final = 0x218 // 8
-_DONE_BELL: Final = 0x240 // 8
+__all__ = ["CountedRing", "JoinableRing"]
 
 _COUNT: Final = (1 << 63) - 1  # a number that nobody counted up to is not to overflow its word
 
@@ -59,30 +48,92 @@ PARTICIPANTS: Final = 256
 _OVERHEAD: Final = 4096  # more than an object's frame has around it
 
 
+class Tally:
+    """The objects that went into a ring and came out, exactly, whatever is killed.
+
+    Args:
+        words: the segment as 8-byte words.
+        maxsize: the most objects there may be; 0 for no limit but room.
+    """
+
+    __slots__ = ("_taken_seen", "_words", "maxsize")
+
+    def __init__(self, words: memoryview[int], maxsize: int) -> None:
+        self._words = words
+        self.maxsize = maxsize
+        self._taken_seen = 0
+
+    def put(self) -> int:
+        """How many were put; while other processes put, how many a moment ago."""
+        return self._count(PUT_NOTES, TAIL)
+
+    def taken(self) -> int:
+        """How many were taken out."""
+        return self._count(GET_NOTES, HEAD)
+
+    def note_put(self, tail: int, end: int) -> bool:  # noqa: ARG002
+        """Note an object that is about to go in; False if there are enough."""
+        if self.maxsize:
+            put = self.put()
+            if put - self._taken_seen >= self.maxsize:
+                self._taken_seen = self.taken()
+                if put - self._taken_seen >= self.maxsize:
+                    return False
+        self._note(PUT_NOTES, tail)
+        return True
+
+    def note_get(self, head: int, end: int) -> bool:  # noqa: ARG002
+        """Note an object that is about to come out."""
+        self._note(GET_NOTES, head)
+        return True
+
+    def _note(self, notes: int, position: int) -> None:
+        """Note how many passed up to here; the next store of tail or head is one more."""
+        words = self._words
+        holds = words[notes] & 1
+        at = notes + 1 + 2 * holds
+        count = (words[at + 1] + (words[at] != position)) & _COUNT
+        at = notes + 3 - 2 * holds
+        words[at] = position  # step: count.position
+        words[at + 1] = count  # step: count.number
+        words[notes] = 1 - holds  # step: count.switch
+
+    def _count(self, notes: int, position: int) -> int:
+        words = self._words
+        while True:
+            holds = words[notes]
+            at = notes + 1 + 2 * (holds & 1)
+            noted, count = words[at], words[at + 1]
+            now = words[position]
+            if words[notes] == holds and words[at] == noted:
+                return count + (noted != now)
+
+
 class CountedRing(ObjectRing):
     """What a Queue is made of: an object ring with a limit to the number of objects.
 
-    Deaths are not told: like the standard library's queues it waits for whoever may still come.
+    Deaths are not told: like the standard library's queues it waits for processes that may come.
     """
 
-    __slots__ = ("_maxsize", "_taken_seen")
+    __slots__ = ("_tally",)
 
-    _KIND = 9
+    _KIND = QUEUE_KIND.number
+    _NOUN = QUEUE_KIND.noun
+    _TELLS_DEATHS = False
     _WARNING = ""
     _JOINABLE = False
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `make` and `attach` are the ways to it, and `learn`."""
         super().__init__(segment)
-        self._maxsize = self._taken_seen = 0
-        self._notes_puts = self._notes_gets = self._JOINABLE
+        self._tally = Tally(segment.words, 0)
 
     @classmethod
     def make(cls, where: Where, maxsize: int, capacity: int) -> Self:
         """Make a new one, with room for an object of `capacity` bytes."""
         self = cls.create(where, capacity=capacity + _OVERHEAD, participants=PARTICIPANTS)
-        self._words[_MAXSIZE] = max(0, maxsize)
-        self._words[_SET] = 1
+        self._words[MAXSIZE] = max(0, maxsize)
+        self._words[ALWAYS_OPEN] = 1
         self.learn()
         return self
 
@@ -93,33 +144,38 @@ class CountedRing(ObjectRing):
             IncompatibleSegment: it decided nothing.
         """
         deadline = Deadline(5)
-        while not self._words[_SET]:
+        while not self._words[ALWAYS_OPEN]:
             if deadline.expired():
                 where = str(self.url)
                 self.close()
                 raise IncompatibleSegment(
                     f"queue {where!r} is half-made: unlink it and create it anew", where=where
                 )
-            time.sleep(0.001)  # its creator is two stores away, or dead
-        self._maxsize = self._words[_MAXSIZE]
-        self._notes_puts = self._notes_gets = self._JOINABLE or self._maxsize > 0
+            time.sleep(0.001)  # its creator is two stores away, or was killed
+        tally = self._tally
+        tally.maxsize = self._words[MAXSIZE]
+        if self._is_counted:
+            self._writer.note, self._reader.note = tally.note_put, tally.note_get
+
+    @property
+    def _is_counted(self) -> bool:
+        return self._JOINABLE or self._tally.maxsize > 0
 
     @property
     def maxsize(self) -> int:
         """The most objects there may be; 0 for no limit but room."""
-        return self._maxsize
+        return self._tally.maxsize
 
     def qsize(self) -> int:
         """How many objects are in; as `Ring.qsize`."""
-        words = self._open_words()
-        if words[STATE] == CUT:
+        if self._open_words()[STATE] == CUT:
             return 0
-        if not self._notes_puts:
+        if not self._is_counted:
             return super().qsize()
-        taken = self._taken(words)  # first: it is not to overtake
-        count = self._put(words) - taken
-        # More than that were never in at once; some were taken between the two looks.
-        return min(count, self._maxsize) if self._maxsize else count
+        taken = self._tally.taken()  # first: it is not to overtake
+        count = self._tally.put() - taken
+        # More than `maxsize` were never in at once: some were taken between the two looks.
+        return min(count, self.maxsize) if self.maxsize else count
 
     def empty(self) -> bool:
         """Whether nothing is in that could be got."""
@@ -132,121 +188,21 @@ class CountedRing(ObjectRing):
 
     def full(self) -> bool:
         """Whether a put would have to wait."""
-        return super().full() or 0 < self._maxsize <= self.qsize()
-
-    # -- counting --------------------------------------------------------------------------------
-
-    @staticmethod
-    def _note(words: memoryview[int], notes: int, position: int) -> None:
-        """Note how many passed up to here; the next store of tail or head is one more."""
-        holds = words[notes] & 1
-        at = notes + 1 + 2 * holds
-        count = (words[at + 1] + (words[at] != position)) & _COUNT
-        at = notes + 3 - 2 * holds
-        words[at] = position  # step: count.position
-        words[at + 1] = count  # step: count.number
-        words[notes] = 1 - holds  # step: count.turn
-
-    @staticmethod
-    def _count(words: memoryview[int], notes: int, position: int) -> int:
-        """Objects that passed a side; while others are at it, how many there were a moment ago."""
-        while True:
-            holds = words[notes]
-            at = notes + 1 + 2 * (holds & 1)
-            noted, count = words[at], words[at + 1]
-            now = words[position]
-            if words[notes] == holds and words[at] == noted:
-                return count + (noted != now)
-
-    def _put(self, words: memoryview[int]) -> int:
-        return self._count(words, _PUTS, TAIL)
-
-    def _taken(self, words: memoryview[int]) -> int:
-        return self._count(words, _GETS, HEAD)
-
-    def _has_place(self, words: memoryview[int], count: int) -> bool:
-        """Whether fewer than `maxsize` are in, of which `count` were put."""
-        if not self._maxsize or count - self._taken_seen < self._maxsize:
-            return True
-        self._taken_seen = self._taken(words)
-        return count - self._taken_seen < self._maxsize
-
-    def _note_put(self, tail: int) -> bool:
-        words = self._words
-        at = _PUTS + 1 + 2 * (words[_PUTS] & 1)
-        count = words[at + 1] + (words[at] != tail)  # as _count, of what nobody changes now
-        if 0 < self._maxsize <= count - self._taken_seen and not self._has_place(words, count):
-            return False
-        self._note(words, _PUTS, tail)
-        return True
-
-    def _note_get(self, head: int, end: int) -> None:  # noqa: ARG002
-        self._note(self._words, _GETS, head)
-
-    def _admit(self, size: int, deadline: Deadline) -> bool | None:
-        fits = super()._admit(size, deadline)
-        if fits and self._notes_puts:
-            words = self._words
-            head = words[HEAD]  # before the count: what is taken afterwards ends the wait
-            if not self._has_place(words, self._put(words)):
-                self._head_seen = head
-                self._room = -1  # nothing is published: the next put is to look anew
-                return False
-        return fits
-
-    def _publish(self) -> None:
-        if self._notes_puts:
-            self._note(self._words, _PUTS, self._words[TAIL])
-        super()._publish()
-
-    def _release(self, head: int) -> None:
-        if self._notes_gets:
-            self._note(self._words, _GETS, self._words[HEAD])
-        super()._release(head)
+        return super().full() or 0 < self.maxsize <= self.qsize()
 
     # -- for Queue -------------------------------------------------------------------------------
 
-    def fast_put(self) -> Callable[[bytes, int], bool]:
-        """What puts a plain pickle and its length, if that takes no waiting and nothing unusual.
+    def common_put(self) -> Callable[[bytes], bool]:
+        """What puts a plain pickle in the common case; if it did not, `put_encoded` is to."""
+        return self._writer.put
 
-        It returns whether it did; if not, `put_encoded` is to be called.
-        """
-        return self._put_shared
-
-    def fast_get(self) -> Callable[[], bytes | None]:
-        """What gets a plain pickle, if that takes no waiting and nothing unusual; or None.
-
-        Then `get_frame` is to be called.
-        """
-        return self._get_shared
-
-    def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
-        """As `ObjectRing.put_encoded`, on the careful path."""
-        if isinstance(content, bytes) and len(content) <= self._most:
-            self._put_carefully(content, len(content), timeout)
-        else:
-            super().put_encoded(content, timeout)
+    def common_get(self) -> Callable[[], bytes | None]:
+        """What gets a plain pickle in the common case; if it is None, `get_frame` is to."""
+        return self._reader.get
 
     def get_frame(self, timeout: float | None) -> Any:
-        """A plain pickle or something to `load`, on the careful path; see `Queue.get`."""
-        return self._get_carefully(timeout)
-
-    def get_object(self, timeout: float | None = None) -> Any:
-        """As `ObjectRing.get_object`, on the careful path."""
-        frame = self._get_carefully(timeout)
-        return load(frame) if type(frame) is bytes else frame.load()
-
-    # -- as the standard library has it ----------------------------------------------------------
-
-    def _look_for(self, peer: Side, word: int, seen: int) -> Callable[[], None]:  # noqa: ARG002
-        def look() -> None:
-            if self._closed:
-                raise self._closed_error()
-
-        return look
-
-    def _closed_error(self) -> ClosedError:
-        return ClosedError(f"Queue {self._name} is closed: this handle was, in this process")
+        """A plain pickle or something to `load`; see `Queue.get`."""
+        return self._reader.get_carefully(Deadline(timeout))
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more objects in; as `Ring.shutdown`. With `immediate` what is in is lost."""
@@ -260,7 +216,8 @@ class JoinableRing(CountedRing):
 
     __slots__ = ("_done", "_put_seen")
 
-    _KIND = 10
+    _KIND = JOINABLE_QUEUE_KIND.number
+    _NOUN = JOINABLE_QUEUE_KIND.noun
     _JOINABLE = True
 
     def __init__(self, segment: Segment) -> None:
@@ -268,7 +225,7 @@ class JoinableRing(CountedRing):
         super().__init__(segment)
         bells = segment.membership.semaphores
         self._put_seen = 0
-        self._done = Doorbell(segment.words, _DONE_BELL, _SET, bells, "done", shared=True)
+        self._done = Doorbell(segment.words, DONE_BELL, ALWAYS_OPEN, bells, "done", shared=True)
 
     def unfinished(self) -> int:
         """Objects put that no `task_done` was called for.
@@ -277,8 +234,9 @@ class JoinableRing(CountedRing):
             ClosedError: this handle was closed.
         """
         words = self._open_words()
-        done = words[_DONE]  # first: whoever sees nothing left is right, though others go on
-        return (self._taken(words) if words[STATE] == CUT else self._put(words)) - done
+        done = words[TASKS_DONE]  # first: nothing left is then true, though more may come
+        tally = self._tally
+        return (tally.taken() if words[STATE] == CUT else tally.put()) - done
 
     def task_done(self) -> None:
         """Say of an object that was taken that its task is done.
@@ -287,23 +245,23 @@ class JoinableRing(CountedRing):
             ValueError: called more often than objects were put.
             ClosedError: this handle was closed.
         """
-        # In the turn of those who take: they are the ones to call this.
-        if self._get_turn.run(Deadline(None), self._note_done) == 0:
+        # Within the consumers' lock: consumers call this.
+        if self._reader.attempt(self._note_done, Deadline(None)) == 0:
             fence()
             self._done.ring()
 
     def _note_done(self) -> int:
         words = self._open_words()
-        done = words[_DONE]
+        done = words[TASKS_DONE]
         left = self._put_seen - done
         if left <= 1 or words[STATE] == CUT:
             left = self.unfinished()
             self._put_seen = done + left
             if left <= 0:
                 raise ValueError("task_done() called too many times")
-        words[_DONE] = done + 1  # step: task.done
+        words[TASKS_DONE] = done + 1  # step: task.done
         if left == 1:
-            words[NEWS] += 1  # step: task.news
+            words[JOIN_NEWS] += 1  # step: task.news
         return left - 1
 
     def join(self) -> None:
@@ -313,23 +271,23 @@ class JoinableRing(CountedRing):
             ClosedError: this handle was closed.
         """
         while True:
-            seen = self._open_words()[NEWS]
+            seen = self._open_words()[JOIN_NEWS]
             if self.unfinished() <= 0:
                 self._done.ring()  # for the next joiner
                 return
-            # Not for ever: whoever did the last task may have been killed before it told.
-            self._done.wait(NEWS, seen, Deadline(0.5), self._look_for(self._producer, 0, 0))
+            # Not for ever: the process that did the last task may have been killed before it told.
+            self._done.wait(JOIN_NEWS, seen, Deadline(0.5), self._check_open)
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more objects in; with `immediate`, what is in is lost, and counts as done."""
         super().shutdown(immediate)
         if immediate:
-            self._get_turn.run(Deadline(None), self._note_news)
+            self._reader.attempt(self._note_news, Deadline(None))
             fence()
             self._done.ring()
 
     def _note_news(self) -> None:
-        self._words[NEWS] += 1
+        self._words[JOIN_NEWS] += 1
 
     def close(self) -> None:
         """Leave, as `Ring.close`."""

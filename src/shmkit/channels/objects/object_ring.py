@@ -1,8 +1,8 @@
 """ObjectRing: a ring whose frames are objects.
 
-The kind in a frame's header (frame.py) says how the object is in it:
+The kind in a frame's header (segment/words.py) says how the object is in it:
 
-    0   a plain pickle; these take the ring's fast path
+    0   a plain pickle; these are the ring's common case
     1   an `Encoded`: its large buffers are behind its pickle (codec.py)
     2   a label: the object is larger than the ring, and beside it (overflow.py)
 
@@ -14,33 +14,108 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any, Final, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from shmkit.channels.frame import HEADER, LOW, checksum
+from shmkit.channels.frame import step_of
 from shmkit.channels.objects.codec import Encoded, Memory, Received, decode, encode, load
 from shmkit.channels.objects.family import shares_tracker
 from shmkit.channels.objects.overflow import Label, Overflow
-from shmkit.channels.ring import Ring
+from shmkit.channels.ring import Reader, Ring
+from shmkit.core import Wait
 from shmkit.deadline import Deadline
 from shmkit.memory.backends.base import identity_of
-from shmkit.memory.url import Url
-from shmkit.segment.header import HEAD
 from shmkit.segment.segment import PARTICIPANTS
+from shmkit.segment.words import (
+    FRAME_HEADER,
+    HEAD,
+    KIND_MASK,
+    KIND_SHIFT,
+    OBJECT_RING_KIND,
+    SIZE_MASK,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkit.memory.url import Where
+    from shmkit.memory.url import Url, Where
     from shmkit.segment.segment import Segment
 
-__all__ = ["ENCODED", "OVERFLOW", "ObjectRing"]
+__all__ = ["ENCODED", "OVERFLOW", "ObjectReader", "ObjectRing"]
 
 ENCODED: Final = 1
 OVERFLOW: Final = 2
-_KIND: Final = 0xFFFF << 32
 _SHARE: Final = 4  # a label takes at most this part of the ring
+_LABEL: Final = 1 << 13  # bytes that a label has at most
 # Of an object beside the ring: it is gone, or not this user's.
 _ITS_OWN: Final = (FileNotFoundError, PermissionError)
+
+
+class ObjectReader(Reader):
+    """A ring's reader whose frames are objects.
+
+    Attributes:
+        overflow: the memory beside the ring; set by its ring.
+    """
+
+    __slots__ = ("overflow",)
+
+    overflow: Overflow
+
+    def take(self, at: int) -> bytes | Received:
+        """Take a pickle out, or what is to be loaded."""
+        kind = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT
+        if not kind:
+            pickle: bytes = super().take(at)
+            return pickle
+        end = at + step_of(self.payload_of(at)[1])
+        try:
+            received, stored = self._copy_out(kind, at)
+        except Exception as error:
+            if self._is_to_blame(error, kind, at):
+                self.release(end)
+            raise
+        self.release(end)  # step: object.release
+        if stored:
+            self.overflow.remove(stored)  # step: overflow.remove
+        return received
+
+    def _copy_out(self, kind: int, at: int) -> tuple[Received, str]:
+        """What is in a frame, and the name of its memory in overflow, "" if it has none."""
+        start, size = self.payload_of(at)
+        with memoryview(self.data) as whole, whole[start : start + size] as view:
+            if kind == ENCODED:
+                return decode(Memory(view)), ""  # step: object.copy
+            if kind == OVERFLOW:
+                with self.overflow.open(Label.unpack(view)) as stored:
+                    return stored.receive(), stored.name  # step: overflow.copy
+            raise self.segment.poison(f"a frame of kind {kind}, which is none of objects")
+
+    def _is_to_blame(self, error: Exception, kind: int, at: int) -> bool:
+        """Whether an error is the frame's own, and would come at each try.
+
+        Others pass: no memory or descriptor is free now, a signal handler raised.
+        """
+        if isinstance(error, MemoryError):
+            return False
+        if isinstance(error, OSError) and not isinstance(error, _ITS_OWN):
+            return False
+        try:
+            self._copy_out(kind, at)
+        except type(error):
+            return True
+        except Exception:  # noqa: BLE001 - the first one is raised
+            return False
+        return False
+
+    def throw_out(self, at: int) -> None:
+        """Release the frame at a position unread, and what it has beside the ring."""
+        start, size = self.payload_of(at)
+        is_label = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT == OVERFLOW
+        label = self.data[start : start + size] if is_label else b""
+        super().throw_out(at)
+        if label:
+            self.overflow.remove(Label.unpack(label).name)
 
 
 class ObjectRing(Ring):
@@ -52,7 +127,11 @@ class ObjectRing(Ring):
 
     __slots__ = ("_overflow",)
 
-    _KIND = 8
+    _reader: ObjectReader
+
+    _KIND = OBJECT_RING_KIND.number
+    _NOUN = OBJECT_RING_KIND.noun
+    _READER: ClassVar = ObjectReader
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
@@ -73,6 +152,7 @@ class ObjectRing(Ring):
         )
         segment.membership.call_when_last(self._overflow.note_last)
         super().__init__(segment)
+        self._reader.overflow = self._overflow
 
     def _closer(self, segment: Segment) -> Callable[[], None]:
         def close(overflow: Overflow = self._overflow) -> None:
@@ -134,48 +214,44 @@ class ObjectRing(Ring):
 
     def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
         """`put_object` of what `codec.encode` gave."""
-        if isinstance(content, bytes):
-            if len(content) <= self._most:
-                self.put(content, timeout)
-                return
-        elif content.size <= self._most:
-            self._put_marked(ENCODED, content.size, content.write, Deadline(timeout))
-            return
-        self._send_beside(content, Deadline(timeout))
+        deadline = Deadline(timeout)
+        size = len(content) if isinstance(content, bytes) else content.size
+        if size > self._writer.largest:
+            self._put_beside(content, size, deadline)
+        elif isinstance(content, bytes):
+            if not self._writer.put(content):
+                self._writer.put_carefully(content, deadline)
+        else:
+            self._put_marked(ENCODED, size, content.write, deadline)
 
     def _put_marked(
         self, kind: int, size: int, write: Callable[[memoryview], None], deadline: Deadline
     ) -> bool:
         """Put a frame of a kind; False if the policy dropped it."""
+        writer = self._writer
 
-        def attempt() -> bool | None:
-            fits = self._admit(size, deadline)
-            if fits:
-                self._write_marked(kind, size, write)
-                self._publish()
-            return fits
+        def attempt() -> bool | Wait:
+            at = writer.admit(size, deadline)
+            if isinstance(at, Wait):
+                return at
+            if at is not None:
+                start = writer.payload_at(at)
+                with memoryview(writer.data) as whole, whole[start : start + size] as view:
+                    write(view)  # step: object.write
+                    writer.seal(at, view, kind)  # step: object.header
+                writer.commit(at, at + step_of(size))
+            return at is not None
 
-        is_in = self._put_in_turn(attempt, deadline)
-        self._announce()
+        is_in = writer.insist(attempt, deadline)
+        writer.announce()
         return is_in
 
-    def _write_marked(self, kind: int, size: int, write: Callable[[memoryview], None]) -> None:
-        tail, word = self._tail, size | kind << 32
-        at = tail & self._mask
-        index = self._data_word + (at >> 3)
-        start = self._base + at + HEADER
-        with memoryview(self._map) as whole, whole[start : start + size] as view:
-            write(view)  # step: object.write
-            self._words[index] = word  # step: object.header
-            if self._checked:
-                self._words[index + 1] = tail >> 4 & LOW | checksum(word, tail, view) << 32
-        self._tail = tail + ((size + 31) & -16)
-
-    def _send_beside(self, content: bytes | Encoded, deadline: Deadline) -> None:
-        size = len(content) if isinstance(content, bytes) else content.size
-        charge = min(size, self._size // _SHARE, self._most) - HEADER
-        if not self._await_space(charge, deadline):  # before anything is written
-            return
+    def _put_beside(self, content: bytes | Encoded, size: int, deadline: Deadline) -> None:
+        writer = self._writer
+        charge = min(size, writer.size // _SHARE, writer.largest) - FRAME_HEADER
+        # Before anything is written; another producer may be quicker to fill the place.
+        if writer.insist(partial(writer.admit, charge, deadline), deadline) is None:
+            return  # dropped
         with self._overflow.sending(content, self._is_labelled) as label:
             packed = label.pack()
 
@@ -185,19 +261,6 @@ class ObjectRing(Ring):
             is_in = self._put_marked(OVERFLOW, charge, write, deadline)
         if not is_in:
             self._overflow.remove(label.name)
-
-    def _await_space(self, size: int, deadline: Deadline) -> bool:
-        """Wait until a frame would fit; another may be quicker to fill the place.
-
-        False if the policy dropped it.
-        """
-
-        def attempt() -> bool | None:
-            fits = self._admit(size, deadline)
-            self._room = -1  # nothing is published: the next put is to look anew
-            return fits
-
-        return self._put_in_turn(attempt, deadline)
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -217,60 +280,6 @@ class ObjectRing(Ring):
         frame: Any = self.get(timeout)
         return load(frame) if type(frame) is bytes else frame.load()
 
-    def _take(self) -> bytes | Received:
-        """`Ring._take` of a pickle, or of what is to be loaded."""
-        at, size = self._current()
-        kind = (self._words[self._data_word + ((self._head & self._mask) >> 3)] & _KIND) >> 32
-        if not kind:
-            frame: bytes = self._map[at : at + size]
-            self._advance(size)
-            return frame
-        try:
-            received, stored = self._copy_out(kind, at, size)
-        except Exception as error:
-            if self._is_to_blame(error, kind, at, size):
-                self._advance(size)
-            raise
-        self._advance(size)  # step: object.release
-        if stored:
-            self._overflow.remove(stored)  # step: overflow.remove
-        return received
-
-    def _copy_out(self, kind: int, at: int, size: int) -> tuple[Received, str]:
-        """What is in a frame, and the name of its memory in overflow, "" if it has none."""
-        with memoryview(self._map) as whole, whole[at : at + size] as view:
-            if kind == ENCODED:
-                return decode(Memory(view)), ""  # step: object.copy
-            if kind == OVERFLOW:
-                with self._overflow.open(Label.unpack(view)) as stored:
-                    return stored.receive(), stored.name  # step: overflow.copy
-            raise self._corrupt(f"a frame of kind {kind}, which is none of objects")
-
-    def _is_to_blame(self, error: Exception, kind: int, at: int, size: int) -> bool:
-        """Whether an error is the frame's own, and would come at each try.
-
-        Others pass: no memory or descriptor is free now, a signal handler raised.
-        """
-        if isinstance(error, MemoryError):
-            return False
-        if isinstance(error, OSError) and not isinstance(error, _ITS_OWN):
-            return False
-        try:
-            self._copy_out(kind, at, size)
-        except type(error):
-            return True
-        except Exception:  # noqa: BLE001 - the first one is raised
-            return False
-        return False
-
-    def _throw_out(self) -> None:
-        at, size = self._current()
-        word = self._words[self._data_word + ((self._head & self._mask) >> 3)]
-        label = self._map[at : at + size] if (word & _KIND) >> 32 == OVERFLOW else b""
-        super()._throw_out()
-        if label:
-            self._overflow.remove(Label.unpack(label).name)
-
     # -- looking ---------------------------------------------------------------------------------
 
     def sweep(self) -> int:
@@ -283,19 +292,18 @@ class ObjectRing(Ring):
 
     def _is_labelled(self, name: str) -> bool:
         """Whether the ring holds the label of that name."""
-        words, mask = self._open_words(), self._mask
+        words = self._open_words()
         at, tail = self._glimpse(words)
         while at < tail:
-            index = self._data_word + ((at & mask) >> 3)
-            word = words[index]
-            size = word & LOW
-            start = self._base + (at & mask) + HEADER
-            packed = self._map[start : start + min(size, 1 << 13)] if word & _KIND else b""
+            word = words[self._word_at(at)]
+            size = word & SIZE_MASK
+            start = self._writer.payload_at(at)
+            packed = self._map[start : start + min(size, _LABEL)] if word & KIND_MASK else b""
             head = words[HEAD]
             if head > at:
                 at = head  # released meanwhile: what was read is void
                 continue
-            if (word & _KIND) >> 32 == OVERFLOW and Label.unpack(packed).name == name:
+            if (word & KIND_MASK) >> KIND_SHIFT == OVERFLOW and Label.unpack(packed).name == name:
                 return True
-            at += (size + HEADER + 15) & -16
+            at += step_of(size)
         return False

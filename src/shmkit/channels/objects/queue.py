@@ -62,7 +62,7 @@ class Queue(Generic[T]):
 
     def _take(self, ring: CountedRing) -> None:
         self._ring = ring
-        self._put, self._get = ring.fast_put(), ring.fast_get()
+        self._put, self._get = ring.common_put(), ring.common_get()
 
     @classmethod
     def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
@@ -110,7 +110,7 @@ class Queue(Generic[T]):
             Exception: it does not pickle, for whatever reason. The queue is as before.
         """
         content = encode(obj)
-        if type(content) is not bytes or not self._put(content, len(content)):
+        if type(content) is not bytes or not self._put(content):
             self._ring.put_encoded(content, _seconds(block, timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:

@@ -99,13 +99,12 @@ def _reserved(writer: Writer, loan: Loan, at: int | None, size: int) -> Iterator
     frame = Frame(whole)
     try:
         yield frame
-        with writer.guard:
-            if writer.loan is not loan:
-                raise writer.lost()
-            if at is not None:
-                writer.seal(at, whole[: frame._size])
-                writer.commit(at, at + step_of(frame._size))
-            writer.give_back(loan)
+        if writer.loan is not loan:
+            raise writer.lost()
+        if at is not None:
+            writer.seal(at, whole[: frame._size])
+            writer.commit(at, at + step_of(frame._size))
+        writer.give_back(loan)
     finally:
         _release(frame.buf, whole)
 
@@ -135,11 +134,10 @@ def _peeked(reader: Reader, loan: Loan, at: int) -> Iterator[memoryview]:
     view = memoryview(reader.data)[start : start + size].toreadonly()
     try:
         yield view
-        with reader.guard:
-            if reader.loan is not loan:
-                raise reader.lost()
-            reader.release(at + step_of(size))
-            reader.give_back(loan)
+        if reader.loan is not loan:
+            raise reader.lost()
+        reader.release(at + step_of(size))
+        reader.give_back(loan)
     finally:
         _release(view)
 

@@ -175,9 +175,8 @@ class Writer(WriteCursor):
         """
         limit = self.largest
         if size > limit:
-            remedy = (
-                f"create it with a capacity of {size + FRAME_HEADER} or more, or send it in parts"
-            )
+            least = size + FRAME_HEADER
+            remedy = f"create it with a capacity of {least} or more, or send it in parts"
             raise FrameTooLarge(
                 f"a frame of {size} bytes, this ring takes {limit} at most: "
                 + (remedy if limit < SIZE_MASK else "send it in parts"),

@@ -1,7 +1,7 @@
-"""The `shmkit` command. One module per subcommand; `_app.py` lists them.
+"""The `shmkit` command. `_app.py` lists the subcommands; each is in a room of tools/.
 
-Nothing is imported here that the extra `cli` installs: processes started by "spawn" import this
-package again, and without the extra there is still something to say.
+Nothing is imported here that the extra `cli` installs. Processes started by "spawn" import this
+package again, and without the extra there is still a message to print.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def main() -> None:
             not installed, 130 stopped by Ctrl-C.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # A KeyboardInterrupt can get lost in the middle of an import. Until a command takes care of
-        # it, Ctrl-C just ends the process: nothing is made yet.
+        # A KeyboardInterrupt can get lost in the middle of an import. Nothing is made yet, so
+        # until a command handles Ctrl-C itself, it just ends the process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        import rich  # noqa: F401 - needed later, and only on a terminal: better said at once
+        import rich  # noqa: F401 - a command needs it later, on a terminal: better to fail now
 
         from shmkit.tools.cli._app import app
     except ModuleNotFoundError as error:
@@ -36,6 +36,6 @@ def main() -> None:
         )
         sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
-        # Words and paths are whatever bytes were found; no encoding may refuse to print them.
+        # Words and paths may hold any bytes; no encoding may refuse to print them.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     app(prog_name="shmkit")

@@ -1,9 +1,9 @@
 """Child processes of a command: started, watched, and never left behind.
 
-Signals are the parent's business alone. A Ctrl-C goes to every process of the terminal; a child
-that met it while it is still importing would print a traceback. So a parent calls
-`put_off_stop_signals` before it starts children; they inherit the blocked signals, ignore what a
-terminal sends as soon as they can, and are killed by the parent.
+Only the parent reacts to signals. Ctrl-C goes to every process of the terminal, and a child that
+is still importing would print a traceback. So the parent calls `put_off_stop_signals` before it
+starts children. They inherit the blocked signals and begin to ignore what a terminal sends. The
+parent kills them when it stops.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Children"]
 
-BEREAVED: Final = 3  # exit code: ended because another process did
+AFTER_ANOTHER: Final = 3  # exit code: ended because another process did
 
 
 class Children:
-    """Processes that do one work together: watched, and gone when the `with` is left.
+    """Processes that work together: watched, and gone when the `with` is left.
 
     Args:
         method: how they are started: "fork", "spawn" or "forkserver"; None for the default.
@@ -48,7 +48,13 @@ class Children:
     def start(
         self, name: str, target: Callable[..., None], *args: AbstractContextManager[object]
     ) -> None:
-        """Start a process that runs `target(*args)` and closes them; `name` is for errors."""
+        """Start a process that runs `target(*args)` and then closes the arguments.
+
+        Args:
+            name: what errors call it.
+            target: what it runs.
+            args: handles for the target.
+        """
         process = self._context.Process(  # type: ignore[attr-defined]
             target=_child, args=(target, *args), name=name, daemon=True
         )
@@ -56,13 +62,24 @@ class Children:
         process.start()
 
     def check(self) -> None:
-        """Raise PeerDied if a process failed, or if none is left to wait for."""
+        """See that the work goes on.
+
+        Raises:
+            PeerDied: a process failed, or none is left to wait for.
+        """
         codes = [process.exitcode for process in self._processes]
         if any(codes) or None not in codes:
             self.explain()
 
     def explain(self, error: PeerDied | None = None) -> NoReturn:
-        """Raise PeerDied for the process that failed first, or `error` if all are well."""
+        """Raise the error that tells which process failed.
+
+        Args:
+            error: what to raise if no process did.
+
+        Raises:
+            PeerDied: always.
+        """
         deadline = Deadline(1.0)
         while not (failed := self._failed()) and deadline.remaining():
             alive = [each.sentinel for each in self._processes if each.exitcode is None]
@@ -80,14 +97,17 @@ class Children:
         ) from error
 
     def _failed(self) -> BaseProcess | None:
-        """A process that failed by itself, not because another one did."""
+        """A process that failed by itself, not because another process did."""
         for process in self._processes:
-            if process.exitcode not in (None, 0, BEREAVED):
+            if process.exitcode not in (None, 0, AFTER_ANOTHER):
                 return process
         return None
 
     def finish(self, progress: Callable[[], None]) -> None:
-        """Wait until all have ended, calling `progress` again and again.
+        """Wait until all have ended.
+
+        Args:
+            progress: called several times a second meanwhile.
 
         Raises:
             PeerDied: one of them failed at the very end.
@@ -101,15 +121,15 @@ class Children:
     def __exit__(self, *_: object) -> None:
         started = [process for process in self._processes if process.pid is not None]
         for process in started:
-            process.kill()  # they own nothing: there is nothing that they could tidy up
+            process.kill()  # they own no names, so they have nothing to remove
         for process in started:
             process.join()
             process.close()
 
 
 def _child(target: Callable[..., None], *args: AbstractContextManager[object]) -> None:
-    """Run `target` in a child and close its arguments; the parent alone minds signals."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # those that a terminal sends to everybody
+    """Run `target` in a child and close its arguments; only the parent reacts to signals."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends these to all its processes
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -120,12 +140,12 @@ def _child(target: Callable[..., None], *args: AbstractContextManager[object]) -
                 stack.enter_context(arg)
             target(*args)
     except PeerDied:
-        sys.exit(BEREAVED)
+        sys.exit(AFTER_ANOTHER)
 
 
 def _end_with_parent() -> None:
-    """Wait for the parent's death, however it comes, and follow it: nobody wants the result."""
+    """Wait for the parent's death and end this process too: the result is for the parent alone."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "this is a child"
     connection.wait([parent.sentinel])
-    os._exit(BEREAVED)
+    os._exit(AFTER_ANOTHER)

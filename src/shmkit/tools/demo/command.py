@@ -1,4 +1,4 @@
-"""`shmkit demo`: stream real files through shared memory to workers, and check what they found."""
+"""`shmkit demo`: stream real files through shared memory to workers, and check their results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shmkit.errors import ShmkitError
-from shmkit.tools.demo import pipeline as _pipeline
-from shmkit.tools.demo import wordcount as _wordcount
 from shmkit.tools.demo.signals import put_off_stop_signals
 
 if TYPE_CHECKING:
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 TOP = 10
-REDRAW = 0.1  # seconds between two pictures of the progress bar
-MAX_NAMED = 10
+REDRAW = 0.1  # seconds between two drawings of the progress bar
+MAX_NAMED = 10  # files named on stderr for one reason
 
 
 class Memory(enum.StrEnum):
@@ -69,13 +67,16 @@ def demo(
     A reader process streams the files through rings in shared memory to the workers, which count
     lines and words and take the SHA-256 of each file; then one process alone does the same work.
     """
-    files = _wordcount.find_files(paths) if paths else _wordcount.standard_library()
+    # Here, and not above: `shmkit --help` needs none of it.
+    from shmkit.tools.demo import pipeline, wordcount
+
+    files = wordcount.find_files(paths) if paths else wordcount.standard_library()
     workers = workers or len(os.sched_getaffinity(0))
     stop_if_asked = put_off_stop_signals()
     try:
         with _progress_bars(files, stop_if_asked) as bar:
             start = time.perf_counter()
-            report = _pipeline.count_in_parallel(
+            report = pipeline.count_in_parallel(
                 files,
                 memory=memory,
                 workers=workers,
@@ -83,7 +84,7 @@ def demo(
                 progress=bar(f"{workers} workers"),
             )
             parallel = time.perf_counter()
-            reference = _wordcount.count_serially(files, bar("verifying"))
+            reference = wordcount.count_serially(files, bar("verifying"))
             serial = time.perf_counter()
     except (ShmkitError, OSError) as error:
         print(f"shmkit demo: {error}", file=sys.stderr)
@@ -95,7 +96,7 @@ def demo(
 
 
 def _conclude(report: Report, reference: Report, parallel: float, serial: float) -> int:
-    """Print what came out, and whether it is right; returns the exit status."""
+    """Print the result, and whether it is right; returns the exit status."""
     _print_named("not read", [f"{path}: {why}" for path, why in sorted(report.unread.items())])
     if report.unread and not report.files:
         print("shmkit demo: no file could be read", file=sys.stderr)
@@ -127,7 +128,7 @@ def _print_line(name: str, value: str) -> None:
 
 
 def _print_named(what: str, lines: Sequence[str]) -> None:
-    """Say on stderr what is true of some files: the first few by name."""
+    """Print on stderr a line for each of the first few files, then how many more there are."""
     for line in lines[:MAX_NAMED]:
         print(f"{what}: {line}", file=sys.stderr)
     if len(lines) > MAX_NAMED:
@@ -145,9 +146,10 @@ def _printable(word: bytes, width: int = 60) -> str:
 def _progress_bars(
     paths: Sequence[str], stop_if_asked: Callable[[], None]
 ) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Yield what makes a bar from its title; a bar is told the files and bytes that are done.
+    """Yield a function that makes a bar from its title.
 
-    Without a terminal the bars draw nothing. They call `stop_if_asked` in any case.
+    A bar is a function, too: it is called with the numbers of files and bytes that are done. It
+    always calls `stop_if_asked`, and it draws only on a terminal.
     """
     if not sys.stderr.isatty():
         yield lambda _title: lambda _files, _bytes: stop_if_asked()
@@ -159,7 +161,7 @@ def _progress_bars(
     for path in paths:
         stop_if_asked()
         total += _size(path)
-    # No auto_refresh: it needs a thread, and a process with threads should not fork.
+    # No auto_refresh: it starts a thread, and a process with threads should not fork.
     columns = ("{task.description:<12}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(
         *columns, console=Console(stderr=True), auto_refresh=False, transient=True

@@ -7,11 +7,10 @@
     +--------+ ------------> | worker 1 | ------------+---> +--------+
                              +----------+
 
-The reader reads each file straight into the ring of a worker that has room, so a file stays with
-one worker and a slow worker gets fewer files. A file longer than a frame is cut into chunks. A
-worker sends what it found in each file, and at the end, how often it saw each word. The parent
-makes all the memory, and watches over the processes: one that fails ends the work with an error
-that names it.
+The reader reads each file straight into the ring of a worker that has room: a file stays with one
+worker, and a slow worker gets fewer files. A file longer than a frame is cut into chunks. A worker
+sends its counts for each file, and at the end, how often it saw each word. The parent makes all the
+memory and watches the processes: one that fails ends the work with an error that names it.
 
 A frame is a header (kind, whether it is the last of its message, number within the message, id) and
 a payload:
@@ -61,7 +60,7 @@ DATA, UNREAD, COUNT, PROGRESS, WORDS = range(1, 6)
 INBOX_BYTES: Final = 1 << 20
 OUTBOX_BYTES: Final = 1 << 18
 PROGRESS_BYTES: Final = 1 << 20
-SLICE: Final = 0.005  # seconds spent on one of several rings before the others are looked at again
+SLICE: Final = 0.005  # seconds to wait at one of several rings before the next is looked at
 
 
 def count_in_parallel(
@@ -72,15 +71,18 @@ def count_in_parallel(
     method: str | None = None,
     progress: Callable[[int, int], None] = lambda _files, _bytes: None,
 ) -> Report:
-    """Count the files with a reader process and workers; what `count_serially` returns, faster.
+    """Count the files with a reader process and workers.
 
     Args:
         paths: files; one that cannot be read goes into `unread`.
         memory: where the rings are: "anon", "shm" (named) or "file".
         workers: how many worker processes, at least 1.
         method: how processes are started: "fork", "spawn" or "forkserver"; None for the default.
-        progress: called with the number of files and of bytes done so far, often, even when
-            nothing is new; it may raise, to end the work.
+        progress: called with the number of files and of bytes done so far, several times a second,
+            even when nothing is new; it may raise, to end the work.
+
+    Returns:
+        The same report as `count_serially`.
 
     Raises:
         PeerDied: a process was killed or failed; it says which and how.
@@ -110,7 +112,7 @@ def count_in_parallel(
 
 @contextlib.contextmanager
 def _places(memory: str) -> Iterator[Callable[[str], str]]:
-    """Yield what makes a part's name its `where`; files get a directory that goes away."""
+    """Yield a function from a part's name to its `where`; files get a temporary directory."""
     token = f"shmkit-{os.getpid()}-{secrets.token_hex(3)}"
     if memory == "file":
         with tempfile.TemporaryDirectory(prefix="shmkit-demo-") as directory:
@@ -137,7 +139,7 @@ def _merge(
         progress(len(report.files) + len(report.unread), size)
         outbox = open_boxes[0]
         try:
-            # All were empty one after the other: now wait a moment at one of them.
+            # Do not wait while another outbox may have frames. If all were empty, wait at one.
             frames = outbox.get_many(timeout=SLICE if idle_boxes >= len(open_boxes) else 0)
         except Empty:
             idle_boxes += 1
@@ -168,7 +170,7 @@ def _merge(
 
 
 def _read(listing: SharedBuffer, *inboxes: Ring) -> None:
-    """The reader: deal all files out to the workers, then shut their inboxes down."""
+    """The reader process: send all files to the workers, then shut their inboxes down."""
     paths = bytes(listing[:]).split(b"\0")
     files = deque((number, os.fsdecode(path)) for number, path in enumerate(paths) if path)
     lanes = deque(_Lane(inbox) for inbox in inboxes)
@@ -180,7 +182,7 @@ def _read(listing: SharedBuffer, *inboxes: Ring) -> None:
             lanes.popleft()
             continue
         try:
-            # All were full one after the other: now wait a moment for one of them.
+            # Do not wait while another inbox may have room. If all were full, wait at one.
             lane.step(files, SLICE if full_lanes >= len(lanes) else 0)
         except Full:
             full_lanes += 1
@@ -190,7 +192,7 @@ def _read(listing: SharedBuffer, *inboxes: Ring) -> None:
 
 
 class _Lane:
-    """One worker's inbox, and the file that is on its way into it."""
+    """One worker's inbox, and the file that is being put into it."""
 
     def __init__(self, inbox: Ring) -> None:
         self.inbox = inbox
@@ -230,7 +232,7 @@ class _Lane:
 
 
 def _work(inbox: Ring, outbox: Ring) -> None:
-    """A worker: count what comes in until the inbox is shut down, then send the words."""
+    """A worker process: count files until the inbox is shut down, then send the words."""
     words: Counter[bytes] = Counter()
     tally = FileTally()
     expected = 0
@@ -239,7 +241,7 @@ def _work(inbox: Ring, outbox: Ring) -> None:
         kind, last, sequence, number = HEADER.unpack_from(frame)
         payload = frame[HEADER.size :]
         if sequence != expected:
-            raise RuntimeError(f"chunk {sequence} of file {number} came, {expected} is due")
+            raise RuntimeError(f"got chunk {sequence} of file {number}, expected {expected}")
         expected = 0 if last else sequence + 1
         if kind == UNREAD:
             outbox.put(frame)
@@ -262,7 +264,7 @@ def _work(inbox: Ring, outbox: Ring) -> None:
 
 
 def _pack_words(words: Counter[bytes]) -> bytes:
-    """How many words, how often each (8 bytes each), and the words, newlines between them."""
+    """The number of words, 8 bytes with the count of each, and the words, joined by newlines."""
     times = array("Q", words.values())
     return struct.pack("@Q", len(times)) + times.tobytes() + b"\n".join(words)
 
@@ -273,5 +275,5 @@ def _unpack_words(message: bytes) -> dict[bytes, int]:
     words_at = 8 + 8 * count
     times = array("Q")
     times.frombytes(memoryview(message)[8:words_at])
-    # Without a word there is still one empty string to split off: zip() drops it.
+    # split() of an empty message gives one empty string; zip() drops it.
     return dict(zip(message[words_at:].split(b"\n"), times, strict=False))

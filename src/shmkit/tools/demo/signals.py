@@ -1,15 +1,16 @@
-"""Being stopped from outside, at a moment that suits: nothing half-made is left behind.
+"""Stop signals, put off to safe moments, so that a stopped command leaves nothing behind.
 
-A handler that raises would do so between any two steps: in the middle of creating a segment, or of
-removing it. Here the signals stay blocked, and a command asks at its own safe points whether one
+A handler that raises could do so between any two steps, even in the middle of creating or removing
+a segment. Here the signals stay blocked, and the command asks at its own safe points whether one
 has come.
 """
 
 from __future__ import annotations
 
 import signal
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Final
+
+from shmkit.memory.tracker import ensure_tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,15 +24,17 @@ def put_off_stop_signals() -> Callable[[], None]:
     """Block Ctrl-C, SIGTERM and SIGHUP from here to the end of the process.
 
     Returns:
-        What to call at safe points, several times a second: it raises SystemExit(128 + number) if
-        one of them has come. No second one disturbs the tidying up that follows.
+        A function to call at safe points, several times a second. It raises
+        SystemExit(128 + number) if one of the signals has come. They stay blocked, so that a second
+        one does not disturb the clean-up.
     """
-    # What is ignored already (nohup, a shell's background job) stays so: blocked it would pend.
+    # An ignored signal (nohup, a background job of a shell) is left alone: once blocked, it would
+    # become pending and look like one to act on.
     awaited = {each for each in STOP_SIGNALS if signal.getsignal(each) != signal.SIG_IGN}
-    # multiprocessing's tracker ignores all but SIGHUP, and unblocks them here when it starts: so it
-    # starts now, not later.
+    # multiprocessing's resource tracker inherits the blocked SIGHUP. It ignores the other two by
+    # itself, but unblocks them in this process when it is started: so it is started first.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    resource_tracker.ensure_running()
+    ensure_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
 
     def stop_if_asked() -> None:

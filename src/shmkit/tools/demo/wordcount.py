@@ -1,7 +1,7 @@
-"""Counting the lines and words of files: what the demo computes, without any process.
+"""What the demo computes: the lines and words of files, without any process.
 
-A word is a longest run of bytes that are not whitespace (`bytes.split()`), a line a newline byte. A
-file is fed to its `FileTally` chunk by chunk, so that serial and parallel work run the same code.
+A word is a run of bytes between whitespace, as `bytes.split()` finds it; a line is a newline byte.
+A file is fed to its `FileTally` in chunks. The serial and the parallel count run the same code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _COUNTS: Final = struct.Struct("<32s3Q")
 
 @dataclass(frozen=True, slots=True)
 class FileCount:
-    """What was found in one file."""
+    """The counts of one file, and its hash."""
 
     sha256: bytes
     size: int
@@ -48,7 +48,7 @@ class FileCount:
     words: int
 
     def pack(self) -> bytes:
-        """The 56 bytes that travel between processes and go into the digest."""
+        """These fields in 56 bytes, for a frame and for the digest."""
         return _COUNTS.pack(self.sha256, self.size, self.lines, self.words)
 
     @classmethod
@@ -65,7 +65,7 @@ class FileTally:
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
         self._size = self._lines = self._words = 0
-        self._open: list[bytes] = []  # pieces of a word whose end has not come yet
+        self._open: list[bytes] = []  # pieces of a word that goes on in the next chunk
         self._pending: list[bytes] = []
         self._counts: Counter[bytes] = Counter()
 
@@ -98,7 +98,10 @@ class FileTally:
         self._open.clear()
 
     def finish(self, totals: Counter[bytes]) -> FileCount:
-        """End the file and add its words to `totals`; a tally that is dropped leaves no trace."""
+        """End the file, and add its words to `totals`.
+
+        Nothing is added before: a file that fails in the middle counts for nothing.
+        """
         if self._open:
             self._close_word()
         totals.update(self._pending)
@@ -109,7 +112,7 @@ class FileTally:
 
 @dataclass(slots=True)
 class Report:
-    """The merged result: equal reports mean that every file and every word was counted alike."""
+    """The result for all files. Equal reports: the same count for every file and every word."""
 
     files: dict[str, FileCount] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)  # path -> reason
@@ -145,7 +148,7 @@ class Report:
         return sha.hexdigest()
 
     def differences(self, other: Report) -> list[str]:
-        """Paths that the two reports judge differently, in order."""
+        """Paths on which the two reports differ, in order."""
         return sorted(
             path
             for path in {*self.files, *self.unread, *other.files, *other.unread}
@@ -164,7 +167,7 @@ def find_files(paths: Iterable[Path]) -> list[str]:
     """The paths given, each directory replaced by every file below it; each path once."""
     found: dict[str, None] = {}
     for path in paths:
-        # os.path: what may not be looked at is no directory, and fails when it is read.
+        # os.path.isdir is false, not an error, without permission; reading it fails later.
         found.update(dict.fromkeys(_walk(str(path)) if os.path.isdir(path) else [str(path)]))  # noqa: PTH112
     return list(found)
 
@@ -173,7 +176,7 @@ def _walk(top: str, skip: str | None = None) -> list[str]:
     found: list[str] = []
 
     def keep_unlisted(error: OSError) -> None:
-        found.append(str(error.filename))  # reading it will fail, and be reported
+        found.append(str(error.filename))  # reading it fails later, and that is reported
 
     for directory, subdirectories, names in os.walk(top, onerror=keep_unlisted):
         subdirectories[:] = sorted(name for name in subdirectories if name != skip)
@@ -185,7 +188,7 @@ def open_regular(path: str) -> IO[bytes]:
     """Open a regular file for unbuffered reading.
 
     Raises:
-        OSError: it cannot be opened, or is a device, a pipe or a socket (which may never end).
+        OSError: it cannot be opened, or is a device, a pipe or a socket, which may never end.
     """
     file = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -203,7 +206,7 @@ def fill(file: IO[bytes], room: memoryview) -> int:
     """Read until `room` is full or the file ends.
 
     Returns:
-        How many bytes; fewer than the room means that the file has ended.
+        How many bytes were read; fewer than there is room for mean that the file has ended.
     """
     got = 0
     while got < len(room):

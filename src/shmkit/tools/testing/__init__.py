@@ -6,13 +6,13 @@
             assert victim.reached
             assert ring.empty()
 
-- `kill_points()` lists the steps at which somebody's death is to be survived. They are comments in
-  the sources, `# step: NAME`; your own modules may have some, too.
+- `kill_points()` lists the steps at which a process may be killed and the others have to go on.
+  They are comments in the sources, `# step: NAME`; your own modules may have some, too.
 - `run_until(point, target, ...)` runs `target` in a child, and kills or stops it exactly there.
-- `assert_no_leaks()` holds a block to leave no name, no descriptor and no child behind.
+- `assert_no_leaks()` fails if a block leaves a name, a descriptor or a child behind.
 - `deadline(seconds)` ends a block that hangs, and the children it has started.
 
-None of it costs anything where it is not used: the library holds no hook for it.
+None of it costs anything where it is not used: the library has no hooks for it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ __all__ = [
 def deadline(seconds: float) -> Iterator[None]:
     """End a `with` block, or a decorated function, that takes too long, and its children.
 
-    Children that were started inside the block are killed and reaped by their `join` or `wait` as
-    usual. It rests on SIGALRM; an alarm that was set before goes on afterwards.
+    Children that were started inside the block are killed; their `join` or `wait` reaps them as
+    usual. It uses SIGALRM. An alarm that was set before goes on afterwards.
 
     Args:
         seconds: how long it may take.
@@ -57,7 +57,7 @@ def deadline(seconds: float) -> Iterator[None]:
     Raises:
         TimeoutError: it took longer.
         ValueError: `seconds` is not above 0.
-        RuntimeError: not in the main thread, the only one that signals reach.
+        RuntimeError: not in the main thread, the only one that runs signal handlers.
     """
     if not seconds > 0:
         raise ValueError(f"seconds={seconds}: a deadline is more than 0 s away")
@@ -77,14 +77,14 @@ def deadline(seconds: float) -> Iterator[None]:
 
     handler = signal.signal(signal.SIGALRM, expire)
     began = time.monotonic()
-    others, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    earlier, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if others:
-            left = max(others - (time.monotonic() - began), 1e-6)
+        if earlier:
+            left = max(earlier - (time.monotonic() - began), 1e-6)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 

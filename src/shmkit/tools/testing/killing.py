@@ -1,7 +1,7 @@
 """Killing: a child process that dies, or stops, exactly at a step.
 
-Nothing in the library asks whether it is to die: the child traces itself, and of all functions only
-those that hold the step.
+The library has no hooks for it. The child traces itself, and only the functions that contain the
+step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Victim", "run_until", "start_until"]
 
-_METHODS: Final = ("fork", "spawn")  # of a forkserver's child nobody but the server hears the end
+_METHODS: Final = ("fork", "spawn")  # not "forkserver": only the server learns of a child's end
 _POLL: Final = 0.0005  # seconds
 
 
@@ -39,21 +39,21 @@ def run_until(
     method: str | None = None,
     modules: tuple[ModuleType | str, ...] = (),
 ) -> Victim:
-    """Run a function in a child process, and kill or stop that just before a step.
+    """Run a function in a child process, and kill or stop the child just before a step.
 
     Args:
         point: one of `kill_points()`, or `name@function` for the step in that function alone.
-        target: what the child calls; its own child processes are not looked after.
+        target: what the child calls; processes that it starts are not ended with it.
         args: for the target. With "spawn" both are pickled.
-        nth: how often the step is come to; the last time is the end.
+        nth: the child is stopped when it comes to the step for the nth time.
         signal: SIGKILL, or SIGSTOP.
-        timeout: seconds the child gets to come there.
+        timeout: seconds the child gets to reach the step.
         method: "fork" or "spawn"; None for the default of `multiprocessing`.
-        modules: where else to look for steps; those of `shmkit` are always known.
+        modules: where to look for steps, besides `shmkit`.
 
     Returns:
-        The child, dead or stopped if its `reached` is true. If that is false the target came to
-        its end, or raised, without getting there; its `exitcode` tells.
+        The child. If its `reached` is true it is dead or stopped at the step. If not, the target
+        returned or raised without getting there; `exitcode` tells which.
 
     Raises:
         ValueError: an unknown point, method or signal, or `nth` below 1.
@@ -79,13 +79,25 @@ def start_until(
     method: str | None = None,
     modules: tuple[ModuleType | str, ...] = (),
 ) -> Victim:
-    """`run_until` without the wait: for a child that gets there only with the help of others.
+    """`run_until` without the wait: for a child that needs other processes to reach the step.
+
+    Args:
+        point: as for `run_until`, like all arguments.
+        target: as for `run_until`.
+        args: as for `run_until`.
+        nth: as for `run_until`.
+        signal: as for `run_until`.
+        method: as for `run_until`.
+        modules: as for `run_until`.
+
+    Returns:
+        The child, which runs.
 
     Raises:
         ValueError: as `run_until`.
     """
     if nth < 1:
-        raise ValueError(f"nth={nth}: a step is come to once or more")
+        raise ValueError(f"nth={nth}: it counts from 1")
     if signal not in (signals.SIGKILL, signals.SIGSTOP):
         raise ValueError(
             f"signal={signal!r}: it is SIGKILL or SIGSTOP, which no process can hold back"
@@ -100,14 +112,14 @@ def start_until(
 
 
 class Victim:
-    """A child process that is to be killed or stopped at a step. Made by `run_until`.
+    """A child process that is killed or stopped at a step. Made by `run_until`.
 
     Leaving its `with`, or `close()`, kills it if it still runs, and reaps it.
 
     Attributes:
         point: the step.
-        pid: its process id; after its end another process may have it.
-        reached: whether it got there, as far as `await_point` has seen.
+        pid: its process id; after its end the system may give it to another process.
+        reached: whether `await_point` has seen it there.
     """
 
     def __init__(
@@ -214,7 +226,7 @@ class Victim:
             raise TimeoutError(f"process {self.pid} has not ended: is it stopped, or does it wait?")
 
     def _await_stop(self, deadline: Deadline) -> None:
-        # The report comes a moment before the signal.
+        # The child reports just before it stops itself.
         while not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if deadline.expired():
                 raise TimeoutError(f"process {self.pid} did not stop at {self.point!r}")
@@ -293,6 +305,6 @@ class _Tripwire:
             return self._step
         self.clear()
         self._link.send_bytes(b"here")
-        # To this thread: it is there before the call returns.
+        # To this very thread: then the signal arrives before the call returns.
         signals.pthread_kill(threading.get_ident(), self._number)
         return None

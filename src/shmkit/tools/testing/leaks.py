@@ -1,4 +1,4 @@
-"""Leaks: what a process has left of names, descriptors and children, compared with before."""
+"""Leaks: the names, descriptors and children that a process has, compared with before."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class _Held(NamedTuple):
 
 @contextmanager
 def assert_no_leaks(*, timeout: float = 2.0, names: str = "") -> Iterator[None]:
-    r"""Hold a `with` block to leave nothing behind: no name, no descriptor, no child process.
+    r"""Fail if a `with` block, or a decorated function, leaves anything behind.
 
-    Names are those of shared memory and of semaphores. What another process, which is no child of
-    this one, has open is taken to be its own; what nobody has open is a leak, so run nothing beside
-    it that leaves names on purpose, or say which `names` are meant. An exception of the block goes
-    on its way and nothing is compared.
+    It looks for names of shared memory and of semaphores, for descriptors and for child processes.
+    A name that is open in a process which is no child of this one is that process's own. A name
+    that no process has open is a leak: run no program beside it that leaves names on purpose, or
+    say which `names` to look at. If the block raises, nothing is compared.
 
     Args:
         timeout: seconds that ending children get to end.
@@ -55,10 +55,10 @@ def assert_no_leaks(*, timeout: float = 2.0, names: str = "") -> Iterator[None]:
     while left:
         if time.monotonic() > end:
             raise AssertionError("left behind:\n  " + "\n  ".join(left))
-        gc.collect()  # what only a reference cycle keeps alive goes a moment later by itself
-        multiprocessing.active_children()  # reaps the ended ones that nobody joined
+        gc.collect()  # what only a reference cycle keeps alive is no leak
+        multiprocessing.active_children()  # reaps the ones that have ended
         time.sleep(_POLL)
-        # What others make and remove meanwhile is not there twice.
+        # A name that another process makes and removes is not seen twice.
         again = set(_new(before, pattern))
         left = [line for line in left if line in again]
 
@@ -86,7 +86,7 @@ def _new(before: _Held, pattern: re.Pattern[str]) -> list[str]:
     after = _held(pattern)
     names = after.name - before.name
     if names:
-        names -= _used_by_others()
+        names -= _used_elsewhere()
     left = [f"name /dev/shm/{name}" for name in sorted(names)]
     left += [f"descriptor {item}" for item in sorted(after.descriptor - before.descriptor)]
     left += [f"child {pid} {_command(pid)}" for pid in sorted(after.child - before.child)]
@@ -116,8 +116,8 @@ def _descriptors() -> Iterator[str]:
             yield f"{name} -> {target}"
 
 
-def _used_by_others() -> set[str]:
-    """Names that a process has open or mapped which is neither this one nor a child of it."""
+def _used_elsewhere() -> set[str]:
+    """Names that are open or mapped in a process other than this one and its children."""
     ours = children() | {os.getpid()}
     used: set[str] = set()
     for folder in Path("/proc").iterdir():

@@ -1,7 +1,7 @@
 """Kill points: the steps at which a process may be killed, as the sources name them.
 
-A line that ends in `# step: NAME` is a step: whoever is killed just before that line is executed
-leaves behind what the others must cope with.
+A line that ends in `# step: NAME` is a step. A process that is killed just before it executes that
+line leaves shared memory in a state of its own, from which the other processes must go on.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def kill_points(*modules: ModuleType | str, paths: bool = False) -> tuple[str, .
 
     Args:
         modules: modules or packages, or their names; `shmkit` if there are none. A package is
-            searched with all that is below it, and nothing is imported but its parents.
-        paths: name each path apart, as `name@function`.
+            searched with everything below it. Only parent packages are imported.
+        paths: list the step of each function by itself, as `name@function`.
 
     Raises:
         ModuleNotFoundError: there is no such module.
@@ -62,11 +62,14 @@ def kill_points(*modules: ModuleType | str, paths: bool = False) -> tuple[str, .
 
 
 def choose(point: str, modules: tuple[ModuleType | str, ...]) -> dict[str, frozenset[int]]:
-    """Lines of each file that are the step.
+    """Find the lines that are a step.
 
     Args:
         point: its name, or `name@function`.
         modules: where to look.
+
+    Returns:
+        For each file its lines, counted from 1.
 
     Raises:
         ValueError: there is no such step.

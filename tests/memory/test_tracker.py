@@ -1,0 +1,44 @@
+"""The resource tracker does its work under `-W error`, too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import wait_until
+from tests.tools.programs import Program
+
+KILLED = """if True:
+    import os, signal, sys
+    from multiprocessing import resource_tracker, shared_memory
+    from shmkit.memory.tracker import ensure_tracker
+
+    before = list(sys.warnoptions)
+    ensure_tracker()
+    assert sys.warnoptions == before
+    stem = sys.argv[1]
+    for number in range(8):
+        resource_tracker.register(f"/{stem}-gone-{number}", "shared_memory")
+        shared_memory.SharedMemory(f"{stem}-there-{number}", create=True, size=1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /dev/shm")
+def test_names_that_are_gone_do_not_keep_the_tracker_from_the_others() -> None:
+    """A killed program's names are removed, whatever its `-W` options say of warnings."""
+    stem = f"t-{os.getpid()}-{os.urandom(4).hex()}"
+
+    def left() -> list[str]:
+        return sorted(path.name for path in Path("/dev/shm").glob(f"{stem}-*"))
+
+    with Program("-W", "error", "-c", KILLED, stem) as program:
+        wait_until(lambda: program.process.poll() is not None)
+        ended = program.wait()  # for the tracker's end, too
+
+        assert ended.status == -signal.SIGKILL
+        assert left() == []
