@@ -242,4 +242,4 @@ def checked_state(segment: Segment, words: memoryview[int]) -> int:
 
 
 def _join(cls: type[Handle], buffer: SharedBuffer) -> Handle:
-    return cls._over(Segment.join(buffer, KINDS[cls._KIND], Deadline(0)))
+    return cls._over(Segment.join(buffer, KINDS[cls._KIND]))

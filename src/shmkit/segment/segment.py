@@ -22,10 +22,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from shmkit.deadline import Deadline
 from shmkit.errors import CorruptSegment, IncompatibleSegment
 from shmkit.memory.buffer import SharedBuffer
-from shmkit.memory.creation import await_magic
 from shmkit.memory.url import Url
 from shmkit.segment import header
 from shmkit.segment.membership import Membership
@@ -124,8 +122,7 @@ class Segment:
             IncompatibleSegment: not a segment, or another kind or version.
             CorruptSegment: its header breaks a rule.
         """
-        deadline = Deadline(timeout)
-        return cls.join(SharedBuffer.attach(where, timeout=timeout), kind, deadline)
+        return cls.join(SharedBuffer._attach_filled(where, timeout=timeout), kind)
 
     @classmethod
     def ensure(
@@ -168,7 +165,7 @@ class Segment:
                     buffer = SharedBuffer.attach(url)
                 if buffer.created:
                     return cls._join_own(buffer, kind)
-                return cls.join(buffer, kind, Deadline(0), first)
+                return cls.join(buffer, kind, first)
             except FileNotFoundError:
                 continue  # unlinked meanwhile: it is ours to make
 
@@ -200,19 +197,16 @@ class Segment:
         if memory == "":
             raise ValueError("the name is empty: give one that others know, or None")
         if isinstance(memory, SharedBuffer):
-            return cls.join(memory, kind, Deadline(0), first)
+            return cls.join(memory, kind, first)
         if memory is None:
             return cls.create(None, kind, participants=participants)
-        return cls.ensure(
-            f"shm:{memory}", kind, participants=participants, keep=True, first=first
-        )
+        return cls.ensure(f"shm:{memory}", kind, participants=participants, keep=True, first=first)
 
     @classmethod
     def join(
         cls,
         buffer: SharedBuffer,
         kind: Kind,
-        deadline: Deadline,
         first: Callable[[Segment], None] = _nothing,
     ) -> Segment:
         """Join the segment in a buffer that is attached already; closes the buffer on failure.
@@ -220,7 +214,6 @@ class Segment:
         Args:
             buffer: all of its memory.
             kind: what has to live there.
-            deadline: until when to wait for its creator, where creation takes two steps.
             first: as of `control`.
 
         Raises:
@@ -236,7 +229,6 @@ class Segment:
                     "another name",
                     where=str(buffer.url),
                 )
-            await_magic(buffer.buf, buffer.url, deadline)
             self._bind()
             self._enter(first)
         except BaseException:

@@ -110,7 +110,9 @@ class Event:
         while not (woken or deadline.expired()):
             # The flag as well: a setter may have been killed before it stored the mark.
             turn = Deadline(min(deadline.remaining(), _TURN))
-            woken = self._bell.wait(EVENT_MARK, mark, turn, self._check_open) or bool(words[EVENT_SET])
+            woken = self._bell.wait(EVENT_MARK, mark, turn, self._check_open) or bool(
+                words[EVENT_SET]
+            )
         self._check_open()
         if words[STATE] != READY:  # which ends every wait
             raise CorruptSegment(

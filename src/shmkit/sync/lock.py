@@ -52,7 +52,16 @@ class Lock:
         the same thread on the same handle.
     """
 
-    __slots__ = ("__weakref__", "_call", "_closed", "_freed", "_guard", "_mutex", "_segment", "_waiting")
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_closed",
+        "_freed",
+        "_guard",
+        "_mutex",
+        "_segment",
+        "_waiting",
+    )
 
     def __init__(self, name: str | None = None) -> None:
         self._open(name)

@@ -148,9 +148,7 @@ class Semaphore:
             from multiprocessing.util import Finalize
 
             resource_tracker.register(f"/{name}", "semaphore")
-            self._remove = Finalize(
-                owner, _remove, (name, _identity(name)), exitpriority=_PRIORITY
-            )
+            self._remove = Finalize(owner, _remove, (name, _identity(name)), exitpriority=_PRIORITY)
 
     def _use_named(self, name: str, value: int | None) -> None:
         from shmkit.segment.named_semaphores import NamedSemaphore
