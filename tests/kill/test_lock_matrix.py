@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shmkit.segment.participants import LINE_PHASES, LINE_PID, LINE_WORDS, PARTICIPANT_LINE
+from shmkit.segment.words import LINE_WORDS, PARTICIPANTS_AT, PHASES, PID, TICKS
 from shmkit.sync.lock import Acquired, Lock
 from shmkit.tools.testing import deadline, kill_points, start_until
 from tests.processes import wait_until
@@ -31,7 +31,8 @@ pytestmark = [
 TIMEOUT = 30.0
 ROUNDS = 20
 MOMENT = 0.2
-POINTS = kill_points("shmkit.sync.mutex", "shmkit.sync.recovery", paths=True)
+MODULES = ("shmkit.core", "shmkit.sync.mutex", "shmkit.segment.recovery")
+POINTS = [point for point in kill_points(*MODULES, paths=True) if point.startswith("mutex.")]
 STEPS = {point.partition("@")[0] for point in POINTS}
 
 # Where the victim has the token, or may have it: a stopped one is waited for.
@@ -49,9 +50,9 @@ COMMON = [
 RESCUER = [
     point
     for point in POINTS
-    if point.partition("@")[0] in RESCUE or "_succeed" in point or "_for_token" in point
+    if point.partition("@")[0] in RESCUE or "_succeed" in point or "Mutex._wait" in point
 ]
-RESCUER.remove("mutex.give_up@Mutex._wait_for_token")  # they wait without an end
+RESCUER.remove("mutex.give_up@Mutex._wait")  # they wait without an end
 
 
 class Guarded:
@@ -123,16 +124,14 @@ def guarded():
 
 @contextmanager
 def the_lock(name):
-    """A lock; its name and its semaphore's are gone at the end."""
+    """A lock; its name is gone at the end."""
     lock = Lock(name)
-    semaphores = [semaphore.name for semaphore in lock._page.membership.semaphores.values()]
     try:
         with deadline(TIMEOUT):
             yield lock
     finally:
         lock.close()
-    left = [f"sem.{semaphore}" for semaphore in semaphores] + ([name] if name else [])
-    assert not [name for name in left if Path("/dev/shm", name).exists()]
+    assert not name or not Path("/dev/shm", name).exists()
 
 
 def is_stopped(pid: int) -> bool:
@@ -142,10 +141,9 @@ def is_stopped(pid: int) -> bool:
 
 def has_waited(lock: Lock, pid: int) -> bool:
     """Whether a process has wanted a lock in vain for a moment."""
-    words = lock._page.words
-    lines = range(PARTICIPANT_LINE, len(words) - LINE_WORDS + 1, LINE_WORDS)
-    ticks = LINE_PHASES + 1
-    return any(words[line + LINE_PID] == pid and words[line + ticks] for line in lines)
+    words = lock._segment.words
+    places = range(PARTICIPANTS_AT, len(words) - LINE_WORDS + 1, LINE_WORDS)
+    return any(words[at + PID] == pid and words[at + PHASES + TICKS] for at in places)
 
 
 def after_that(lock: Lock, guarded: Guarded, start) -> None:
@@ -221,7 +219,7 @@ def test_a_rescuer_killed_too(left, point, guarded, start_process_fork):
 
 
 @pytest.mark.parametrize("left", ["mutex.leaving", "mutex.inside"])
-@pytest.mark.parametrize("point", [point for point in RESCUER if "_for_token" not in point])
+@pytest.mark.parametrize("point", [point for point in RESCUER if "Mutex._wait" not in point])
 def test_a_stopped_rescuer(left, point, guarded, start_process_fork):
     """A rescuer that is stopped is waited for; then all go on."""
     with the_lock(None) as lock:

@@ -1,32 +1,32 @@
-/* The protocol of src/shmkit/sync/mutex.py, recovery.py and evidence.py: a semaphore for exclusion,
- * phases, ticks, rescue; and newcomers that find every line to be evidence.
+/* The protocol of src/shmkit/core.py (the lock), sync/mutex.py and segment/recovery.py: a semaphore
+ * for exclusion, phases, ticks, rescue; and newcomers that find every place pending.
  *
- * LINES participants, each with a line of its own. A killer ends up to CRASHES of them, each before
- * any of its statements; the kernel then drops its locks, its line stays as it was. Newcomers take
- * lines of the dead whose phase is IDLE, when the door is free.
+ * PLACES participants, each with a place of its own. A killer ends up to CRASHES of them, each before
+ * any of its statements; the kernel then drops its locks, its place stays as it was. Newcomers take
+ * places of the dead whose phase is IDLE, when the door is free.
  *
  * Checked:   no two live ones INSIDE, never more than one token (assertions);
- *            with -DNP: as long as anybody waits, somebody gets in (no non-progress cycle).
+ *            with -DNP: as long as one waits, one gets in (no non-progress cycle).
  * Broken by: -DPOST_INSTEAD    the rescuer posts a token instead of becoming the holder
  *            -DNO_TICK_WAIT    the rescuer does not wait for the ticks of those that are ENTERING
  *            -DENTRIES_LAST    the survey reads entries only after the phase
- *            -DCLEAR_UNASKED   evidence is cleared without a second look for one INSIDE (-DNP)
- *            -DCLEAR_THEN_POST the token that proves it goes back after the evidence (-DNP)
+ *            -DCLEAR_UNASKED   pending places are settled without a second look for one INSIDE (-DNP)
+ *            -DCLEAR_THEN_POST the token that proves it goes back after they are settled (-DNP)
  *            -DTAKE_FOR_NOTHING it is taken though nobody died (-DNP)
- *            -DCLEAR_AT_THE_DOOR  a newcomer that finds no line clears evidence beside a rescuer
+ *            -DCLEAR_AT_THE_DOOR  a newcomer that finds no place settles beside a rescuer
  *
  * The counters of the code are never compared with anything but an earlier reading of the one
  * rescuer, so one bit stands for "has changed since": `ticked` for ticks, `moved` for entries; each
- * is kept only while there is somebody to look at it. One whose phase is IDLE leaves nothing behind
+ * is kept only while a rescuer may look at it. One whose phase is IDLE leaves nothing behind
  * when it dies, so that is not tried.
- * An abandoned line (a signal handler raised in acquire, after a rescue; membership.move) is that of one
- * that was killed INSIDE, and its owner a newcomer. Stores are seen in order and at once: those whose
+ * An abandoned place (a signal handler raised in acquire, after a rescue; membership.move) is that
+ * of one that was killed INSIDE, and its owner a newcomer. Stores are seen in order and at once: those whose
  * delay would matter are followed by a locked instruction of the semaphore or the kernel.
  *
  * Comments "step: NAME" stand at the statement before which the code has the same one.
  */
 
-#define LINES 3
+#define PLACES 3
 #ifndef CRASHES
 #define CRASHES 2
 #endif
@@ -34,33 +34,33 @@
 #define NEWCOMERS 2
 #endif
 #ifndef TRIES
-#define TRIES NEWCOMERS /* of newcomers that find no line */
+#define TRIES NEWCOMERS /* of newcomers that find no place */
 #endif
 
 #define IDLE 0
 #define ENTERING 1
 #define INSIDE 2
 #define LEAVING 3
-#define NOBODY LINES
+#define NOBODY PLACES
 
-byte phase[LINES];
-bool alive[LINES];
-bool down[LINES]; /* dead, and its process has noticed: a newcomer may be another one */
+byte phase[PLACES];
+bool alive[PLACES];
+bool down[PLACES]; /* dead, and its process has noticed: a newcomer may be another one */
 byte tokens = 1;
 byte rescuer = NOBODY; /* who holds the rescue byte */
 byte door = NOBODY;    /* who holds the creation byte */
 bool ticked; /* the one that is noted has */
-bool moved[LINES];
+bool moved[PLACES];
 
 /* What the rescuer has noted; global, for there is one at a time. */
-byte was[LINES];
-bool gone[LINES];
-bool evidence[LINES]; /* died at the lock without its token, if that is elsewhere */
-byte noted = NOBODY; /* with three lines, one of them dead, it is one at most */
+byte was[PLACES];
+bool gone[PLACES];
+bool pending[PLACES]; /* died at the lock without its token, if that is elsewhere */
+byte noted = NOBODY; /* with three places, one of them dead, it is one at most */
 
 byte crashes;
 byte newcomers;
-byte tries; /* of newcomers to find a line */
+byte tries; /* of newcomers to find a place */
 
 inline go_inside()
 {
@@ -69,7 +69,7 @@ inline go_inside()
 	assert(tokens == 0);
 	j = 0;
 	do
-	:: j < LINES -> assert(j == me || !alive[j] || phase[j] != INSIDE); j++
+	:: j < PLACES -> assert(j == me || !alive[j] || phase[j] != INSIDE); j++
 	:: else -> break
 	od;
 	j = 0
@@ -78,7 +78,7 @@ inline go_inside()
 #define FIRST (me == 0 -> 1 : 0)
 #define NEXT (j + 1 == me -> j + 2 : j + 1)
 
-/* Phases and entries of all others, line by line, with nobody coming in meanwhile. The entries are
+/* Phases and entries of all others, place by place, with nobody coming in meanwhile. The entries are
  * read before the phase and after it: an entry between the two readings must not go unseen.
  * (Readings that follow each other are one step where a later first one, or an earlier second one,
  * could only make the rescuer more careful.) */
@@ -87,7 +87,7 @@ inline survey(compare)
 	atomic { door == NOBODY -> door = me; same = true; j = FIRST };
 	do
 	:: atomic {
-		j < LINES ->
+		j < PLACES ->
 #ifndef ENTRIES_LAST
 		if
 		:: !compare -> moved[j] = false
@@ -113,7 +113,7 @@ inline survey(compare)
 		fi;
 		died = false; p = 0; j = NEXT
 	   }
-	:: atomic { j >= LINES -> door = NOBODY; j = 0; break }
+	:: atomic { j >= PLACES -> door = NOBODY; j = 0; break }
 	od
 }
 
@@ -122,7 +122,7 @@ inline forget_notes()
 	d_step {
 		j = 0;
 		do
-		:: j < LINES -> was[j] = 0; gone[j] = false; moved[j] = false; j++
+		:: j < PLACES -> was[j] = 0; gone[j] = false; moved[j] = false; j++
 		:: else -> break
 		od;
 		noted = NOBODY;
@@ -131,71 +131,71 @@ inline forget_notes()
 	}
 }
 
-#define COLLECT(i) evidence[i] = !alive[i] && (phase[i] == ENTERING || phase[i] == LEAVING)
+#define COLLECT(i) pending[i] = !alive[i] && (phase[i] == ENTERING || phase[i] == LEAVING)
 
-inline collect_evidence()
+inline note_pending()
 {
 	d_step { COLLECT(0); COLLECT(1); COLLECT(2) }
 }
 
-inline keep_evidence()
+inline keep_pending()
 {
-	d_step { evidence[0] = false; evidence[1] = false; evidence[2] = false }
+	d_step { pending[0] = false; pending[1] = false; pending[2] = false }
 }
 
-inline drop_evidence()
+inline settle()
 {
 	do
-	:: d_step { evidence[0] -> phase[0] = IDLE; evidence[0] = false } /* step: evidence.forget */
-	:: d_step { !evidence[0] && evidence[1] -> phase[1] = IDLE; evidence[1] = false }
-	:: d_step { !evidence[0] && !evidence[1] && evidence[2] -> phase[2] = IDLE; evidence[2] = false }
-	:: !evidence[0] && !evidence[1] && !evidence[2] -> break
+	:: d_step { pending[0] -> phase[0] = IDLE; pending[0] = false } /* step: settle.clear */
+	:: d_step { !pending[0] && pending[1] -> phase[1] = IDLE; pending[1] = false }
+	:: d_step { !pending[0] && !pending[1] && pending[2] -> phase[2] = IDLE; pending[2] = false }
+	:: !pending[0] && !pending[1] && !pending[2] -> break
 	od
 }
 
 /* Forget those who died without the token: first they are seen dead, then somebody INSIDE. */
-inline clear_beside_holder()
+inline settle_beside_holder()
 {
-	collect_evidence();
+	note_pending();
 #ifndef CLEAR_UNASKED
 	if
 	:: phase[0] == INSIDE
 	:: phase[1] == INSIDE
 	:: phase[2] == INSIDE
-	:: d_step { else -> evidence[0] = false; evidence[1] = false; evidence[2] = false }
+	:: d_step { else -> pending[0] = false; pending[1] = false; pending[2] = false }
 	fi;
 #endif
-	drop_evidence()
+	settle()
 }
 
 #ifdef TAKE_FOR_NOTHING
-#define SOME_EVIDENCE true
+#define SOME_PENDING true
 #else
-#define SOME_EVIDENCE (evidence[0] || evidence[1] || evidence[2])
+#define SOME_PENDING (pending[0] || pending[1] || pending[2])
 #endif
 
-/* The same for one that has no line, so that its own death with the token leaves no trace but that
- * of others: the token is proof, too; it is taken only where there is evidence, and goes back before
- * the evidence goes. */
-inline clear_by_token()
+/* The same for one that has no place, so that its own death with the token leaves no trace but that
+ * of others: the token is proof, too; it is taken only where a place is pending, and goes back before
+ * it is settled. */
+inline settle_by_token()
 {
-	collect_evidence();
+	note_pending();
 	if
-	:: atomic { tokens > 0 && SOME_EVIDENCE -> tokens--; held = true } /* step: evidence.take */
-	:: tokens == 0 || !SOME_EVIDENCE
+	:: atomic { tokens > 0 && SOME_PENDING -> tokens--; held = true } /* step: settle.take */
+	:: tokens == 0 || !SOME_PENDING
 	fi;
 #ifdef CLEAR_THEN_POST
 	if
-	:: held -> drop_evidence()
+	:: held -> settle()
 	:: !held
 	fi;
 #endif
 	if
-	:: atomic { held -> assert(tokens == 0); tokens++; held = false }; /* step: evidence.post */
-		drop_evidence()
+	:: atomic { held -> assert(tokens == 0); tokens++; held = false }; /* step: settle.post */
+		settle()
 	:: atomic { held && crashes < CRASHES -> crashes++; held = false }; /* killed between them */
-		keep_evidence()
-	:: atomic { !held -> keep_evidence() }
+		keep_pending()
+	:: atomic { !held -> keep_pending() }
 	fi
 }
 
@@ -235,7 +235,7 @@ wait:
 		:: !SOME(DIED) -> goto rescued
 		:: SOME(DIED) && SOME(HAS_NOW) ->
 			atomic { door == NOBODY -> door = me };
-			clear_beside_holder();
+			settle_beside_holder();
 			door = NOBODY;
 			goto rescued
 		:: SOME(DIED) && !SOME(HAS_NOW)
@@ -258,10 +258,10 @@ wait:
 		d_step {
 			j = 0;
 			do
-			:: j < LINES && j != me && !gone[j] && was[j] == ENTERING ->
+			:: j < PLACES && j != me && !gone[j] && was[j] == ENTERING ->
 				noted = j; ticked = false; j++
-			:: j < LINES && !(j != me && !gone[j] && was[j] == ENTERING) -> j++
-			:: j == LINES -> break
+			:: j < PLACES && !(j != me && !gone[j] && was[j] == ENTERING) -> j++
+			:: j == PLACES -> break
 			od;
 			j = 0
 		};
@@ -364,7 +364,7 @@ inline come_in(i)
 }
 
 #define MAY_DIE(i) (crashes < CRASHES && alive[i] && phase[i] != IDLE)
-#define NEWCOMER (LINES + 1)
+#define NEWCOMER (PLACES + 1)
 #define FULL_HOUSE (tries < TRIES && (down[0] || down[1] || down[2]))
 #define MAY_COME(i) (newcomers < NEWCOMERS && down[i] && phase[i] == IDLE && door == NOBODY)
 
@@ -378,18 +378,18 @@ end_fate:
 	:: atomic { MAY_DIE(1) -> kill(1) }
 	:: atomic { MAY_DIE(2) -> kill(2) }
 #ifndef NO_FULL_HOUSE
-	/* A newcomer that finds no line clears evidence itself, as a rescuer. */
+	/* A newcomer that finds no place settles pending ones itself, as a rescuer. */
 #ifdef CLEAR_AT_THE_DOOR
 	:: atomic { FULL_HOUSE && door == NOBODY -> door = NEWCOMER; tries++ };
-		clear_beside_holder();
+		settle_beside_holder();
 		door = NOBODY
 #else
 	:: atomic { FULL_HOUSE && door == NOBODY && rescuer == NOBODY ->
 		door = NEWCOMER; rescuer = NEWCOMER; tries++
 	   };
 		if
-		:: clear_beside_holder()
-		:: clear_by_token()
+		:: settle_beside_holder()
+		:: settle_by_token()
 		fi;
 		atomic { rescuer = NOBODY; door = NOBODY }
 #endif
@@ -405,7 +405,7 @@ init {
 	byte i;
 	atomic {
 		do
-		:: i < LINES -> alive[i] = true; run Participant(i); i++
+		:: i < PLACES -> alive[i] = true; run Participant(i); i++
 		:: else -> break
 		od;
 		run Fate();

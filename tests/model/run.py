@@ -67,42 +67,42 @@ class Outcome(NamedTuple):
 
 _ONE = ("CRASHES=1", "NEWCOMERS=1")
 _TWO = ("CRASHES=2", "NEWCOMERS=1")
-_NOBODY_COMES = ("CRASHES=2", "NEWCOMERS=0")
-_NO_LINE = (*_NOBODY_COMES, "TRIES=1")  # a newcomer sees to the evidence, and may die doing so
+_NO_NEWCOMER = ("CRASHES=2", "NEWCOMERS=0")
+_NO_PLACE = (*_NO_NEWCOMER, "TRIES=1")  # a newcomer settles pending places, and may die doing so
 CASES: Final = (
     Case("mutex, one death", "mutex", _ONE),
-    Case("mutex, two deaths, nobody comes", "mutex", _NOBODY_COMES),
+    Case("mutex, two deaths, no newcomer", "mutex", _NO_NEWCOMER),
     Case("mutex, two deaths", "mutex", _TWO, full=True),
-    Case("mutex, somebody gets in", "mutex", ("CRASHES=1", "NEWCOMERS=0"), progress=True),
-    Case("mutex, somebody gets in: a newcomer", "mutex", _ONE, progress=True, full=True),
-    Case("mutex, somebody gets in: no line is free", "mutex", _NO_LINE, progress=True, full=True),
+    Case("mutex, one gets in", "mutex", ("CRASHES=1", "NEWCOMERS=0"), progress=True),
+    Case("mutex, one gets in: a newcomer", "mutex", _ONE, progress=True, full=True),
+    Case("mutex, one gets in: no place is free", "mutex", _NO_PLACE, progress=True, full=True),
     Case("mutex: posting instead of succeeding", "mutex", (*_TWO, "POST_INSTEAD"), holds=False),
     Case("mutex: no wait for ticks", "mutex", (*_TWO, "NO_TICK_WAIT"), holds=False, quick=True),
     Case("mutex: entries read last", "mutex", (*_TWO, "ENTRIES_LAST"), holds=False),
     Case(
-        "mutex: newcomer clears beside a rescuer",
+        "mutex: newcomer settles beside a rescuer",
         "mutex",
         (*_TWO, "CLEAR_AT_THE_DOOR"),
         holds=False,
     ),
     Case(
-        "mutex: evidence cleared without a second look",
+        "mutex: settled without a second look",
         "mutex",
-        (*_NOBODY_COMES, "CLEAR_UNASKED"),
+        (*_NO_NEWCOMER, "CLEAR_UNASKED"),
         holds=False,
         progress=True,
     ),
     Case(
-        "mutex: evidence cleared before the token is back",
+        "mutex: settled before the token is back",
         "mutex",
-        (*_NO_LINE, "CLEAR_THEN_POST"),
+        (*_NO_PLACE, "CLEAR_THEN_POST"),
         holds=False,
         progress=True,
     ),
     Case(
-        "mutex: token taken without evidence",
+        "mutex: token taken with no place pending",
         "mutex",
-        (*_NO_LINE, "TAKE_FOR_NOTHING"),
+        (*_NO_PLACE, "TAKE_FOR_NOTHING"),
         holds=False,
         progress=True,
     ),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shmkit import ClosedError, CorruptSegment, Event, SharedBuffer
-from shmkit.sync import doorbell as waiting
+from shmkit import core
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, Telling, again, names_of
 
@@ -145,7 +145,7 @@ def test_who_waits_again_takes_nothing_from_the_others(event: Event, threads) ->
 @pytest.mark.parametrize("back", [False, True], ids=["set", "set and cleared"])
 def test_each_wakes_the_next(event: Event, threads, monkeypatch: Any, back: bool) -> None:
     """They are woken: with slices so long nobody just looks up."""
-    monkeypatch.setattr(waiting, "SLICE", 60.0)
+    monkeypatch.setattr(core, "SLICE", 60.0)
     handles = [again(event) for _ in range(4)]
     tasks = [threads.submit(handle.wait, 20) for handle in handles]
     wait_until(lambda: all(handle._bell.sleeps for handle in handles))

@@ -287,7 +287,7 @@ def test_a_death_is_told_though_the_next_one_dies_on_the_way_in(nth: int, unique
             check=False,
         )
         for _ in range(nth):
-            with run_until("line.inside", Lock, unique_name) as victim:
+            with run_until("place.inside", Lock, unique_name) as victim:
                 assert victim.reached
         with Lock(unique_name) as how:
             assert how is AFTER_DEATH

@@ -10,16 +10,14 @@ twice, for a handler that comes before its first line.
 from __future__ import annotations
 
 import threading
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from shmkit.deadline import Deadline
-    from shmkit.sync.mutex import Mutex
 
-__all__ = ["PATIENCE", "SharedTurn", "Turn"]
+__all__ = ["PATIENCE", "Turn"]
 
 PATIENCE: Final = 0.2
 """Seconds to wait for a turn in any case. Nobody has it for longer than microseconds, except in a
@@ -118,40 +116,6 @@ class Turn:
         if not self.is_mine():
             self._lock.acquire()
         self.leave()
-
-
-class SharedTurn(Turn):
-    """The same among all participants of a segment.
-
-    Args:
-        late: makes the error for who does not get the turn in time.
-        mutex: the side's lock between processes.
-    """
-
-    __slots__ = ("_mutex",)
-
-    def __init__(self, late: Callable[[], Exception], mutex: Mutex) -> None:
-        super().__init__(late)
-        self._mutex = mutex
-        self.is_mine = self._has_mutex
-        self._give = mutex.release
-
-    def _has_mutex(self) -> bool:
-        return self._mutex.owner == get_ident()
-
-    def _enter(self, deadline: Deadline) -> None:
-        acquire, me = self._mutex.acquire, get_ident()
-        if not acquire(True, PATIENCE, me) and not acquire(True, _rest(deadline), me):
-            raise self._late()
-
-    def leave(self) -> None:
-        """Give the turn to the next, if this thread has it."""
-        self._mutex.leave(get_ident())
-
-    def end(self) -> None:
-        """Wait for whoever has the turn, a second at most; nobody gets it any more then."""
-        self.leave()
-        self._mutex.retire()
 
 
 def _rest(deadline: Deadline) -> float | None:

@@ -58,9 +58,14 @@ class Semaphore(Protocol):
         busy: exceptions with which a step says that the counter is 0.
     """
 
-    tries: Iterator[Any]
-    posts: Iterator[Any]
-    busy: tuple[type[Exception], ...]
+    @property
+    def tries(self) -> Iterator[Any]: ...
+
+    @property
+    def posts(self) -> Iterator[Any]: ...
+
+    @property
+    def busy(self) -> tuple[type[Exception], ...]: ...
 
     def post(self) -> bool:
         """Raise it by one; False if it is as high as it can be."""

@@ -271,7 +271,7 @@ def test_readers_asleep_all_hear_of_each_frame(
     where: Any, fork: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not because they look up now and then: here they do not."""
-    monkeypatch.setattr("shmkit.sync.eventcount.SLICE", 60)
+    monkeypatch.setattr("shmkit.core.SLICE", 60)
     with Broadcast.create(where, 1 << 16) as broadcast:
         children = [fork(answer_each, broadcast) for _ in range(3)]
         for child in children:
@@ -295,7 +295,7 @@ def answer_each(link: Any, broadcast: Broadcast) -> None:
 
 
 def test_a_shutdown_wakes_all(where: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shmkit.sync.eventcount.SLICE", 60)
+    monkeypatch.setattr("shmkit.core.SLICE", 60)
     with (
         Broadcast.create(where, 4096) as broadcast,
         Latest.create(None, 100) as latest,

@@ -28,7 +28,8 @@ def shares_tracker(segment: Segment) -> bool:
     from multiprocessing import resource_tracker
 
     fd = resource_tracker.getfd()
-    tracker = 0 if fd is None else os.fstat(fd).st_ino  # of the pipe: the same for all that share it
+    # The inode of its pipe: the same for all that share it.
+    tracker = 0 if fd is None else os.fstat(fd).st_ino
     if segment.buffer.created:
         segment.words[TRACKER] = tracker
     return bool(tracker) and segment.words[TRACKER] == tracker

@@ -1,8 +1,8 @@
-"""Lines of those who were killed at a lock: they do not run out, and keep nobody out.
+"""Places of participants that were killed at a lock: they do not run out, and keep no one out.
 
-A line that one of the dead left ENTERING or LEAVING is evidence until the lock's token is seen
-elsewhere. Here all lines come to be evidence, with the token in its place or lost; newcomers are
-killed while they see to that; and a forked child comes in when everybody else has died or left.
+A place that a dead participant left ENTERING or LEAVING is pending until the lock's token is seen
+elsewhere. Here all places come to be pending, with the token in its semaphore or lost; newcomers
+are killed while they settle that; and a forked child comes in when all others have died or left.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 TIMEOUT = 30.0
-LINES = 4
-# Where a newcomer sees to the evidence.
-EVIDENCE = kill_points("shmkit.sync.evidence")
+PLACES = 4
+# Where a newcomer settles them.
+SETTLE = [p for p in kill_points("shmkit.segment.recovery") if p.startswith("settle.")]
 FORK = multiprocessing.get_context("fork")
 
 
@@ -43,14 +43,14 @@ def attach(where: str) -> None:
 
 
 @contextmanager
-def full_of_evidence(where, *, lost=False):
-    """A ring with one live participant; all other lines are of some who died at its put lock.
+def full_of_pending(where, *, lost=False):
+    """A ring with one live participant; all other places are of some that died at its put lock.
 
     Args:
         where: its memory.
         lost: whether the token is lost with one of them.
     """
-    with Ring.create(where, producers="many", participants=LINES) as ring:
+    with Ring.create(where, producers="many", participants=PLACES) as ring:
         for point in ["mutex.post" if lost else "mutex.take", "mutex.take", "mutex.take"]:
             with run_until(point, put_one, ring) as victim:
                 assert victim.reached
@@ -63,9 +63,9 @@ def works(ring: Ring, by: Ring | None = None) -> None:
 
 
 @pytest.mark.parametrize("point", ["mutex.take", "mutex.leaving", "mutex.idle"])
-def test_lines_of_the_dead_do_not_run_out(point):
-    """More die than there are lines, each leaving its own as evidence, or the lock held."""
-    with deadline(TIMEOUT), Ring.create(producers="many", participants=LINES) as ring:
+def test_places_of_the_dead_do_not_run_out(point):
+    """More die than there are places, each leaving its own pending, or the lock held."""
+    with deadline(TIMEOUT), Ring.create(producers="many", participants=PLACES) as ring:
         for _ in range(10):
             with run_until(point, put_one, ring) as victim:
                 assert victim.reached
@@ -73,16 +73,16 @@ def test_lines_of_the_dead_do_not_run_out(point):
 
 
 @pytest.mark.parametrize("backend", ["shm", "file"])
-def test_who_attaches_by_name_finds_a_line(backend, make_where):
+def test_who_attaches_by_name_finds_a_place(backend, make_where):
     where = make_where(backend)
-    with deadline(TIMEOUT), full_of_evidence(where) as ring, Ring.attach(where) as other:
+    with deadline(TIMEOUT), full_of_pending(where) as ring, Ring.attach(where) as other:
         works(ring, by=other)
 
 
 def test_a_holder_is_proof_enough(make_where):
     """The token is not to be had, but it is seen in the hands of one that lives."""
     where = make_where("shm")
-    with deadline(TIMEOUT), full_of_evidence(where) as ring:
+    with deadline(TIMEOUT), full_of_pending(where) as ring:
         with ring.reserve(5) as room:
             room[:] = b"frame"
             attach(where)
@@ -92,7 +92,7 @@ def test_a_holder_is_proof_enough(make_where):
 def test_a_lost_token_is_found_while_newcomers_wait(make_where):
     """The newcomer steps back from the door: who waits for the token has to get through it."""
     where = make_where("shm")
-    with deadline(TIMEOUT), full_of_evidence(where, lost=True) as ring:
+    with deadline(TIMEOUT), full_of_pending(where, lost=True) as ring:
         waiting = threading.Thread(target=works, args=(ring,))
         waiting.start()
         try:
@@ -106,31 +106,31 @@ def test_a_lost_token_is_found_while_newcomers_wait(make_where):
 def test_a_lost_token_that_nobody_misses(make_where):
     """It is not made up: nobody can say that it is lost but one who waits for it."""
     where = make_where("shm")
-    with deadline(TIMEOUT), full_of_evidence(where, lost=True) as ring:
-        with pytest.raises(OSError, match=r"4 lines .* in use, 3 of them .* died") as caught:
+    with deadline(TIMEOUT), full_of_pending(where, lost=True) as ring:
+        with pytest.raises(OSError, match=r"4 places .* in use, 3 of them .* died") as caught:
             attach(where)
         assert caught.value.errno == errno.EUSERS
         works(ring)
         attach(where)
 
 
-def test_lines_of_live_ones_stay_theirs(make_where):
+def test_places_of_live_ones_stay_theirs(make_where):
     where = make_where("shm")
     with deadline(TIMEOUT), ExitStack() as stack:
-        ring = stack.enter_context(Ring.create(where, participants=LINES))
-        for _ in range(LINES - 1):
+        ring = stack.enter_context(Ring.create(where, participants=PLACES))
+        for _ in range(PLACES - 1):
             stack.enter_context(Ring.attach(where))
-        with pytest.raises(OSError, match="4 lines for participants are in use: close") as caught:
+        with pytest.raises(OSError, match="4 places for participants are in use: close") as caught:
             attach(where)
         assert caught.value.errno == errno.EUSERS
         works(ring)
 
 
-@pytest.mark.parametrize("point", EVIDENCE)
-def test_a_newcomer_killed_beside_the_evidence(point, make_where):
+@pytest.mark.parametrize("point", SETTLE)
+def test_a_newcomer_killed_while_it_settles(point, make_where):
     """Killed with the token in hand it has made nothing worse than it was."""
     where = make_where("shm")
-    with deadline(TIMEOUT), full_of_evidence(where) as ring:
+    with deadline(TIMEOUT), full_of_pending(where) as ring:
         with run_until(point, attach, where) as victim:
             assert victim.reached
         works(ring)
@@ -138,11 +138,11 @@ def test_a_newcomer_killed_beside_the_evidence(point, make_where):
             works(ring, by=other)
 
 
-@pytest.mark.parametrize("point", EVIDENCE)
-def test_a_newcomer_stopped_beside_the_evidence(point, make_where):
+@pytest.mark.parametrize("point", SETTLE)
+def test_a_newcomer_stopped_while_it_settles(point, make_where):
     """It is waited for, and then all are in."""
     where = make_where("shm")
-    with deadline(TIMEOUT), full_of_evidence(where) as ring:
+    with deadline(TIMEOUT), full_of_pending(where) as ring:
         with run_until(point, attach, where, signal=signal.SIGSTOP) as victim:
             assert victim.reached
             assert ring.empty()
