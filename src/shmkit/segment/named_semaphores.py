@@ -188,9 +188,8 @@ class Named:
         """Make them under fresh names, and remove what a crash left."""
         for name in counts:
             remove_name(self._name(name))  # step: named.discard
-        self._words[SEMAPHORE_NAMES] = int.from_bytes(
-            b"\1" + os.urandom(4), "big"
-        )  # step: named.names
+        fresh = int.from_bytes(b"\1" + os.urandom(4), "big")
+        self._words[SEMAPHORE_NAMES] = fresh  # step: named.names
         for name, count in counts.items():
             full = self._name(name)
             remove_name(full)
