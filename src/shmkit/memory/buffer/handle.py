@@ -108,7 +108,7 @@ class Handle:
         self._descriptors = [opened.keep_fd()] if keeps_fd else []
         self._stand_on(region)  # last: from now on __del__ counts
         if self._owner is not None:
-            self._owner.before_exit(weakref.WeakMethod(self._warn_if_open))
+            self._owner.handle = weakref.ref(self)
         return self
 
     @classmethod
