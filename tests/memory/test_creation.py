@@ -562,8 +562,6 @@ def test_no_room_leaves_nothing(make_where, make, kind: str, steps: str) -> None
 
 @NAMED
 def test_failed_attach_leaves_the_name(make_where, monkeypatch, kind: str) -> None:
-    from shmkit.memory.buffer import buffer as buffer_module
-
     where = make_where(kind)
     with SharedBuffer.create(where, 10) as made:
         with pytest.raises(ValueError, match="10 bytes"):
@@ -572,7 +570,7 @@ def test_failed_attach_leaves_the_name(make_where, monkeypatch, kind: str) -> No
         def fail(*_: Any) -> None:
             raise OSError(errno.ENOMEM, "no addresses")
 
-        monkeypatch.setattr(buffer_module, "attach_region", fail)
+        monkeypatch.setattr("shmkit.memory.buffer.handle.attach_region", fail)
         with pytest.raises(OSError, match="no addresses"):
             SharedBuffer.attach(where)
         monkeypatch.undo()

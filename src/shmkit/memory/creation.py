@@ -57,6 +57,7 @@ ONE_STEP = True
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
 PATIENCE = 5.0  # seconds that ensure() gives a creator between its two steps
+_LARGE: Final = 1 << 16  # bytes; for less it is not worth to look first whether the name is there
 _MAGIC: Final = 8  # bytes
 _COPIED: Final = 1 << 20  # bytes at a time
 
@@ -139,7 +140,7 @@ def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
     fresh = not url.name
     if fresh:
         url = Url(url.scheme, backend.fresh_name())
-    else:
+    elif size > _LARGE:
         _refuse_what_is_there(backend, url)
     fd = backend.create_unnamed(url.name, mode) if ONE_STEP else -1  # step: create.open
     if fd < 0:

@@ -322,7 +322,7 @@ def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
     items = buffer.buf[header.offset : header.offset + header.size]
     order: Literal["C", "F"] = "F" if header.fortran else "C"
     array = array_on(items, header.shape, header.dtype, order=order)
-    return buffer._loans.give(array, f"array of {header.shape} {header.dtype}")
+    return buffer._exports.add(array, f"array of {header.shape} {header.dtype}")
 
 
 def _plan(

@@ -22,9 +22,8 @@ import os
 import struct
 import time
 import zlib
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shmkit.errors import CorruptSegment, IncompatibleSegment
 
@@ -49,8 +48,7 @@ _DESCRIPTION_AT: Final = 0x080
 _TEXT_AT: Final = _DESCRIPTION_AT + _DESCRIPTION.size
 
 
-@dataclass(frozen=True)
-class ArrayHeader:
+class ArrayHeader(NamedTuple):
     """What an array is.
 
     Args:

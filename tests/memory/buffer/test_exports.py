@@ -145,9 +145,9 @@ def test_gone_views_are_forgotten(make_buffer) -> None:
     buffer = make_buffer(10)
     for _ in range(100):
         assert buffer.buf[0] == buffer.view("B")[0] == buffer.ndarray(1, "u1")[0] == 0
-    assert len(buffer._loans._out) == 1, "the one .buf that is given again"
+    assert len(buffer._exports._out) == 1, "the one .buf that is given again"
     buffer.close(strict=True)
-    assert buffer._loans._out == {}
+    assert buffer._exports._out == {}
 
 
 def test_buf_may_be_released_by_its_user(make_buffer) -> None:

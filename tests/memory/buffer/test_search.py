@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmkit import ClosedError, PagedFile, SharedBuffer
-from shmkit.memory.buffer import replacing, search
+from shmkit.memory.buffer import search
 from tests.contracts.buffer import SIZE, Case
 from tests.contracts.buffer_search import READ_ONLY, READING, TEXT, WRITING
 from tests.processes import run_python
@@ -132,9 +132,9 @@ def test_replacing_is_that_of_a_bytearray(
 def test_parts_meet_anywhere(data, old, count, size) -> None:
     """However small the parts are that are read at a time, the result is the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replacing, "_READ_AT_ONCE", size)
+        patch.setattr(search, "_SPLIT", size)
         patch.setattr(search, "_COUNTED", size)
-        parts = list(replacing.split(memoryview(data), old, count))
+        parts = list(search.split(memoryview(data), old, count))
         assert b"".join(old.join(pieces) for _, pieces in parts) == data
         assert b"".join(b"new".join(p) for _, p in parts) == data.replace(old, b"new", count)
         at = 0
