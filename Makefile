@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 EDITABLE ?= --editable
 SOURCES := $(if $(EDITABLE),,$(shell find src -name '*.py'))
 
-.PHONY: demo test lint types arch coverage bench conformance model killmatrix soak clean
+.PHONY: demo test lint types arch measure coverage bench conformance model killmatrix soak clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -36,6 +36,11 @@ types: $(VENV)/.dev
 
 arch: $(VENV)/.dev
 	$(BIN)/lint-imports
+
+# How readable the sources are, in numbers. Another package beside ours, by its directory:
+# make measure ARGS="src/shmkit:tests ../trio/src/trio"
+measure: $(VENV)/.installed
+	$(BIN)/python -m tests.measure $(ARGS)
 
 # Lines that only run in a child process count too: each process writes a file of its own.
 coverage: $(VENV)/.tests
