@@ -77,11 +77,11 @@ class BroadcastStatistics:
     Attributes:
         capacity: bytes of its data.
         used: bytes of the frames that can still be read, headers included.
-        frames: how many frames those are.
+        frames: how many frames can still be read.
         published: how many frames were published since it was created.
         state: "open", "shut down", "shut down at once" or "corrupt".
-        publishers: pid of the one who publishes, if there is one.
-        participants: pids of all who are attached.
+        publishers: pid of the publisher, if there is one.
+        participants: pids of all attached handles.
     """
 
     capacity: int
@@ -94,7 +94,7 @@ class BroadcastStatistics:
 
 
 class Broadcast(OneWriter):
-    """One process publishes, any number read every frame in order; publishing never waits.
+    """One process publishes, any number of readers get each frame in order; no publish waits.
 
     Made by `create`, `attach` and `ensure`. The first publish of a handle makes it the publisher;
     reading is done through a `Subscription`. Any number of threads may use a handle. It pickles,
@@ -184,7 +184,12 @@ class Broadcast(OneWriter):
     def close(self) -> None:
         """Leave, close this handle's subscriptions, and give its role back. Idempotent.
 
-        It is no end for the others: a successor may attach. `shutdown` is the end.
+        The broadcast goes on for every other handle, and a successor may publish. `shutdown` ends
+        it.
+
+        Raises:
+            RuntimeError: called from inside a publish of the same thread, by a signal handler or a
+                finalizer.
         """
         for subscription in list(self._subscriptions):
             subscription.close()
@@ -362,7 +367,7 @@ class Broadcast(OneWriter):
         return self._size
 
     def _frame_at(self, position: int) -> tuple[int, int]:
-        """The position in the data, and the number of the frame there or to come there.
+        """A frame boundary, and the number of the frame that begins there or will begin there.
 
         Args:
             position: index of the word that has it, TAIL or OLDEST.
@@ -377,7 +382,7 @@ class Broadcast(OneWriter):
             number = words[self._data_word + ((found & self._mask) >> 3) + 1]
             if not STRONG_ORDER:
                 fence()
-            # The tail first: the oldest can only have come nearer to it then.
+            # `oldest` last: if it has passed the boundary by now, the number may be another frame's.
             tail, oldest = words[TAIL], words[OLDEST]
             if oldest <= found <= tail:
                 if number >= LIMIT:

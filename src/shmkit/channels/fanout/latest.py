@@ -69,8 +69,8 @@ class LatestStatistics:
         version: how many values were set since it was created.
         length: bytes of the newest.
         state: "open", "shut down" or "corrupt".
-        writers: pid of the one who sets, if there is one.
-        participants: pids of all who are attached.
+        writers: pid of the writer, if there is one.
+        participants: pids of all attached handles.
         sleeps: how often this handle slept.
     """
 
@@ -84,7 +84,7 @@ class LatestStatistics:
 
 
 class Latest(OneWriter):
-    """One process sets a value, any number get the newest; no one waits for anyone.
+    """One process sets a value, any number of readers get the newest; no set and no get waits.
 
     Made by `create`, `attach` and `ensure`. The first set of a handle makes it the writer. Any
     number of threads may use a handle. It pickles, and in a forked child it is a handle of the
@@ -236,12 +236,12 @@ class Latest(OneWriter):
         return version
 
     def shutdown(self) -> None:
-        """Let no more values in; who waits for one gets ShutDown, the last is there to get.
+        """Let no more values in. A waiter gets ShutDown, and the last value stays there to get.
 
         Idempotent.
 
         Raises:
-            CorruptSegment: it was found broken before.
+            CorruptSegment: the latest was found broken before.
             ClosedError: this handle was closed.
         """
         self._end(immediate=False)
@@ -271,11 +271,11 @@ class Latest(OneWriter):
             timeout: seconds to wait at most; None for ever, 0 not at all.
 
         Returns:
-            Its version and a copy of it. Versions between that and `newer_than` were passed over.
+            The version and a copy of the value. Versions between it and `newer_than` were skipped.
 
         Raises:
             Empty: nothing newer came in time.
-            ShutDown: it was shut down, and there is nothing newer.
+            ShutDown: the latest was shut down, and there is nothing newer.
             PeerDied: there is nothing newer and the writer was killed; told once per death.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
@@ -351,7 +351,7 @@ class Latest(OneWriter):
         return size if 0 < size <= self._cell else self._cell
 
     def statistics(self) -> LatestStatistics:
-        """It at this moment.
+        """The latest at this moment.
 
         Raises:
             ClosedError: this handle was closed.
