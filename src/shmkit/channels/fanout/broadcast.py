@@ -382,7 +382,7 @@ class Broadcast(OneWriter):
             number = words[self._data_word + ((found & self._mask) >> 3) + 1]
             if not STRONG_ORDER:
                 fence()
-            # `oldest` last: if it has passed the boundary by now, the number may be another frame's.
+            # `oldest` last: if it has passed the boundary, the number may be another frame's.
             tail, oldest = words[TAIL], words[OLDEST]
             if oldest <= found <= tail:
                 if number >= LIMIT:
