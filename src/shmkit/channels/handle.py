@@ -89,7 +89,9 @@ class Handle:
         participants: int,
         keep: bool,
         ensure: bool = False,
+        fill: Callable[[memoryview[int]], None] | None = None,
     ) -> Self:
+        """Make a segment, with what `fill` stores into its words before it has a name."""
         make = Segment.ensure if ensure else Segment.create
         return cls._over(
             make(
@@ -99,6 +101,7 @@ class Handle:
                 flags=flags,
                 participants=participants,
                 keep=keep,
+                fill=None if fill is None else lambda view: fill(view.cast("Q")),
             )
         )
 
