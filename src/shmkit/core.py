@@ -84,12 +84,14 @@ class MutexCore:
     inside of another call.
     """
 
-    __slots__ = ("_busy", "_place", "_posts", "_tries")
+    __slots__ = ("_busy", "_flag", "_flag_value", "_place", "_posts", "_tries")
 
     _place: memoryview[int]  # this participant's words at the lock: phase, ticks, entries
     _tries: Iterator[Any]  # of the semaphore: see segment/semaphores.py
     _posts: Iterator[Any]
     _busy: tuple[type[Exception], ...]
+    _flag: memoryview[int]  # the word of the semaphore that the C library trusts
+    _flag_value: int
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> Acquired:
         """Get it, waiting while another participant has it.
@@ -155,6 +157,7 @@ class MutexCore:
 
     def _give(self, place: memoryview[int]) -> None:
         """Give the token back, and be IDLE without it."""
+        self._flag[0] = self._flag_value
         place[PHASE] = LEAVING  # step: mutex.leaving
         for _ in self._posts:  # step: mutex.post
             place[PHASE] = IDLE  # step: mutex.idle

@@ -58,6 +58,8 @@ class NamedSemaphore:
     __slots__ = ("_mapped", "name", "posts", "tries")
 
     busy: tuple[type[Exception], ...] = (posix_ipc.BusyError,)
+    flag = memoryview(bytearray(8)).cast("Q")  # it is not in the segment
+    flag_value = 0
 
     def __init__(self, name: str, count: int | None = None) -> None:
         self.name = name
