@@ -285,21 +285,23 @@ class BellCore:
 
 # -- a ring's cursors: whether the common case may be taken, and why not ---------------------------
 #
-# A ring's two cursors do the common case of `put` and `get`, and nothing else: a role is held, there
-# is room or a frame before the end of the lap, nothing is checked. Whatever is not so makes them
-# answer "not done", and the careful code in `channels/ring` takes over. `state` says whether the
-# common case may be taken, and if not why not; all else is read from the shared words in each call.
+# A ring's two cursors do the common case of `put` and `get`, and nothing else: a role is held,
+# there is room or a frame before the end of the lap, nothing is checked. Whatever is not so makes
+# them answer "not done", and the careful code in `channels/ring` takes over. `state` says whether
+# the common case may be taken, and if not why not; all else is read from the shared words in each
+# call.
 #
 #     put    room? -> header -> payload -> store tail -> ring the bell if a consumer may sleep
 #     get    frame? -> copy it out -> store head -> ring the bell if a producer may sleep
 #
-# A lap is one passage through the data. Positions only grow, and frames never lie across the end of a
-# lap, so a position and its lap's end tell where a frame is in memory. What other processes store is
-# input: every index is checked before it is used.
+# A lap is one passage through the data. Positions only grow, and frames never lie across the end
+# of a lap, so a position and its lap's end tell where a frame is in memory. What other processes
+# store is input: every index is checked before it is used.
 #
-# Threads of a process exclude each other by `guard`, processes by the side's mutex, if it has one. A
-# call from inside another one of the same thread and side (by a signal handler, a finalizer, a
-# debugger) finds the guard its own and the state BUSY: it is refused, and never waits.
+# Threads of a process exclude each other by `guard`, processes by the side's mutex, if it has
+# one. A call from inside another one of the same thread and side (by a signal handler, a
+# finalizer, a debugger) finds the guard its own and the state BUSY: it is refused, and never
+# waits.
 
 NO_ROLE: Final = 0  # the first call takes the role
 FREE: Final = 1  # it may

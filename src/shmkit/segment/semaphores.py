@@ -10,11 +10,11 @@ Where there are no such semaphores (macOS), named ones take their place: named_s
 environment variable SHMKIT_SEMAPHORES=named does so here, too.
 
 The C library trusts the word of a `sem_t` that says whether it is shared: with nonsense in it, a
-wait would be a busy loop in C, and a post would abort the process. What is in a segment is input, so
-that word is stored anew before it is used.
+wait would be a busy loop in C, and a post would abort the process. What is in a segment is input,
+so that word is stored anew before it is used.
 
-A Python signal handler never runs inside `sem_trywait` or `sem_post`, and a wait holds nothing while
-one runs: it returns (EINTR), and the handler runs after it.
+A Python signal handler never runs inside `sem_trywait` or `sem_post`, and a wait holds nothing
+while one runs: it returns (EINTR), and the handler runs after it.
 """
 
 from __future__ import annotations
@@ -63,21 +63,29 @@ class Semaphore(Protocol):
     """
 
     @property
-    def tries(self) -> Iterator[Any]: ...
-
-    @property
-    def posts(self) -> Iterator[Any]: ...
-
-    @property
-    def flag(self) -> memoryview[int]:
-        """The word that the C library trusts, and `flag_value` what belongs there."""
+    def tries(self) -> Iterator[Any]:
+        """See above."""
         ...
 
     @property
-    def flag_value(self) -> int: ...
+    def posts(self) -> Iterator[Any]:
+        """See above."""
+        ...
 
     @property
-    def busy(self) -> tuple[type[Exception], ...]: ...
+    def flag(self) -> memoryview[int]:
+        """The word that the C library trusts."""
+        ...
+
+    @property
+    def flag_value(self) -> int:
+        """What belongs into it."""
+        ...
+
+    @property
+    def busy(self) -> tuple[type[Exception], ...]:
+        """See above."""
+        ...
 
     def post(self) -> bool:
         """Raise it by one; False if it is as high as it can be."""
