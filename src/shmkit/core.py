@@ -84,12 +84,14 @@ class MutexCore:
     inside of another call.
     """
 
-    __slots__ = ("_busy", "_place", "_posts", "_tries")
+    __slots__ = ("_busy", "_flag", "_flag_value", "_place", "_posts", "_tries")
 
     _place: memoryview[int]  # this participant's words at the lock: phase, ticks, entries
     _tries: Iterator[Any]  # of the semaphore: see segment/semaphores.py
     _posts: Iterator[Any]
     _busy: tuple[type[Exception], ...]
+    _flag: memoryview[int]  # the word of the semaphore that the C library trusts
+    _flag_value: int
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> Acquired:
         """Get it, waiting while another participant has it.
@@ -155,6 +157,7 @@ class MutexCore:
 
     def _give(self, place: memoryview[int]) -> None:
         """Give the token back, and be IDLE without it."""
+        self._flag[0] = self._flag_value
         place[PHASE] = LEAVING  # step: mutex.leaving
         for _ in self._posts:  # step: mutex.post
             place[PHASE] = IDLE  # step: mutex.idle
@@ -282,21 +285,23 @@ class BellCore:
 
 # -- a ring's cursors: whether the common case may be taken, and why not ---------------------------
 #
-# A ring's two cursors do the common case of `put` and `get`, and nothing else: a role is held, there
-# is room or a frame before the end of the lap, nothing is checked. Whatever is not so makes them
-# answer "not done", and the careful code in `channels/ring` takes over. `state` says whether the
-# common case may be taken, and if not why not; all else is read from the shared words in each call.
+# A ring's two cursors do the common case of `put` and `get`, and nothing else: a role is held,
+# there is room or a frame before the end of the lap, nothing is checked. Whatever is not so makes
+# them answer "not done", and the careful code in `channels/ring` takes over. `state` says whether
+# the common case may be taken, and if not why not; all else is read from the shared words in each
+# call.
 #
 #     put    room? -> header -> payload -> store tail -> ring the bell if a consumer may sleep
 #     get    frame? -> copy it out -> store head -> ring the bell if a producer may sleep
 #
-# A lap is one passage through the data. Positions only grow, and frames never lie across the end of a
-# lap, so a position and its lap's end tell where a frame is in memory. What other processes store is
-# input: every index is checked before it is used.
+# A lap is one passage through the data. Positions only grow, and frames never lie across the end
+# of a lap, so a position and its lap's end tell where a frame is in memory. What other processes
+# store is input: every index is checked before it is used.
 #
-# Threads of a process exclude each other by `guard`, processes by the side's mutex, if it has one. A
-# call from inside another one of the same thread and side (by a signal handler, a finalizer, a
-# debugger) finds the guard its own and the state BUSY: it is refused, and never waits.
+# Threads of a process exclude each other by `guard`, processes by the side's mutex, if it has
+# one. A call from inside another one of the same thread and side (by a signal handler, a
+# finalizer, a debugger) finds the guard its own and the state BUSY: it is refused, and never
+# waits.
 
 NO_ROLE: Final = 0  # the first call takes the role
 FREE: Final = 1  # it may

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from shmkit import ClosedError, CorruptSegment, Event, SharedBuffer
-from shmkit import core
+from shmkit import ClosedError, CorruptSegment, Event, SharedBuffer, core
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, Peer, Telling, again, names_of
 

@@ -20,15 +20,16 @@ from tests.sync.peers import again
 pytestmark = pytest.mark.slow
 
 VALUES = [0, 1, 2, 3, 7, 120, 1 << 31, 1 << 63, (1 << 64) - 1]
-LINES, LINE = 0x400, 128
+PLACES, LINE = 0x800, 128
 REGIONS = {
     "head": range(0x00, 0x80, 8),
     "body": [*range(0x80, 0xA0, 8), 0x100, 0x108, 0x180, *range(0x280, 0x2A0, 8), 0x300, 0x380],
-    "first line": range(LINES, LINES + LINE, 8),
-    "second line": range(LINES + LINE, LINES + 2 * LINE, 8),
-    "free line": range(LINES + 3 * LINE, LINES + 4 * LINE, 8),
+    "semaphores": [*range(0x400, 0x420, 8), *range(0x500, 0x520, 8)],
+    "first place": range(PLACES, PLACES + LINE, 8),
+    "second place": range(PLACES + LINE, PLACES + 2 * LINE, 8),
+    "free place": range(PLACES + 3 * LINE, PLACES + 4 * LINE, 8),
 }
-COUNTERS = (0x28, 0x30)  # of a line at the first lock: ticks, entries
+COUNTERS = (0x28, 0x30)  # of a place at the first lock: ticks, entries
 SECOND = 1.0  # of work; a call that hangs is ended with its process
 
 
@@ -70,7 +71,7 @@ def attempt(call: Callable[[], Any]) -> None:
 def poke(kind: Any, name: str, words: list[int]) -> None:
     """Write each value into each word while two handles are open, and use both."""
     for at in words:
-        counter = kind is Lock and at >= LINES and at % LINE in COUNTERS
+        counter = kind is Lock and at >= PLACES and at % LINE in COUNTERS
         for value in VALUES[:-1] if counter else VALUES:
             first, second = kind(name), kind(name)
             with SharedBuffer.attach(name) as buffer:
@@ -109,7 +110,7 @@ def test_a_counter_at_its_last_number(counter: int, unique_name: str) -> None:
 def acquire_often(name: str, counter: int) -> None:
     lock, other = Lock(name), Lock(name)
     with SharedBuffer.attach(name) as buffer:
-        buffer[LINES + counter : LINES + counter + 8] = b"\xff" * 8
+        buffer[PLACES + counter : PLACES + counter + 8] = b"\xff" * 8
     for _ in range(3):
         assert lock.acquire(timeout=20) == 1
         assert other.acquire(timeout=0.06) == 0
@@ -137,7 +138,7 @@ def acquire_with_a_phase(name: str, used: bool) -> None:
         lock.release()
     signal.signal(signal.SIGALRM, expire)
     with SharedBuffer.attach(name) as buffer:
-        buffer[LINES + 0x20] = 7
+        buffer[PLACES + 0x20] = 7
         signal.setitimer(signal.ITIMER_REAL, 3 * SECOND)
         try:
             with pytest.raises(ShmkitError):

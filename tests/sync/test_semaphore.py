@@ -270,7 +270,7 @@ def test_it_pickles(semaphore: Semaphore) -> None:
     assert semaphore.value == 1
     other.close()
     semaphore.close()
-    with pytest.raises(ClosedError, match="Semaphore.*closed"):
+    with pytest.raises(ClosedError, match=r"Semaphore.*closed"):
         pickle.dumps(semaphore)
 
 
@@ -323,7 +323,7 @@ def test_a_closed_one_says_so(semaphore: Semaphore) -> None:
     semaphore.close()
     semaphore.close()
     for call in (semaphore.acquire, semaphore.release, lambda: semaphore.value):
-        with pytest.raises(ClosedError, match="Semaphore.*closed"):
+        with pytest.raises(ClosedError, match=r"Semaphore.*closed"):
             call()
     with pytest.raises(ClosedError), semaphore:
         pass

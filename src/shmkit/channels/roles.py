@@ -139,7 +139,7 @@ class Side:
         words, membership = self._segment.words, self._membership
         alive: list[int] = []
         dead: list[Death] = []
-        for line, lives in membership.lines():
+        for line, lives in membership.participants.in_role(self._bit):
             # The roles before the life: a line that is given up is emptied first.
             if words[line + ROLES] >> self._bit & 1:
                 owner = Death(words[line + PID], words[line + ATTACHED])

@@ -27,7 +27,16 @@ from shmkit.segment.participants import NO_WORDS, NoPlace, Participants
 from shmkit.segment.presence import Presence
 from shmkit.segment.recovery import settle_by_token
 from shmkit.segment.semaphores import Semaphores
-from shmkit.segment.words import INSIDE, LINE_WORDS, PARTICIPANT_BYTE, PID, RESCUE_BYTE, ROLES
+from shmkit.segment.words import (
+    INSIDE,
+    LINE_WORDS,
+    LOCK_WORDS,
+    PARTICIPANT_BYTE,
+    PHASES,
+    PID,
+    RESCUE_BYTE,
+    ROLES,
+)
 
 if TYPE_CHECKING:
     import mmap
@@ -146,16 +155,19 @@ class Membership:
         if table.are_none():
             # The semaphores are made anew: what the table says of locks is void, but for deaths
             # inside. Memory that was just made has nothing to be wiped.
-            held: set[int] = set() if table.are_blank() else table.wipe()
-            self._take_place()
+            place = table.take_first()
+            held: set[int] = set() if place is not None else table.wipe()
+            self._take_place(place)
             self._semaphores.make(held)
         else:
             self._semaphores.open()  # first: their tokens tell which places are free
             self._take_place()
 
-    def _take_place(self) -> None:
+    def _take_place(self, place: int | None = None) -> None:
+        """Sign a place: one that was taken already, or a free one."""
         table = self.participants
-        place = table.take_free_one()
+        if place is None:
+            place = table.take_free_one()
         if place is None:
             self._settle()
             place = table.take_free_one()
@@ -219,11 +231,10 @@ class Membership:
 
     def is_another_inside(self, lock: int) -> bool:
         """Whether another participant, alive or dead, says that it is inside a lock."""
-        table, own = self.participants, self.line()
-        return any(
-            table.words[phase] == INSIDE and not own <= phase < own + LINE_WORDS
-            for phase, _ in table.phases(lock)
-        )
+        table = self.participants
+        own, first = table.own, table.at(0) + PHASES + LOCK_WORDS * lock
+        phases = table.words[first : table.at(table.count) : LINE_WORDS].tolist()
+        return any(phase == INSIDE and place != own for place, phase in enumerate(phases))
 
     # -- leaving -----------------------------------------------------------------------------------
 

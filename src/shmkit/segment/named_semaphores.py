@@ -58,6 +58,8 @@ class NamedSemaphore:
     __slots__ = ("_mapped", "name", "posts", "tries")
 
     busy: tuple[type[Exception], ...] = (posix_ipc.BusyError,)
+    flag = memoryview(bytearray(8)).cast("Q")  # it is not in the segment
+    flag_value = 0
 
     def __init__(self, name: str, count: int | None = None) -> None:
         self.name = name
@@ -216,6 +218,6 @@ class Named:
     def _name(self, name: str) -> str:
         """At most 30 characters, for macOS."""
         status = os.fstat(self._presence.descriptor)
-        random = self._words[SEMAPHORE_NAMES] % (1 << 32)
+        random = self._words[SEMAPHORE_NAMES] % 4_294_967_296
         memory = zlib.crc32(f"{random}:{status.st_dev}:{status.st_ino}".encode())
         return f"shmkit-{random:08x}{memory:08x}-{name}"

@@ -125,6 +125,19 @@ class Participants:
         for place in range(self.count):
             yield self.at(place), partial(self.presence.is_held, PARTICIPANT_BYTE + place)
 
+    def in_role(self, role: int) -> Iterator[tuple[int, Callable[[], bool]]]:
+        """The same of the places that say that they have a role, of live and of dead ones.
+
+        Args:
+            role: 0 puts or writes, 1 gets.
+        """
+        first = self.at(0) + ROLES
+        for place, roles in enumerate(
+            self.words[first : self.at(self.count) : LINE_WORDS].tolist()
+        ):
+            if roles >> role & 1:
+                yield self.at(place), partial(self.presence.is_held, PARTICIPANT_BYTE + place)
+
     def phases(self, lock: int) -> Iterator[tuple[int, Callable[[], bool]]]:
         """Index of the phase at a lock in each place, and the same question."""
         for at, lives in self.all():
@@ -138,9 +151,8 @@ class Participants:
         Returns:
             The place; None if there is no such place.
         """
-        words = self.words
-        places = range(self.count)
-        for place in sorted(places, key=lambda place: words[self.at(place) + ATTACHED]):
+        attached = self.words[self.at(0) + ATTACHED : self.at(self.count) : LINE_WORDS].tolist()
+        for place in sorted(range(self.count), key=attached.__getitem__):
             if self.presence.try_lock(PARTICIPANT_BYTE + place):
                 if not self._is_at_a_lock(place):
                     return place
@@ -183,7 +195,7 @@ class Participants:
         kept = {self.at(0) + PHASES + LOCK_WORDS * lock for lock in inside}
         for phase in kept:  # first: after a kill here the next newcomer finds it, too
             self.words[phase] = INSIDE  # step: place.inside
-        for place in range(self.count):
+        for place in reversed(range(self.count)):  # the first one last: see is_blank
             at = self.at(place)
             self._note_death(at)
             for word in range(at, at + LINE_WORDS):
@@ -191,9 +203,18 @@ class Participants:
                     self.words[word] = 0
         return inside
 
-    def are_blank(self) -> bool:
-        """Whether no participant has written anything yet: a segment that was just made."""
-        return not any(self.words[self.at(0) : self.at(self.count)].tobytes().strip(b"\0"))
+    def is_blank(self) -> bool:
+        """Whether no participant has written anything yet: a segment that was just made.
+
+        The first one to do so writes into the first place. The rest, which may be several pages, is
+        not touched: a page of memory is not there before its first use.
+        """
+        return not any(self.words[self.at(0) : self.at(1)].tolist())
+
+    def take_first(self) -> int | None:
+        """Lock the byte of the first place, if the table is blank."""
+        is_ours = self.is_blank() and self.presence.try_lock(PARTICIPANT_BYTE)
+        return 0 if is_ours else None
 
     def _note_death(self, at: int) -> None:
         """Keep what a dead participant's place says of its roles, before it is used again."""

@@ -19,9 +19,9 @@ Settled earlier, a token that died there would be missed by no one, and no one w
 There are two proofs:
 
 - a participant is INSIDE: it has the token;
-- the token can be had. It goes back *before* anything is settled, and it is taken only where a place
-  is pending: so a rescuer that dies with the token in hand leaves that place pending, and the next
-  rescuer finds the token lost.
+- the token can be had. It goes back *before* anything is settled, and it is taken only where a
+  place is pending: so a rescuer that dies with the token in hand leaves that place pending, and the
+  next rescuer finds the token lost.
 
 A waiter settles places in `Recovery.look`; a newcomer that finds no free place, in
 `settle_by_token`. Both are alone at the door meanwhile, so that no newcomer takes such a place, and
@@ -111,7 +111,7 @@ class Recovery:
 
     def _rescue(self, own: memoryview[int], token: Semaphore, *, patient: bool) -> Acquired:
         words = self._participants.words
-        dead, rest = self._survey(own)
+        dead, rest = self._survey()
         if dead and any(words[at] == INSIDE for at in rest):
             with self._participants.entering(SLICE):
                 settle_beside_holder(self._participants, self._lock)
@@ -122,7 +122,7 @@ class Recovery:
             return self._look_for_token(own, token, dead, rest, patient=patient)
         return NO
 
-    def _survey(self, own: memoryview[int]) -> tuple[_Phases, _Phases]:
+    def _survey(self) -> tuple[_Phases, _Phases]:
         """Phases and entries of all others: of those that died at the lock, and of the rest."""
         dead: _Phases = {}
         rest: _Phases = {}
@@ -175,7 +175,7 @@ class Recovery:
                 return self._succeed(own, dead, YES)
             if deadline.expired():
                 return NO  # one of them is stopped, perhaps with the token: it is waited for
-        if self._survey(own) != (dead, rest):
+        if self._survey() != (dead, rest):
             return NO
         if token.try_wait():  # step: mutex.try
             return self._succeed(own, dead, YES)

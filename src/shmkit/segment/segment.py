@@ -5,9 +5,9 @@
     ensure:  attach, or create; again if another process was faster
     enter:   alone at the door: does the name still lead here? -> semaphores -> a place in the table
 
-Memory is filled before it has a name (memory/creation.py), so what has one is whole: a segment with
-a header, or not ours. What is not ours is refused, and not touched. The bytes are drawn in words.py,
-entering is membership.py.
+Memory is filled before it has a name (memory/creation.py), so what has one is whole: a segment
+with a header, or not ours. What is not ours is refused, and not touched. The bytes are drawn in
+words.py, entering is membership.py.
 
 A lock or an event lives in a segment without data, a *control page*. It belongs to no process: its
 first user makes it, the last one out removes it. The resource tracker does not know its name: it
@@ -281,7 +281,7 @@ class Segment:
             if named_page:
                 # The last one out may have removed the name before this one got to the door.
                 os.close(self.buffer.descriptor())
-            if membership.participants.are_none():
+            if first is not _nothing and membership.participants.are_none():
                 first(self)
             membership.enter()
 

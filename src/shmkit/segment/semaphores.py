@@ -9,8 +9,12 @@ with another C library refuses the segment.
 Where there are no such semaphores (macOS), named ones take their place: named_semaphores.py. The
 environment variable SHMKIT_SEMAPHORES=named does so here, too.
 
-A Python signal handler never runs inside `sem_trywait` or `sem_post`, and a wait holds nothing while
-one runs: it returns (EINTR), and the handler runs after it.
+The C library trusts the word of a `sem_t` that says whether it is shared: with nonsense in it, a
+wait would be a busy loop in C, and a post would abort the process. What is in a segment is input,
+so that word is stored anew before it is used.
+
+A Python signal handler never runs inside `sem_trywait` or `sem_post`, and a wait holds nothing
+while one runs: it returns (EINTR), and the handler runs after it.
 """
 
 from __future__ import annotations
@@ -59,13 +63,29 @@ class Semaphore(Protocol):
     """
 
     @property
-    def tries(self) -> Iterator[Any]: ...
+    def tries(self) -> Iterator[Any]:
+        """See above."""
+        ...
 
     @property
-    def posts(self) -> Iterator[Any]: ...
+    def posts(self) -> Iterator[Any]:
+        """See above."""
+        ...
 
     @property
-    def busy(self) -> tuple[type[Exception], ...]: ...
+    def flag(self) -> memoryview[int]:
+        """The word that the C library trusts."""
+        ...
+
+    @property
+    def flag_value(self) -> int:
+        """What belongs into it."""
+        ...
+
+    @property
+    def busy(self) -> tuple[type[Exception], ...]:
+        """See above."""
+        ...
 
     def post(self) -> bool:
         """Raise it by one; False if it is as high as it can be."""
@@ -160,10 +180,22 @@ def uses_names() -> bool:
 @cache
 def _has_unnamed() -> bool:
     try:
-        c = _library()
-        return not c.init(c.reference((c.char * SEMAPHORE_ROOM)()), 1, 0)  # macOS: ENOSYS
+        return _sample() is not None
     except (ImportError, AttributeError):
         return False
+
+
+@cache
+def _sample() -> bytes | None:
+    """A shared semaphore of 0, as the C library makes it; None if it makes none (macOS)."""
+    c = _library()
+    room = (c.char * SEMAPHORE_ROOM)()
+    return bytes(room) if not c.init(c.reference(room), 1, 0) else None
+
+
+# The second word, in glibc and in musl, where a word is 64 bits.
+_FLAG_AT: Final = 8 if struct.calcsize("l") == 8 else None
+_NO_FLAG: Final = memoryview(bytearray(8)).cast("Q")
 
 
 class UnnamedSemaphore:
@@ -177,18 +209,24 @@ class UnnamedSemaphore:
         at: byte of the map where it is.
     """
 
-    __slots__ = ("_here", "posts", "tries")
+    __slots__ = ("_here", "flag", "flag_value", "posts", "tries")
 
     busy: tuple[type[Exception], ...] = ()
 
     def __init__(self, memory: mmap.mmap, at: int) -> None:
-        c = _library()
+        c, sample = _library(), _sample()
+        self.flag, self.flag_value = _NO_FLAG, 0
+        if _FLAG_AT is not None and sample is not None:
+            word = slice(_FLAG_AT, _FLAG_AT + 8)
+            self.flag = memoryview(memory)[at : at + SEMAPHORE_ROOM][word].cast("Q")
+            self.flag_value = int.from_bytes(sample[word], sys.byteorder)
         self._here = here = c.reference(c.char.from_buffer(memory, at))
         self.tries = map(c.try_wait, repeat(here))
         self.posts = map(c.post, repeat(here))
 
     def post(self) -> bool:
         """Raise it by one; False if it is as high as it can be."""
+        self.flag[0] = self.flag_value
         return not _library().post(self._here)
 
     def try_wait(self) -> bool:
@@ -208,6 +246,7 @@ class UnnamedSemaphore:
     def waiting(self, seconds: float) -> Iterator[int]:
         """`wait` as an iterator of one step."""
         c = _library()
+        self.flag[0] = self.flag_value
         until = time.clock_gettime(c.clock) + seconds
         point = c.timespec(int(until), int(until % 1 * 1_000_000_000))
         return map(c.timed, (self._here,), (c.clock,), (c.reference(point),))
@@ -233,6 +272,8 @@ class NoSemaphore:
     busy: tuple[type[Exception], ...] = ()
     tries: Iterator[int] = repeat(1)
     posts: Iterator[int] = repeat(0)
+    flag = _NO_FLAG
+    flag_value = 0
     value = 0
 
     def post(self) -> bool:

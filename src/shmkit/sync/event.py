@@ -116,8 +116,8 @@ class Event:
         self._check_open()
         if words[STATE] != READY:  # which ends every wait
             raise CorruptSegment(
-                f"this event ({self._segment.buffer.url}) was overwritten: close it everywhere, and "
-                "remove that name",
+                f"this event ({self._segment.buffer.url}) was overwritten: close it everywhere, "
+                "and remove that name",
                 where=str(self._segment.buffer.url),
                 detail=f"its state is {words[STATE]}, and always {READY}",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
@@ -78,7 +79,8 @@ class Lock:
             if not membership.is_another_inside(_INDEX):
                 segment.buffer.unlink()
 
-        membership.call_when_last(remove)
+        if segment.buffer.name:
+            membership.call_when_last(remove)
         membership.presence.call_after_fork(self._begin)
         membership.watch(self, segment.close)
 
@@ -109,35 +111,50 @@ class Lock:
             RuntimeError: called inside another call of this thread on this handle.
             ValueError: a timeout that is negative or not a number.
         """
-        deadline = Deadline(timeout if block else 0)
-        self._check_not_inside()
+        guard = self._guard
+        if guard.is_mine():
+            raise self._nested()
         call, how = object(), NO
         try:
             try:
-                while self._enter(deadline):
-                    if not self._mutex.held:
-                        self._call = call
-                        how = self._mutex.acquire(True, _seconds(deadline))
-                        break
-                    # Another call has it, of this thread or of another one.
-                    left = deadline.remaining()
-                    if not left:
-                        break
-                    self._freed.clear()
-                    self._waiting += 1
-                    self._guard.leave()
-                    self._freed.wait(min(left, SLICE))  # a wake-up that is missed costs a slice
-                    self._waiting -= 1
+                if guard.try_take() and not self._mutex.held:
+                    self._call = call
+                    how = self._mutex.acquire(block, timeout)
+                else:
+                    how = self._acquire_after_others(Deadline(timeout if block else 0), call)
             finally:
-                self._guard.leave()
+                guard.leave()
         except BaseException:
             try:
-                self._guard.leave()
+                guard.leave()
             finally:
                 if self._call is call and self._mutex.held:
                     self._mutex.pass_on(how)
             raise
         return how
+
+    def _acquire_after_others(self, deadline: Deadline, call: object) -> Acquired:
+        """Wait for other threads of this handle, and for the thread that has it, then for others.
+
+        It ends with or without the guard.
+        """
+        guard, mutex = self._guard, self._mutex
+        while True:
+            self._check_open()
+            if not guard.is_mine() and not guard.take(deadline):
+                return NO
+            if not mutex.held:
+                self._call = call
+                left = deadline.remaining()
+                return mutex.acquire(True, None if left == inf else left)
+            left = deadline.remaining()
+            if not left:
+                return NO
+            self._freed.clear()
+            self._waiting += 1
+            guard.leave()
+            self._freed.wait(min(left, SLICE))  # a wake-up that is missed costs a slice
+            self._waiting -= 1
 
     def release(self) -> None:
         """Give it back; any thread of the handle that acquired it may do that.
@@ -146,30 +163,25 @@ class Lock:
             ClosedError: this handle was closed.
             RuntimeError: this handle does not hold it; or as `acquire`.
         """
-        self._check_not_inside()
+        guard = self._guard
+        if guard.is_mine():
+            raise self._nested()
         try:
-            if self._mutex.held:  # then no thread is in a call for longer than a moment
-                self._enter(Deadline(None))
-            self._check_open()
-            self._mutex.release()
+            # While it is held no thread has the guard for longer than a moment.
+            if guard.try_take() or (self._mutex.held and guard.take(Deadline(None))):
+                self._mutex.release()
+            else:
+                raise RuntimeError("release of a lock that this handle does not hold")
         finally:
-            self._guard.leave()
+            guard.leave()
         if self._waiting:
             self._freed.set()
 
-    def _enter(self, deadline: Deadline) -> bool:
-        """Wait until no other thread is in a call on this handle; whether that came in time."""
-        self._check_open()
-        entered = self._guard.take(deadline)
-        self._check_open()
-        return entered
-
-    def _check_not_inside(self) -> None:
-        if self._guard.is_mine():
-            raise RuntimeError(
-                "a call inside another one of the same thread on this lock: a signal handler, "
-                "finalizer or debugger that may come there needs a handle of its own"
-            )
+    def _nested(self) -> RuntimeError:
+        return RuntimeError(
+            "a call inside another one of the same thread on this lock: a signal handler, "
+            "finalizer or debugger that may come there needs a handle of its own"
+        )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -222,11 +234,6 @@ class Lock:
         if self._closed:
             return f"<Lock {where} closed>"
         return f"<Lock {where} {'held here' if self.held else 'not held here'}>"
-
-
-def _seconds(deadline: Deadline) -> float | None:
-    left = deadline.remaining()
-    return None if left == float("inf") else left
 
 
 def _rejoin(cls: type[Lock], buffer: SharedBuffer) -> Lock:

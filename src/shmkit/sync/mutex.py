@@ -87,6 +87,7 @@ class Mutex(MutexCore):
     def _use(self, semaphore: Semaphore | NoSemaphore) -> None:
         self._semaphore = semaphore
         self._tries, self._posts, self._busy = semaphore.tries, semaphore.posts, semaphore.busy
+        self._flag, self._flag_value = semaphore.flag, semaphore.flag_value
 
     def start_anew(self) -> None:
         """Hold nothing, and be no participant: at first, and in a forked child."""
@@ -129,14 +130,14 @@ class Mutex(MutexCore):
     def _get_ready(self) -> memoryview[int]:
         """This participant's words, IDLE: at a first call, or after one that was interrupted."""
         self._check_open()
-        place = self._place
-        if place is _NO_PLACE:
+        place, had_place = self._place, self._place is not _NO_PLACE
+        if not had_place:
             self._membership.register()
             self._use(self._membership.token(self._index))  # in a forked child perhaps others
             self._recovery = Recovery(self._membership.participants, self._index)
             place = self._stand()
         phase = place[PHASE]
-        if phase == INSIDE:
+        if phase == INSIDE and had_place:
             raise RuntimeError("acquire of a lock that this handle holds already")
         if phase == LEAVING:
             # Where a debugger ended a release: whether the token was posted is not known. As if

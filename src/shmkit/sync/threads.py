@@ -9,6 +9,7 @@ finalizer or a debugger) is told from one that has to wait.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,20 +23,22 @@ __all__ = ["ThreadGuard"]
 class ThreadGuard:
     """Exclusion of the threads of a process for the length of a call on a handle."""
 
-    __slots__ = ("_give", "_take", "is_mine")
+    __slots__ = ("_give", "_take", "is_mine", "try_take")
 
     is_mine: Callable[[], bool]
     """Whether this thread has it."""
 
+    try_take: Callable[[], bool]
+    """Have it, if no other thread has it."""
+
     def __init__(self) -> None:
         lock: Any = threading.RLock()
         self._take, self._give = lock.acquire, lock.release
+        self.try_take = partial(lock.acquire, False)
         self.is_mine = lock._is_owned  # threading.Condition asks it the same way
 
     def take(self, deadline: Deadline) -> bool:
         """Wait for it, and have it; False if the deadline passed first."""
-        if self._take(False):
-            return True
         left = deadline.remaining()
         return bool(self._take(timeout=left if left < threading.TIMEOUT_MAX else -1))
 

@@ -25,11 +25,11 @@ from shmkit import (
 from shmkit.segment.membership import Membership
 from tests import leaks
 from tests.processes import run_python
-from tests.sync.peers import names_of
+from tests.sync.peers import by_name, names_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and /dev/shm")
-SIZE = 16384
-INCARNATION, STATE, LINES = 0x030, 0x068, 0x400
+SIZE = 20480
+INCARNATION, STATE, PLACES = 0x030, 0x068, 0x800
 
 
 @pytest.fixture(params=[Lock, Event])
@@ -122,7 +122,7 @@ def test_memory_that_is_too_small(kind: Any, unique_name: str, size: int) -> Non
         assert bytes(buffer.buf) == bytes(size)
 
 
-@pytest.mark.parametrize("at", [0, 7, 15, 16, 0x2F, 0x60, 0x80, 0x100, LINES, SIZE - 1])
+@pytest.mark.parametrize("at", [0, 7, 15, 16, 0x2F, 0x60, 0x80, 0x100, PLACES, SIZE - 1])
 def test_foreign_memory_is_left_alone(kind: Any, foreign: SharedBuffer, at: int) -> None:
     """Though it begins with zeros, as a page does at first."""
     foreign[at] = 7
@@ -142,18 +142,6 @@ def test_foreign_memory_of_another_size_is_left_alone(kind: Any, unique_name: st
         SharedBuffer.attach(unique_name).close()
 
 
-def test_a_half_made_page_is_taken_over(kind: Any, unique_name: str) -> None:
-    """Whoever made it was killed before it wrote what it is."""
-    with SharedBuffer.create(unique_name, SIZE, keep=True) as buffer:
-        buffer[INCARNATION : INCARNATION + 16] = b"0123456789abcdef"
-        buffer[STATE] = 1
-    thing = kind(unique_name)
-    use(thing)
-    thing.close()
-    with pytest.raises(FileNotFoundError):
-        SharedBuffer.attach(unique_name)
-
-
 def test_of_another_version(kind: Any, unique_name: str) -> None:
     thing = kind(unique_name)
     with SharedBuffer.attach(unique_name) as buffer:
@@ -169,15 +157,15 @@ def test_of_another_version(kind: Any, unique_name: str) -> None:
 
 
 @linux
-def test_semaphores_that_somebody_removed(kind: Any, unique_name: str) -> None:
+def test_named_semaphores_that_somebody_removed(
+    kind: Any, unique_name: str, monkeypatch: Any
+) -> None:
     """Newcomers are told; who is in goes on."""
+    by_name(monkeypatch)
     thing = kind(unique_name)
-    for path in names_of(thing):
+    for path in names_of(thing)[1:]:
         path.unlink()
-    with pytest.raises(CorruptSegment, match="semaphore") as caught:
-        kind(unique_name)
-    assert unique_name in caught.value.where
-    with pytest.raises(CorruptSegment, match="semaphore"):
+    with pytest.raises(FileNotFoundError, match="semaphore"):
         pickle.loads(pickle.dumps(thing))
     use(thing)
     thing.close()
@@ -186,7 +174,27 @@ def test_semaphores_that_somebody_removed(kind: Any, unique_name: str) -> None:
     thing.close()
 
 
-@pytest.mark.parametrize("part", [slice(0, 16), slice(INCARNATION, INCARNATION + 16), slice(SIZE)])
+@linux
+def test_semaphores_of_another_kind_are_refused(
+    kind: Any, unique_name: str, monkeypatch: Any
+) -> None:
+    """Those of another C library are told in the same way."""
+    thing = kind(unique_name)
+    with SharedBuffer.attach(unique_name) as buffer:
+        theirs = bytes(buffer.buf[0x70:0x78])
+        assert theirs.startswith(b"glibc")
+        buffer.buf[0x70:0x78] = b"other\0\0\x08"
+        with pytest.raises(IncompatibleSegment, match="C library"):
+            kind(unique_name)
+        buffer.buf[0x70:0x78] = theirs
+    by_name(monkeypatch)
+    with pytest.raises(IncompatibleSegment, match="SHMKIT_SEMAPHORES"):
+        kind(unique_name)
+    use(thing)
+    thing.close()
+
+
+@pytest.mark.parametrize("part", [slice(0, 16), slice(INCARNATION, INCARNATION + 16)])
 def test_a_beginning_that_somebody_erased(kind: Any, unique_name: str, part: slice) -> None:
     """A newcomer does not begin anew beside those who are in."""
     thing = kind(unique_name)
@@ -300,18 +308,20 @@ def test_pickling_a_closed_one(kind: Any, unique_name: str) -> None:
 
 
 @linux
-def test_a_name_that_is_just_being_made_anew(unique_name: str, monkeypatch: Any) -> None:
-    """The last user leaves while another enters, and a third has made the name, and no size yet."""
+def test_a_name_that_goes_while_another_enters(unique_name: str, monkeypatch: Any) -> None:
+    """The last user leaves, and takes the name along, when the next one is just at the door."""
     last, admit = Lock(unique_name), Membership.admit
 
-    def hold_up(self: Membership, take_line: Callable[[], None]) -> None:
+    def hold_up(self: Membership, take_place: Callable[[], None]) -> None:
         monkeypatch.setattr(Membership, "admit", admit)
         last.close()
-        Path("/dev/shm", unique_name).touch()
-        admit(self, take_line)
+        admit(self, take_place)
 
     monkeypatch.setattr(Membership, "admit", hold_up)
-    lock = Lock(unique_name)
+    lock, other = Lock(unique_name), Lock(unique_name)
     assert lock.acquire() is Acquired.YES
+    assert other.acquire(False) is Acquired.NO
     lock.release()
     lock.close()
+    other.close()
+    assert not Path("/dev/shm", unique_name).exists()
