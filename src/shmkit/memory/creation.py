@@ -106,20 +106,23 @@ class Opened:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is not None:
-                self._undo()
-        finally:
-            if self.fd >= 0 and (kind is not None or not self._taken):
-                os.close(self.fd)
+        if kind is not None:
+            self.discard()
+        elif self.fd >= 0 and not self._taken:
+            os.close(self.fd)
 
-    def _undo(self) -> None:
-        if self.region is not None:
-            self.region.close()
-        if self.owner is not None:
-            self.owner.fulfil()
-        elif self.named:
-            remove(self.url, self.identity)
+    def discard(self) -> None:
+        """Close the descriptor, and undo a creation."""
+        try:
+            if self.region is not None:
+                self.region.close()
+            if self.owner is not None:
+                self.owner.fulfil()
+            elif self.named:
+                remove(self.url, self.identity)
+        finally:
+            if self.fd >= 0:
+                os.close(self.fd)
 
 
 def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
@@ -143,26 +146,27 @@ def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
     elif size > _LARGE:
         _refuse_what_is_there(backend, url)
     fd = backend.create_unnamed(url.name, mode) if ONE_STEP else -1  # step: create.open
-    if fd < 0:
-        return _create_in_two_steps(backend, url, size, fill, keep=keep, mode=mode)
-    opened = _opened(url, fd)
-    try:
-        opened.created = True
-        reserve(fd, size, url)  # step: create.reserve
-        opened.region = region = map_region(fd, "rw", 0, size)
-        if fill is not None:
-            fill(region.whole[:])  # step: create.fill
-        owned = backend.creator_unlinks and not keep
-        if owned and fresh:
-            opened.owner = Ownership(url, opened.identity)
-        opened.named = True  # by now or in a moment: _undo looks where the name leads
-        backend.link(fd, url.name)  # step: create.link
-        if owned and not fresh:
-            opened.owner = Ownership(url, opened.identity)  # step: create.track
-    except BaseException as error:
-        opened.__exit__(type(error), error, None)
-        raise
-    return opened
+    if fd >= 0:
+        opened = _opened(url, fd)
+        try:
+            opened.created = True
+            reserve(fd, size, url)  # step: create.reserve
+            opened.region = region = map_region(fd, "rw", 0, size)
+            if fill is not None:
+                fill(region.whole[:])  # step: create.fill
+            owned = backend.creator_unlinks and not keep
+            if owned and fresh:
+                opened.owner = Ownership(url, opened.identity)
+            opened.named = True  # by now or in a moment: discard() looks where the name leads
+            if backend.link(fd, url.name):  # step: create.link
+                if owned and not fresh:
+                    opened.owner = Ownership(url, opened.identity)  # step: create.track
+                return opened
+        except BaseException:
+            opened.discard()
+            raise
+        opened.discard()
+    return _create_in_two_steps(backend, url, size, fill, keep=keep, mode=mode)
 
 
 def _refuse_what_is_there(backend: Backend, url: Url) -> None:
@@ -191,8 +195,8 @@ def _create_in_two_steps(
             opened.region = map_region(opened.fd, "rw", 0, size)
         if fill is not None:
             _fill_magic_last(opened.region.whole, fill)
-    except BaseException as error:
-        opened.__exit__(type(error), error, None)
+    except BaseException:
+        opened.discard()
         raise
     return opened
 
