@@ -158,6 +158,49 @@ def test_the_magic_comes_last_in_two_steps(make_where, monkeypatch) -> None:
     assert watched.before == bytes(8) + source[8:]
 
 
+@NAMED
+def test_the_creators_map_is_shown_by_its_name(make_where, kind: str, steps: str) -> None:
+    """People and tools look into /proc/*/maps for the processes that use a segment."""
+    where = make_where(kind)
+    with filled(where) as buffer:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert [line for line in maps if line.endswith(str(path_of(where)))]
+        buffer.unlink()
+
+
+@NAMED
+@pytest.mark.parametrize("mode", [0o400, 0o000])
+def test_a_mode_without_writing_does_not_stop_the_creator(make_where, kind: str, mode: int) -> None:
+    with SharedBuffer.create(make_where(kind), 3, mode=mode) as buffer:
+        buffer[:] = b"abc"
+        assert buffer[:] == b"abc"
+        buffer.unlink()
+
+
+def test_unlinked_before_it_is_mapped(name: str, monkeypatch) -> None:
+    """Another process may remove the name, or take it, between two system calls."""
+    link = NamedBackend.link
+    for successor in (False, True):
+
+        def link_and_lose(self: NamedBackend, fd: int, name: str) -> bool:
+            done = link(self, fd, name)
+            Path("/dev/shm", name).unlink()
+            if successor:  # noqa: B023
+                Path("/dev/shm", name).write_bytes(b"another's")
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(NamedBackend, "link", link_and_lose)
+            buffer = SharedBuffer.create(name, 9)
+        assert buffer[:] == bytes(9)
+        buffer[0] = 1
+        with buffer:
+            pass
+        assert path_of(name).exists() == successor
+    assert path_of(name).read_bytes() == b"another's"
+    path_of(name).unlink()
+
+
 # ------------------------------------------------------------------ killed at every step
 
 
