@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from shmkit import SharedBuffer
+from shmkit.memory import allocation
 from shmkit.memory.allocation import free_memory
+from shmkit.memory.url import Url
 
 # ------------------------------------------------------------------ a full /dev/shm or disk
 
@@ -68,7 +70,7 @@ with SharedBuffer.create(where, 1 << 19) as buffer:
 
 
 def unshare() -> list[str] | None:
-    """A command that starts others with a /dev/shm of their own, if there is one here."""
+    """A command that starts another one with a /dev/shm of its own; None if there is none here."""
     if not shutil.which("unshare"):
         return None
     command = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
@@ -179,6 +181,19 @@ def test_free_memory_of_a_control_group(machine) -> None:
     assert free_memory(*machine) == 11_000, "the tightest of the groups above counts"
     limit(machine[1] / "a", "300000", 390_000, 0)
     assert free_memory(*machine) == 0
+
+
+def test_small_memory_asks_nothing_of_the_machine(where, monkeypatch) -> None:
+    """What is small beside the machine cannot fill it; to ask would cost more than to make it."""
+
+    def ask() -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(allocation, "free_memory", ask)
+    with SharedBuffer.create(where, 1 << 20) as buffer:
+        buffer.unlink()
+    with pytest.raises(AssertionError):
+        allocation.reserve(-1, 1 << 40, Url("anon"))
 
 
 def test_free_memory_untold(tmp_path: Path) -> None:

@@ -35,12 +35,13 @@ __all__ = ["Ownership", "await_tracker", "leads_to", "remove"]
 # -100 of multiprocessing's own temporary directory.
 _PRIORITY: Final = -50
 _TRACKED_AS: Final = "shared_memory"
-_SPECIAL: Final = frozenset(":\r\n")  # the tracker's protocol is a line of ASCII with colons
+# The tracker's protocol is a line of ASCII with colons. It is not told of other names.
+_SPECIAL: Final = frozenset(":\r\n")
 # Seconds for the tracker of a killed process to do its work; it takes some milliseconds.
 _TRACKER: Final = 0.5
 _POLL: Final = 0.002
 
-_duties: Final[dict[int, Ownership]] = {}  # of this process, and of those it was forked from
+_duties: Final[dict[int, Ownership]] = {}  # of this process, and of its parents by fork
 _armed: Final[set[int]] = set()  # processes whose end is looked after
 # How many duties of a process share the one entry that its tracker has for a name: a segment that
 # another process unlinked may have a successor before its creator knows.
@@ -110,7 +111,7 @@ class Ownership:
         self._identity = identity
         self._pid = os.getpid()
         self.handle: weakref.ref[Owner] | None = None
-        self._is_tracked = url.name.isascii() and _SPECIAL.isdisjoint(url.name)  # others stay
+        self._is_tracked = url.name.isascii() and _SPECIAL.isdisjoint(url.name)
         if self._is_tracked:
             self._track()
         _duties[id(self)] = self

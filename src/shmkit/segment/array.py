@@ -268,7 +268,7 @@ class SharedArray:
             raise
 
     def unlink(self) -> None:
-        """Remove the name, whoever made it. Those who have it mapped keep it."""
+        """Remove the name, of whichever process it is. Processes that have it mapped keep it."""
         self._buffer.unlink()
 
     def __enter__(self) -> Self:

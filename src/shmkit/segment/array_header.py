@@ -1,6 +1,6 @@
-r"""The bytes before the items of a shared array: what they are, and the checks of who attaches.
+r"""The bytes before the items of a shared array, and what an attacher checks of them.
 
-Little-endian; the common fields lie where those of every segment of this library do.
+Little-endian; the common fields lie where every segment of this library has them.
 
     offset  field
     0x000   magic "SHMKIT\x01\0", stored last

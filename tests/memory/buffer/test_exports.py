@@ -91,14 +91,14 @@ assert not mapped()
     ],
 )
 def test_a_lone_array_outlives_its_buffer(where, way: str) -> None:
-    """However an array was made, it is no crash, and the memory goes with it."""
+    """The memory stays as long as the array, however that was made."""
     pytest.importorskip("numpy", reason="numpy is not installed")
     run_python(ARRAYS, where, way, "")
 
 
 @pytest.mark.parametrize("raw", ["raw before", "raw after"])
 def test_an_array_outlives_a_buffer_whose_map_was_given_out(raw: str) -> None:
-    """Who asked for the map says nothing about the arrays on it."""
+    """Giving out the map does not change how long arrays on it live."""
     pytest.importorskip("numpy", reason="numpy is not installed")
     run_python(ARRAYS, None, "numpy.ndarray", raw)
 
@@ -293,7 +293,7 @@ def test_dropped_handles_are_told(make_buffer) -> None:
 
 
 def test_raw_map_outlives_the_handle(make_buffer) -> None:
-    """As a view does: who has it reads on, and it goes with its last reference."""
+    """It is like a view: it stays readable, and goes with its last reference."""
     buffer = SharedBuffer.attach(make_buffer(b"abc"))
     memory, start = buffer.raw
     gone = weakref.ref(memory)

@@ -100,7 +100,7 @@ def _refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
         holders.append("another handle, or a view of one, in this process")
     raise BufferError(
         f"{what} cannot shrink: it is also mapped by {', '.join(holders)}, and touching the pages "
-        "cut off would kill; close those first"
+        "cut off would kill; close them first"
     )
 
 

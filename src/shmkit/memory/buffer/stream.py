@@ -202,7 +202,7 @@ class Stream(io.BufferedIOBase):
             The size.
 
         Raises:
-            BufferError: it would shrink, and others use the memory.
+            BufferError: it would shrink, and another process or a view uses the memory.
             io.UnsupportedOperation: this buffer cannot be resized.
             OSError: ENOSPC: no room.
         """
