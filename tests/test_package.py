@@ -202,9 +202,7 @@ def test_the_floors_hold() -> None:
 def test_a_wrong_import_breaks_the_floors(tmp_path) -> None:
     """The contract looks at what it says it looks at: turned upside down, it fails."""
     text = (ROOT / "pyproject.toml").read_text()
-    swapped = text.replace(
-        '"channels",\n    "sync",', '"sync",\n    "channels",'
-    )
+    swapped = text.replace('"channels",\n    "sync",', '"sync",\n    "channels",')
     assert swapped != text
     config = tmp_path / "pyproject.toml"
     config.write_text(swapped)

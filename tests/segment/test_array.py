@@ -367,7 +367,9 @@ def test_something_else_is_incompatible(make_where) -> None:
                 buffer.unlink()
     with (
         Ring.create(make_where("shm")) as ring,
-        pytest.raises(IncompatibleSegment, match="of kind 1, and a shared array is of kind 65"),
+        pytest.raises(
+            IncompatibleSegment, match=r"\(ring, kind 1\), not a shared array \(kind 65\)"
+        ),
     ):
         SharedArray.attach(ring.url)
 
@@ -380,10 +382,11 @@ def test_an_empty_file_is_incompatible(tmp_path: Path) -> None:
 
 def described(text: bytes, shape: tuple[int, ...] = (3,), dtype: str = "<f4") -> bytes:
     """A whole segment whose description is `text`, with its checksums in order."""
-    from shmkit.segment.array_header import pack
+    from shmkit.segment.array_header import plan
 
-    head, total = pack(shape, np.dtype(dtype), fortran=False)
-    body = bytearray(head.ljust(total, b"\0"))
+    header, write = plan(shape, np.dtype(dtype), fortran=False)
+    body = bytearray(header.offset + header.size)
+    write(memoryview(body))
     body[0x80:0x88] = struct.pack("<II", len(text), zlib.crc32(text))
     body[0x88 : 0x88 + len(text)] = text
     return bytes(body)
@@ -401,7 +404,7 @@ GOOD = b"((3,), '<f4')"
 WRONG: dict[str, tuple[bytes, type[Exception], str]] = {
     "cut off": (described(GOOD)[:4100], CorruptSegment, "has 4100 bytes, and its header speaks"),
     "cut off in the header": (described(GOOD)[:100], CorruptSegment, "less than its header"),
-    "version": (fixed(described(GOOD), 8, "<H", 2), IncompatibleSegment, "layout version 2"),
+    "version": (fixed(described(GOOD), 8, "<H", 9), IncompatibleSegment, "layout version 9"),
     "kind": (fixed(described(GOOD), 10, "<H", 1), IncompatibleSegment, "of kind 1"),
     "offset": (fixed(described(GOOD), 0x18, "<Q", 8192), CorruptSegment, "offset of 8192"),
     "odd offset": (fixed(described(GOOD), 0x18, "<Q", 4097), CorruptSegment, "offset of 4097"),

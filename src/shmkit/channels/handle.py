@@ -6,10 +6,8 @@ A channel's class adds what it keeps (slots), `_begin`, which makes it a handle 
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 
-from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
 from shmkit.segment.segment import Segment
 from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
@@ -23,11 +21,7 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
 
-__all__ = ["BUSY", "LIMIT", "STATES", "Handle", "checked_state"]
-
-BUSY: Final = -2
-"""In the bound of a fast path: a thread is on it. Another sees it only where a garbage collection
-came between (before 3.12), or from a finalizer that the collection ran."""
+__all__ = ["LIMIT", "STATES", "Handle", "checked_state"]
 
 LIMIT: Final = 1 << 63
 """What no position and no version reaches: at a terabyte a second it would take three months."""
@@ -209,17 +203,6 @@ class Handle:
         return self._segment.poison(detail)
 
     # -- waiting ---------------------------------------------------------------------------------
-
-    def _await_fast_path(self, is_free: Callable[[], bool]) -> None:
-        """Let a thread go on that a garbage collection interrupted on the fast path."""
-        deadline = Deadline(1)
-        while not is_free():
-            if deadline.expired():
-                raise RuntimeError(
-                    f"{self._NOUN} {self._name} was called by a finalizer that ran inside a call "
-                    "on the same handle: give the finalizer a handle of its own"
-                )
-            time.sleep(0)
 
     def _tell_of_death(self, peer: Side, word: int, seen: int) -> None:
         """Raise if the other side died, and a word is still as it was seen.

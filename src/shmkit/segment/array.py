@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from math import prod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
 
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.allocation import ADDRESS_SPACE
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.memory.url import Url, Where
 from shmkit.memory.views import array_on
-from shmkit.segment.array_header import ArrayHeader, pack, unpack
-from shmkit.segment.array_shape import Shape, checked_array, dimensions_of
+from shmkit.segment.array_header import ArrayHeader, plan, read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from shmkit.memory.mapping import Access
 
 __all__ = ["SharedArray"]
+
+Shape = SupportsIndex | Sequence[SupportsIndex]
 
 
 class SharedArray:
@@ -167,7 +169,7 @@ class SharedArray:
         try:
             self = cls.__new__(cls)
             whole = buffer.buf
-            self._header = header = unpack(whole, len(whole), str(buffer.url))
+            self._header = header = read(whole, str(buffer.url))
             self._buffer = buffer
             self._array = _view(buffer, header)
             self._check(shape, dtype)
@@ -345,12 +347,43 @@ def _plan(
     length = prod(dimensions) * kind.itemsize
     if length > ADDRESS_SPACE:
         raise ValueError(f"{dimensions} of {kind}: {length} bytes, more than addresses reach")
-    head, size = pack(dimensions, kind, fortran=order == "F")
+    header, write = plan(dimensions, kind, fortran=order == "F")
 
     def fill(whole: memoryview) -> None:
-        whole[: len(head)] = head
+        write(whole)
         if source is not None:
-            items = whole[size - length :]
-            array_on(items, dimensions, kind, order=order)[...] = source
+            array_on(whole[header.offset :], dimensions, kind, order=order)[...] = source
 
-    return size, fill
+    return header.offset + length, fill
+
+
+def dimensions_of(shape: Shape) -> tuple[int, ...]:
+    """A shape as numpy takes it, a number for one dimension, as a tuple."""
+    if isinstance(shape, SupportsIndex):
+        return (operator.index(shape),)
+    return tuple(operator.index(n) for n in shape)
+
+
+def checked_array(shape: Shape, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """A shape and a dtype that memory can hold; the dimensions of a subarray go to the shape.
+
+    Raises:
+        TypeError: a dtype that holds Python objects, or has no size.
+        ValueError: a shape that cannot be.
+    """
+    import numpy as np
+
+    kind, dimensions = np.dtype(dtype), dimensions_of(shape)
+    if kind.hasobject:
+        raise TypeError(
+            f"dtype {kind} holds Python objects, whose addresses mean nothing to other processes: "
+            "use a fixed-size dtype"
+        )
+    if kind.subdtype is not None:
+        kind, inner = kind.subdtype
+        dimensions += inner
+    if not kind.itemsize:
+        raise TypeError(f"dtype {kind} has no size: say how many bytes, as in 'S16' or 'U16'")
+    if any(n < 0 for n in dimensions):
+        raise ValueError(f"'shape' must not be negative anywhere, and is {dimensions}")
+    return dimensions, kind

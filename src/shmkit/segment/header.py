@@ -9,19 +9,16 @@ import os
 import struct
 import time
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shmkit.errors import CorruptSegment, IncompatibleSegment
 from shmkit.segment.participants import start_time
 from shmkit.segment.words import (
     CHECKSUM,
     CHECKSUM_AT,
-    CUT,
-    DATA_BELL,
-    DROPPED,
     FIXED,
     FIXED_AT,
-    HEAD,
+    KINDS,
     LEAST_DATA,
     LINE,
     MAGIC,
@@ -30,40 +27,14 @@ from shmkit.segment.words import (
     PARTICIPANTS_AT,
     POISONED,
     READY,
-    SHUT,
-    SKIP,
-    SPACE_BELL,
     STATE,
-    TAIL,
     VERSION,
 )
 
 if TYPE_CHECKING:
-    import mmap
-
     from shmkit.segment.words import Kind
 
-# Words and states are for the channels, which do not take them from words.py yet.
-__all__ = [
-    "CUT",
-    "DATA_BELL",
-    "DROPPED",
-    "HEAD",
-    "LEAST_DATA",
-    "MAGIC",
-    "PAGE",
-    "POISONED",
-    "READY",
-    "SHUT",
-    "SKIP",
-    "SPACE_BELL",
-    "STATE",
-    "TAIL",
-    "Header",
-    "data_offset",
-    "fill",
-    "read",
-]
+__all__ = ["Header", "corrupt", "data_offset", "fill", "read", "read_fixed", "write"]
 
 _FIXED: Final = struct.Struct(FIXED)
 _CHECKSUM: Final = struct.Struct(CHECKSUM)
@@ -97,8 +68,14 @@ def data_offset(participants: int) -> int:
 
 
 def fill(view: memoryview, kind: Kind, flags: int, data_size: int, participants: int) -> None:
-    """Write the header of a new segment made by this process. Its memory is zeros, and unknown."""
-    offset = data_offset(participants)
+    """Write the header of a new segment with participants, into memory of zeros."""
+    write(view, kind, flags, data_offset(participants), data_size, participants)
+
+
+def write(
+    view: memoryview, kind: Kind, flags: int, offset: int, data_size: int, participants: int = 0
+) -> None:
+    """Write a header of this process's making into memory that no other process knows yet."""
     _FIXED.pack_into(
         view,
         FIXED_AT,
@@ -120,8 +97,8 @@ def fill(view: memoryview, kind: Kind, flags: int, data_size: int, participants:
     view[: len(MAGIC)] = MAGIC
 
 
-def read(memory: mmap.mmap, kind: Kind, size: int, where: str) -> Header:
-    """Read the header of a segment, and check that the rest of the code may believe it.
+def read(memory: Any, kind: Kind, size: int, where: str) -> Header:
+    """Read the header of a segment with participants, and check what the code will believe of it.
 
     Args:
         memory: the map; of PAGE bytes at least.
@@ -133,29 +110,8 @@ def read(memory: mmap.mmap, kind: Kind, size: int, where: str) -> Header:
         IncompatibleSegment: no segment, or another layout version or kind.
         CorruptSegment: a field that can not be.
     """
-    magic = memory[: len(MAGIC)]
-    if magic != MAGIC:
-        raise IncompatibleSegment(
-            f"{where!r} begins with {magic!r}, a shmkit segment with {MAGIC!r}: it is not ours, or "
-            "of another layout version: take another name",
-            where=where,
-        )
-    version, found, flags, total, offset, data_size, participants, random, *_ = _FIXED.unpack_from(
-        memory, FIXED_AT
-    )
-    if version != VERSION:
-        raise IncompatibleSegment(
-            f"segment {where!r} has layout version {version}, this shmkit reads {VERSION}",
-            where=where,
-        )
-    if _CHECKSUM.unpack_from(memory, CHECKSUM_AT)[0] != zlib.crc32(memory[FIXED_AT:CHECKSUM_AT]):
-        raise _corrupt(where, "the checksum of the header does not fit its fields")
-    if found != kind.number:
-        raise IncompatibleSegment(
-            f"segment {where!r} holds something of kind {found}, not a {kind.noun} (kind "
-            f"{kind.number}): attach with the class that created it",
-            where=where,
-        )
+    header = read_fixed(memory, kind, where)
+    total, offset, data_size, participants = header[2:6]
     sound = (
         total <= size
         and total == offset + data_size
@@ -165,22 +121,64 @@ def read(memory: mmap.mmap, kind: Kind, size: int, where: str) -> Header:
         and offset == data_offset(participants)
     )
     if not sound:
-        raise _corrupt(
-            where,
+        raise corrupt(
+            f"segment {where!r}",
             f"total {total}, data offset {offset}, data size {data_size} and {participants} "
             f"participants do not fit each other or the {size} bytes there are",
+            where,
         )
     state = _WORD.unpack_from(memory, STATE * 8)[0]
     if not READY <= state <= (READY if kind.control else POISONED):
         allowed = f"none of {READY} to {POISONED}" if not kind.control else f"and always {READY}"
-        raise _corrupt(where, f"state {state} is {allowed}")
+        raise corrupt(f"segment {where!r}", f"state {state} is {allowed}", where)
+    return header
+
+
+def read_fixed(memory: Any, kind: Kind, where: str) -> Header:
+    """Read the fields of any header; whether they fit each other is for the caller to check.
+
+    Args:
+        memory: as bytes.
+        kind: what has to live there.
+        where: url, for messages.
+
+    Raises:
+        IncompatibleSegment: no segment, or another layout version or kind.
+        CorruptSegment: it was cut off or overwritten.
+    """
+    what = f"{kind.noun} {where!r}"
+    magic = bytes(memory[: len(MAGIC)])
+    if magic != MAGIC:
+        raise IncompatibleSegment(
+            f"{where!r} holds no {kind.noun}: it begins with {magic!r}, a segment of this library "
+            f"with {MAGIC!r}. Take another name, or the class that made it",
+            where=where,
+        )
+    if len(memory) < PAGE:
+        raise corrupt(what, f"it has {len(memory)} bytes, less than its header", where)
+    version, found, *fields = _FIXED.unpack_from(memory, FIXED_AT)
+    if version != VERSION:
+        raise IncompatibleSegment(
+            f"segment {where!r} has layout version {version}, this shmkit reads {VERSION}",
+            where=where,
+        )
+    if _CHECKSUM.unpack_from(memory, CHECKSUM_AT)[0] != zlib.crc32(memory[FIXED_AT:CHECKSUM_AT]):
+        raise corrupt(what, "the checksum of the header does not fit its fields", where)
+    if found != kind.number:
+        there = KINDS[found].noun if found in KINDS else "something unknown"
+        raise IncompatibleSegment(
+            f"segment {where!r} holds something else ({there}, kind {found}), not a {kind.noun} "
+            f"(kind {kind.number}): attach with the class that created it",
+            where=where,
+        )
+    flags, total, offset, data_size, participants, random, *_ = fields
     return Header(found, flags, total, offset, data_size, participants, random.hex())
 
 
-def _corrupt(where: str, detail: str) -> CorruptSegment:
+def corrupt(what: str, detail: str, where: str) -> CorruptSegment:
+    """The error for a segment whose header breaks a rule."""
     return CorruptSegment(
-        f"segment {where!r} is corrupt: {detail}; it was cut off or overwritten: unlink it and "
-        "create it anew",
+        f"{what} is corrupt: {detail}; it was cut off or overwritten: unlink it and create it anew",
         where=where,
         detail=detail,
     )

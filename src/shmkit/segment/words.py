@@ -21,129 +21,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = [
-    "ALWAYS_OPEN",
-    "ARRAY",
-    "ARRAY_KIND",
-    "ARRAY_TEXT",
-    "ARRAY_TEXT_LENGTH",
-    "ATTACHED",
-    "BROADCAST",
-    "BROADCAST_KIND",
-    "BUILT_ARRAY",
-    "BUILT_BYTES",
-    "CALLS_KIND",
-    "CALL_NOTE",
-    "CHECKED",
-    "CHECKSUM",
-    "CHECKSUM_AT",
-    "CONSUMER_BYTE",
-    "CUT",
-    "DATA_BELL",
-    "DEATHS",
-    "DONE_BELL",
-    "DOOR_BYTE",
-    "DROPPED",
-    "ENTERING",
-    "ENTRIES",
-    "EVENT",
-    "EVENT_BELL",
-    "EVENT_KIND",
-    "EVENT_MARK",
-    "EVENT_SET",
-    "FIXED",
-    "FIXED_AT",
-    "FORTRAN",
-    "FRAME",
-    "FRAME_HEADER",
-    "GET_NOTES",
-    "HEAD",
-    "HEADER",
-    "IDLE",
-    "INSIDE",
-    "JOINABLE_QUEUE_KIND",
-    "JOIN_NEWS",
-    "KINDS",
-    "KIND_MASK",
-    "KIND_SHIFT",
-    "LATEST",
-    "LATEST_KIND",
-    "LATEST_LENGTHS",
-    "LATEST_SIZE",
-    "LATEST_VERSION",
-    "LEAST_DATA",
-    "LEAVING",
-    "LINE",
-    "LINE_WORDS",
-    "LOCKS",
-    "LOCK_BYTES",
-    "LOCK_BYTES_AT",
-    "LOCK_KIND",
-    "LOCK_WORDS",
-    "MAGIC",
-    "MANY_CONSUMERS",
-    "MANY_PRODUCERS",
-    "MAXSIZE",
-    "MOST_PARTICIPANTS",
-    "NOTE_READY",
-    "NOTE_STARTED",
-    "NOTE_TAKEN",
-    "NOTE_WORDS",
-    "OBJECT_RING_KIND",
-    "OLDEST",
-    "ONCE",
-    "ONCE_BUILT",
-    "ONCE_KIND",
-    "ONCE_LENGTH",
-    "ONCE_NAME",
-    "OVERFLOW",
-    "OVERFLOW_MAGIC",
-    "PAD",
-    "PAGE",
-    "PARTICIPANT",
-    "PARTICIPANTS_AT",
-    "PARTICIPANT_BYTE",
-    "PHASE",
-    "PHASES",
-    "PID",
-    "POISONED",
-    "POLICIES",
-    "POLICY_SHIFT",
-    "PRODUCER_BYTE",
-    "PUT_NOTES",
-    "QUEUE",
-    "QUEUE_KIND",
-    "READERS_BELL",
-    "READER_ROLE",
-    "READY",
-    "RESCUE_BYTE",
-    "RESULTS_KIND",
-    "RING",
-    "RING_KIND",
-    "ROLES",
-    "SEMAPHORES",
-    "SEMAPHORE_AT",
-    "SEMAPHORE_FORMAT",
-    "SEMAPHORE_KIND",
-    "SEMAPHORE_NAMES",
-    "SEMAPHORE_ROOM",
-    "SHUT",
-    "SIZE_MASK",
-    "SKIP",
-    "SPACE_BELL",
-    "START",
-    "STATE",
-    "TABLES",
-    "TAIL",
-    "TASKS_DONE",
-    "TICKS",
-    "VERSION",
-    "WRITER_ROLE",
-    "Field",
-    "Kind",
-    "Table",
-    "as_markdown",
-]
+# And every constant below: the tables, the kinds, and the numbers made from them.
+__all__ = ["KINDS", "TABLES", "Field", "Kind", "Table", "as_markdown"]
 
 
 class Field(NamedTuple):
@@ -222,8 +101,10 @@ def _size(kind: str) -> int:
     return int(count) if unit == "bytes" else _CODES[kind][1]
 
 
-def _table(title: str, *fields: tuple[int, str, str, str, str]) -> Table:
-    return Table(title, tuple(Field(*field) for field in fields))
+def _table(title: str, drawn: str) -> Table:
+    """A table from its drawing: offset, type, name, writer and meaning, two blanks between them."""
+    rows = (filter(None, map(str.strip, line.split("  "))) for line in drawn.strip().splitlines())
+    return Table(title, tuple(Field(int(at, 16), *rest) for at, *rest in rows))
 
 
 # -- the tables ------------------------------------------------------------------------------------
@@ -232,222 +113,166 @@ LINE: Final = 128  # bytes
 
 HEADER: Final = _table(
     "The header of every segment",
-    (
-        0x000,
-        "8 bytes",
-        "magic",
-        "creator",
-        "SHMKIT, 1, 0; stored last where memory has a name first",
-    ),
-    (0x008, "u16", "version", "creator", "of all layouts together"),
-    (0x00A, "u16", "kind", "creator", "what lives here: the table of kinds"),
-    (0x00C, "u16", "flags", "creator", "of the kind"),
-    (0x010, "u64", "total", "creator", "bytes of the segment"),
-    (0x018, "u64", "data_offset", "creator", "byte where the data begins"),
-    (0x020, "u64", "data_size", "creator", "bytes of the data; a power of two for rings"),
-    (0x028, "u64", "participants", "creator", "how many participants there may be at a time"),
-    (0x030, "16 bytes", "incarnation", "creator", "random: tells it from its successors"),
-    (0x040, "u64", "boot", "creator", "hash of the boot id; for people"),
-    (0x048, "u64", "creator_pid", "creator", "process id; for people"),
-    (0x050, "u64", "creator_start", "creator", "start time in clock ticks; for people"),
-    (0x058, "u64", "created", "creator", "nanoseconds since 1970; for people"),
-    (0x060, "u32", "checksum", "creator", "CRC-32 of 0x008 to 0x05f"),
-    (
-        0x068,
-        "u64",
-        "state",
-        "any participant",
-        "1 open, 2 shut down, 3 shut down at once, 4 corrupt",
-    ),
-    (
-        0x070,
-        "u64",
-        "semaphore_format",
-        "the first in",
-        "C library and size of the semaphores; 0: none yet",
-    ),
-    (
-        0x078,
-        "u64",
-        "semaphore_names",
-        "the first in",
-        "random part of their names, if they have any",
-    ),
-    (
-        0x100,
-        "4 u64",
-        "deaths",
-        "a newcomer",
-        "for each of two roles: when the last of its dead attached, and its pid",
-    ),
+    """
+    0x000  8 bytes   magic             creator          SHMKIT, 1, 0; stored last where memory has a name first
+    0x008  u16       version           creator          of all layouts together
+    0x00a  u16       kind              creator          what lives here: the table of kinds
+    0x00c  u16       flags             creator          of the kind
+    0x010  u64       total             creator          bytes of the segment
+    0x018  u64       data_offset       creator          byte where the data begins
+    0x020  u64       data_size         creator          bytes of the data; a power of two for rings
+    0x028  u64       participants      creator          how many participants there may be at a time
+    0x030  16 bytes  incarnation       creator          random: tells it from its successors
+    0x040  u64       boot              creator          hash of the boot id; for people
+    0x048  u64       creator_pid       creator          process id; for people
+    0x050  u64       creator_start     creator          start time in clock ticks; for people
+    0x058  u64       created           creator          nanoseconds since 1970; for people
+    0x060  u32       checksum          creator          CRC-32 of 0x008 to 0x05f
+    0x068  u64       state             any participant  1 open, 2 shut down, 3 shut down at once, 4 corrupt
+    0x070  u64       semaphore_format  the first in     C library and size of the semaphores; 0: none yet
+    0x078  u64       semaphore_names   the first in     random part of their names, if they have any
+    0x100  4 u64     deaths            a newcomer       for each of two roles: when the last of its dead attached, and its pid
+    """,
 )
 
 RING: Final = _table(
     "Ring",
-    (0x080, "u64", "tail", "producer", "bytes committed since creation; only grows"),
-    (0x088, "u64", "skip", "producer", "a consumer of an empty ring here goes on at the next lap"),
-    (0x090, "u64", "dropped", "producer", "frames that a full ring did not take, or threw out"),
-    (0x180, "u64", "head", "consumer", "bytes released since creation; only grows"),
-    (0x280, "u64", "data_bell", "consumer sets, producer clears", "a consumer may be asleep"),
-    (0x300, "u64", "space_bell", "producer sets, consumer clears", "a producer may be asleep"),
+    """
+    0x080  u64  tail        producer                        bytes committed since creation; only grows
+    0x088  u64  skip        producer                        a consumer of an empty ring here goes on at the next lap
+    0x090  u64  dropped     producer                        frames that a full ring did not take, or threw out
+    0x180  u64  head        consumer                        bytes released since creation; only grows
+    0x280  u64  data_bell   consumer sets, producer clears  a consumer may be asleep
+    0x300  u64  space_bell  producer sets, consumer clears  a producer may be asleep
+    """,
 )
 
 QUEUE: Final = _table(
     "Queue and JoinableQueue: a ring, and",
-    (0x0C0, "u64", "put_notes", "producer, with the put lock", "which of the next two notes holds"),
-    (
-        0x0C8,
-        "2 u64",
-        "put_note_0",
-        "producer, with the put lock",
-        "tail, and objects put before it",
-    ),
-    (0x0D8, "2 u64", "put_note_1", "producer, with the put lock", "the same"),
-    (0x1C0, "u64", "get_notes", "consumer, with the get lock", "which of the next two notes holds"),
-    (
-        0x1C8,
-        "2 u64",
-        "get_note_0",
-        "consumer, with the get lock",
-        "head, and objects taken before it",
-    ),
-    (0x1D8, "2 u64", "get_note_1", "consumer, with the get lock", "the same"),
-    (0x200, "u64", "maxsize", "creator", "most objects there may be; 0: no limit but room"),
-    (0x208, "u64", "always_open", "creator", "1: a joiner's wait does not end with a shutdown"),
-    (0x210, "u64", "tasks_done", "consumer, with the get lock", "how often task_done was called"),
-    (0x218, "u64", "join_news", "consumer, with the get lock", "changes when joiners should look"),
-    (
-        0x220,
-        "u64",
-        "tracker",
-        "creator",
-        "of a nameless ring: inode of its resource tracker's pipe",
-    ),
-    (0x240, "u64", "done_bell", "joiner sets, consumer clears", "a joiner may be asleep"),
+    """
+    0x0c0  u64    put_notes    producer, with the put lock   which of the next two notes holds
+    0x0c8  2 u64  put_note_0   producer, with the put lock   tail, and objects put before it
+    0x0d8  2 u64  put_note_1   producer, with the put lock   the same
+    0x1c0  u64    get_notes    consumer, with the get lock   which of the next two notes holds
+    0x1c8  2 u64  get_note_0   consumer, with the get lock   head, and objects taken before it
+    0x1d8  2 u64  get_note_1   consumer, with the get lock   the same
+    0x200  u64    maxsize      creator                       most objects there may be; 0: no limit but room
+    0x208  u64    always_open  creator                       1: a joiner's wait does not end with a shutdown
+    0x210  u64    tasks_done   consumer, with the get lock   how often task_done was called
+    0x218  u64    join_news    consumer, with the get lock   changes when joiners should look
+    0x220  u64    tracker      creator                       of a nameless ring: inode of its resource tracker's pipe
+    0x240  u64    done_bell    joiner sets, consumer clears  a joiner may be asleep
+    """,
 )
 
 BROADCAST: Final = _table(
     "Broadcast",
-    (0x080, "u64", "tail", "publisher", "bytes published since creation; only grows"),
-    (0x088, "u64", "oldest", "publisher", "position of the oldest whole frame; only grows"),
-    (0x280, "u64", "readers_bell", "readers set, publisher clears", "a reader may be asleep"),
-    (0x288, "u64", "readers_rung", "publisher", "how often the bell was rung"),
+    """
+    0x080  u64  tail          publisher                      bytes published since creation; only grows
+    0x088  u64  oldest        publisher                      position of the oldest whole frame; only grows
+    0x280  u64  readers_bell  readers set, publisher clears  a reader may be asleep
+    0x288  u64  readers_rung  publisher                      how often the bell was rung
+    """,
 )
 
 LATEST: Final = _table(
     "Latest",
-    (0x080, "u64", "version", "writer", "number of the newest value; 0 before the first"),
-    (0x088, "u64", "size", "creator", "bytes of the largest value"),
-    (0x090, "4 u64", "lengths", "writer", "bytes of the value in each of four cells"),
-    (0x280, "u64", "readers_bell", "readers set, writer clears", "a reader may be asleep"),
-    (0x288, "u64", "readers_rung", "writer", "how often the bell was rung"),
+    """
+    0x080  u64    version       writer                      number of the newest value; 0 before the first
+    0x088  u64    size          creator                     bytes of the largest value
+    0x090  4 u64  lengths       writer                      bytes of the value in each of four cells
+    0x280  u64    readers_bell  readers set, writer clears  a reader may be asleep
+    0x288  u64    readers_rung  writer                      how often the bell was rung
+    """,
 )
 
 EVENT: Final = _table(
     "Event",
-    (0x080, "u64", "is_set", "any participant", "1 while it is set"),
-    (0x088, "u64", "mark", "any participant", "a random number, another one for each set"),
-    (0x280, "u64", "bell", "waiters set, setter clears", "a waiter may be asleep"),
+    """
+    0x080  u64  is_set  any participant             1 while it is set
+    0x088  u64  mark    any participant             a random number, another one for each set
+    0x280  u64  bell    waiters set, setter clears  a waiter may be asleep
+    """,
 )
 
 ONCE: Final = _table(
     "once",
-    (0x080, "u64", "built", "builder", "0 not built, 1 bytes, 2 an array; stored last"),
-    (0x088, "u64", "length", "builder", "of bytes"),
-    (
-        0x090,
-        "16 bytes",
-        "name",
-        "builder",
-        "random part of the name of the segment with the content",
-    ),
+    """
+    0x080  u64       built   builder  0 not built, 1 bytes, 2 an array; stored last
+    0x088  u64       length  builder  of bytes
+    0x090  16 bytes  name    builder  random part of the name of the segment with the content
+    """,
 )
 
 ARRAY: Final = _table(
     "SharedArray",
-    (0x080, "u32", "text_length", "creator", "bytes of the description"),
-    (0x084, "u32", "text_checksum", "creator", "CRC-32 of the description"),
-    (
-        0x088,
-        "text",
-        "text",
-        "creator",
-        "shape and dtype: a Python literal in ASCII, as .npy files have",
-    ),
+    """
+    0x080  u32   text_length    creator  bytes of the description
+    0x084  u32   text_checksum  creator  CRC-32 of the description
+    0x088  text  text           creator  shape and dtype: a Python literal in ASCII, as .npy files have
+    """,
 )
 
 SEMAPHORES: Final = _table(
     "The semaphores of a segment, 128 bytes each",
-    (
-        0x400,
-        "sem_t",
-        "data",
-        "any participant",
-        "consumers and readers sleep here; fan-outs alternate it with the next",
-    ),
-    (
-        0x480,
-        "sem_t",
-        "space",
-        "any participant",
-        "producers sleep here; of fan-outs, the readers' second",
-    ),
-    (0x500, "sem_t", "put", "any participant", "token of the put lock; of a Lock, its own"),
-    (0x580, "sem_t", "get", "any participant", "token of the get lock"),
-    (0x600, "sem_t", "done", "any participant", "joiners sleep here"),
+    """
+    0x400  sem_t  data   any participant  consumers and readers sleep here; fan-outs alternate it with the next
+    0x480  sem_t  space  any participant  producers sleep here; of fan-outs, the readers' second
+    0x500  sem_t  put    any participant  token of the put lock; of a Lock, its own
+    0x580  sem_t  get    any participant  token of the get lock
+    0x600  sem_t  done   any participant  joiners sleep here
+    """,
 )
 
 PARTICIPANT: Final = _table(
     "A participant, 128 bytes each from 0x800 on",
-    (0x00, "u64", "pid", "the participant", "process id; for people and for error messages"),
-    (0x08, "u64", "start", "the participant", "start time in clock ticks; for people"),
-    (
-        0x10,
-        "u64",
-        "attached",
-        "the participant",
-        "nanoseconds: tells it from the next owner of these 128 bytes",
-    ),
-    (0x18, "u64", "roles", "the participant", "bit 0: puts or writes; bit 1: gets"),
-    (0x20, "6 u64", "phases", "the participant", "for each of two locks: phase, ticks, entries"),
+    """
+    0x000  u64    pid       the participant  process id; for people and for error messages
+    0x008  u64    start     the participant  start time in clock ticks; for people
+    0x010  u64    attached  the participant  nanoseconds: tells it from the next owner of these 128 bytes
+    0x018  u64    roles     the participant  bit 0: puts or writes; bit 1: gets
+    0x020  6 u64  phases    the participant  for each of two locks: phase, ticks, entries
+    """,
 )
 
 FRAME: Final = _table(
     "A frame, at a multiple of 16 in the data",
-    (0x00, "u32", "size", "producer", "bytes of the payload"),
-    (0x04, "u16", "kind", "producer", "0 bytes or a pickle; 1 encoded; 2 an object in overflow"),
-    (0x06, "u16", "flags", "producer", "1: only fills the ring up to its end"),
-    (
-        0x08,
-        "u32",
-        "position",
-        "producer",
-        "of checked rings: position / 16; of a Broadcast: its number",
-    ),
-    (0x0C, "u32", "checksum", "producer", "of checked rings: CRC-32 of payload and header"),
-    (0x10, "bytes", "payload", "producer", "never goes around the end of the data"),
+    """
+    0x000  u32    size      producer  bytes of the payload
+    0x004  u16    kind      producer  0 bytes or a pickle; 1 encoded; 2 an object in overflow
+    0x006  u16    flags     producer  1: only fills the ring up to its end
+    0x008  u32    position  producer  of checked rings: position / 16; of a Broadcast: its number
+    0x00c  u32    checksum  producer  of checked rings: CRC-32 of payload and header
+    0x010  bytes  payload   producer  never goes around the end of the data
+    """,
 )
 
 CALL_NOTE: Final = _table(
     "A worker's note of the call it has, 128 bytes each",
-    (0x00, "u64", "ready", "worker", "1 once the initializer is done"),
-    (0x08, "u64", "taken", "worker", "the call it has, or had last"),
-    (0x10, "u64", "started", "worker", "the same, once its code may run"),
+    """
+    0x000  u64  ready    worker  1 once the initializer is done
+    0x008  u64  taken    worker  the call it has, or had last
+    0x010  u64  started  worker  the same, once its code may run
+    """,
 )
 
 OVERFLOW: Final = _table(
     "The end of an object in overflow, counted from its last 24 bytes",
-    (0x00, "16 bytes", "nonce", "sender", "random, the same as in its label"),
-    (0x10, "8 bytes", "magic", "sender", "SHMKIT, 2, 0"),
+    """
+    0x000  16 bytes  nonce  sender  random, the same as in its label
+    0x010  8 bytes   magic  sender  SHMKIT, 2, 0
+    """,
 )
 
 LOCK_BYTES: Final = _table(
     "Bytes that the kernel locks (open-file-description locks), counted from 2**62",
-    (0, "byte", "door", "newcomer, leaver, rescuer", "entry lock: one at a time comes or goes"),
-    (2, "byte", "producer", "the one producer or writer", "held as long as the role is"),
-    (3, "byte", "consumer", "the one consumer", "held as long as the role is"),
-    (8, "byte", "rescue", "a rescuer", "one for each lock"),
-    (64, "byte", "participant", "the participant", "one for each participant: held means alive"),
+    """
+    0x000  byte  door         newcomer, leaver, rescuer   entry lock: one at a time comes or goes
+    0x002  byte  producer     the one producer or writer  held as long as the role is
+    0x003  byte  consumer     the one consumer            held as long as the role is
+    0x008  byte  rescue       a rescuer                   one for each lock
+    0x040  byte  participant  the participant             one for each participant: held means alive
+    """,
 )
 
 TABLES: Final = (
@@ -589,6 +414,7 @@ ONCE_NAME: Final = slice(ONCE.at("name"), ONCE.at("name") + 16)  # in bytes
 BUILT_BYTES: Final = 1
 BUILT_ARRAY: Final = 2
 
+ARRAY_DESCRIPTION: Final = ARRAY.format("text_length", "text_checksum")
 ARRAY_TEXT_LENGTH: Final = ARRAY.at("text_length")  # in bytes
 ARRAY_TEXT: Final = ARRAY.at("text")  # in bytes
 FORTRAN: Final = 1  # flag of an array: the first index changes fastest

@@ -9,12 +9,11 @@ are drawn in segment/words.py: QUEUE.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.objects.object_ring import ObjectRing
+from shmkit.channels.ring import RingOptions
 from shmkit.deadline import Deadline
-from shmkit.errors import IncompatibleSegment
 from shmkit.segment.fences import fence
 from shmkit.segment.words import (
     ALWAYS_OPEN,
@@ -128,38 +127,22 @@ class CountedRing(ObjectRing):
     _JOINABLE = False
 
     def __init__(self, segment: Segment) -> None:
-        """Take over a segment; `make` and `attach` are the ways to it, and `learn`."""
+        """Take over a segment; `make` and `attach` are the ways to it."""
         super().__init__(segment)
-        self._tally = Tally(segment.words, 0)
+        self._tally = tally = Tally(segment.words, segment.words[MAXSIZE])
+        if self._is_counted:
+            self._writer.note, self._reader.note = tally.note_put, tally.note_get
 
     @classmethod
     def make(cls, where: Where, maxsize: int, capacity: int) -> Self:
         """Make a new one, with room for an object of `capacity` bytes."""
-        self = cls.create(where, capacity=capacity + _OVERHEAD, participants=PARTICIPANTS)
-        self._words[MAXSIZE] = max(0, maxsize)
-        self._words[ALWAYS_OPEN] = 1
-        self.learn()
-        return self
 
-    def learn(self) -> None:
-        """Take over what the creator decided.
+        def fill(words: memoryview[int]) -> None:
+            words[MAXSIZE] = max(0, maxsize)
+            words[ALWAYS_OPEN] = 1
 
-        Raises:
-            IncompatibleSegment: it decided nothing.
-        """
-        deadline = Deadline(5)
-        while not self._words[ALWAYS_OPEN]:
-            if deadline.expired():
-                where = str(self.url)
-                self.close()
-                raise IncompatibleSegment(
-                    f"queue {where!r} is half-made: unlink it and create it anew", where=where
-                )
-            time.sleep(0.001)  # its creator is two stores away, or was killed
-        tally = self._tally
-        tally.maxsize = self._words[MAXSIZE]
-        if self._is_counted:
-            self._writer.note, self._reader.note = tally.note_put, tally.note_get
+        options = RingOptions(capacity + _OVERHEAD, "many", "many", participants=PARTICIPANTS)
+        return cls._make(where, options, fill=fill)
 
     @property
     def _is_counted(self) -> bool:
@@ -230,7 +213,7 @@ class JoinableRing(CountedRing):
     _JOINABLE = True
 
     def __init__(self, segment: Segment) -> None:
-        """Take over a segment; `make` and `attach` are the ways to it, and `learn`."""
+        """Take over a segment; `make` and `attach` are the ways to it."""
         super().__init__(segment)
         bells = segment.membership.semaphores
         self._put_seen = 0

@@ -15,11 +15,11 @@ from __future__ import annotations
 import errno
 import os
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from shmkit.channels.frame import step_of
 from shmkit.channels.objects.codec import Encoded, Memory, Received, decode, encode, load
-from shmkit.channels.objects.family import shares_tracker
 from shmkit.channels.objects.overflow import Label, Overflow
 from shmkit.channels.ring import Reader, Ring
 from shmkit.core import Wait
@@ -33,6 +33,7 @@ from shmkit.segment.words import (
     KIND_SHIFT,
     OBJECT_RING_KIND,
     SIZE_MASK,
+    TRACKER,
 )
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class ObjectRing(Ring):
             url,
             segment.header.incarnation,
             identity_of(status),
-            tracked=shares_tracker(segment),
+            tracked=_shares_tracker(segment),
         )
         segment.membership.call_when_last(self._overflow.note_last)
         super().__init__(segment)
@@ -307,3 +308,19 @@ class ObjectRing(Ring):
                 return True
             at += step_of(size)
         return False
+
+
+def _shares_tracker(segment: Segment) -> bool:
+    """Whether a segment is anonymous memory, and its creator has this process's resource tracker.
+
+    The tracker removes what is registered with it when the last process of its family ends: then no
+    process is left that has the ring. The creator stores the inode of its tracker's pipe before
+    another process can have the segment.
+    """
+    if segment.buffer.url.scheme != "anon":
+        return False
+    fd = resource_tracker.getfd()
+    tracker = 0 if fd is None else os.fstat(fd).st_ino
+    if segment.buffer.created:
+        segment.words[TRACKER] = tracker
+    return bool(tracker) and segment.words[TRACKER] == tracker

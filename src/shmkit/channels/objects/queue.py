@@ -84,7 +84,6 @@ class Queue(Generic[T]):
 
     @classmethod
     def _over(cls, ring: CountedRing) -> Self:
-        ring.learn()
         self = cls.__new__(cls)
         self._take(ring)
         return self
