@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from shmkit.errors import WorkerDied as WorkerDied
     from shmkit.memory.buffer import SharedBuffer as SharedBuffer
     from shmkit.memory.open_bytes import open_bytes as open_bytes
-    from shmkit.memory.paged.paged import PagedFile as PagedFile
+    from shmkit.memory.paged import PagedFile as PagedFile
     from shmkit.segment.array import SharedArray as SharedArray
     from shmkit.sync.event import Event as Event
     from shmkit.sync.lock import Acquired as Acquired
@@ -61,7 +61,7 @@ _HOME = {
     "JoinableQueue": "shmkit.channels.objects.queue",
     "Latest": "shmkit.channels.fanout.latest",
     "Lock": "shmkit.sync.lock",
-    "PagedFile": "shmkit.memory.paged.paged",
+    "PagedFile": "shmkit.memory.paged",
     "PeerDied": "shmkit.errors",
     "ProcessPoolExecutor": "shmkit.work.executor",
     "Queue": "shmkit.channels.objects.queue",

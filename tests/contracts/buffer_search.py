@@ -49,6 +49,14 @@ BOUNDS: list[tuple[int | None, ...]] = [
 
 
 @READING.append
+def tells_an_index_or_raises(buffer: SharedBuffer, model: bytearray) -> None:
+    assert buffer.index(b"two") == model.index(b"two")
+    assert buffer.index(b"two", 100) == model.index(b"two", 100)
+    with pytest.raises(ValueError, match="is not in"):
+        buffer.index(b"nowhere")
+
+
+@READING.append
 def finds_what_a_bytearray_finds(buffer: SharedBuffer, model: bytearray) -> None:
     for needle in [*NEEDLES, b""]:
         for bounds in BOUNDS:

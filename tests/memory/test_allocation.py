@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from shmkit import SharedBuffer
+from shmkit.memory import allocation
 from shmkit.memory.allocation import free_memory
+from shmkit.memory.url import Url
 
 # ------------------------------------------------------------------ a full /dev/shm or disk
 
@@ -68,7 +70,7 @@ with SharedBuffer.create(where, 1 << 19) as buffer:
 
 
 def unshare() -> list[str] | None:
-    """A command that starts others with a /dev/shm of their own, if there is one here."""
+    """A command that starts another one with a /dev/shm of its own; None if there is none here."""
     if not shutil.which("unshare"):
         return None
     command = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
@@ -91,6 +93,48 @@ def own_namespace() -> list[str]:
 def test_full_dev_shm(own_namespace: list[str], step: str, where: str) -> None:
     script = 'mount -t tmpfs -o size=1m,mode=1777 tmpfs /dev/shm && exec "$@"'
     python = [sys.executable, "-W", "error", "-c", PRELUDE + FULL[step], where]
+    result = subprocess.run(
+        [*own_namespace, "sh", "-c", script, "sh", *python],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# ------------------------------------------------------------------ no /dev/shm to use
+
+UNUSABLE = """
+import sys
+from shmkit import SharedBuffer
+for use in (
+    lambda: SharedBuffer.create("shm:x", 100),
+    lambda: SharedBuffer.create("shm:", 100),
+    lambda: SharedBuffer.ensure("shm:x", 100, keep=True),
+    *([lambda: SharedBuffer.attach("shm:x", timeout=None)] if sys.argv[2] == "missing" else []),
+):
+    try:
+        use()
+    except OSError as error:
+        assert not isinstance(error, (FileExistsError, FileNotFoundError)), repr(error)
+        assert "/dev/shm" in str(error) and "'file:PATH'" in str(error), error
+    else:
+        raise AssertionError("it worked")
+with SharedBuffer.create(None, 100) as one, SharedBuffer.create("file:" + sys.argv[1], 100) as two:
+    one[0] = two[0] = 1
+    two.unlink()
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "mount"),
+    [("missing", "tmpfs /dev"), ("read-only", "-o ro tmpfs /dev/shm")],
+)
+def test_dev_shm_that_cannot_be_used(own_namespace: list[str], tmp_path: Path, way, mount) -> None:
+    """One clear error at once, and files and anonymous memory go on working."""
+    script = f'mount -t tmpfs {mount} && exec "$@"'
+    python = [sys.executable, "-W", "error", "-c", UNUSABLE, str(tmp_path / "x"), way]
     result = subprocess.run(
         [*own_namespace, "sh", "-c", script, "sh", *python],
         capture_output=True,
@@ -179,6 +223,19 @@ def test_free_memory_of_a_control_group(machine) -> None:
     assert free_memory(*machine) == 11_000, "the tightest of the groups above counts"
     limit(machine[1] / "a", "300000", 390_000, 0)
     assert free_memory(*machine) == 0
+
+
+def test_small_memory_asks_nothing_of_the_machine(where, monkeypatch) -> None:
+    """What is small beside the machine cannot fill it; to ask would cost more than to make it."""
+
+    def ask() -> int:
+        raise AssertionError
+
+    monkeypatch.setattr(allocation, "free_memory", ask)
+    with SharedBuffer.create(where, 1 << 20) as buffer:
+        buffer.unlink()
+    with pytest.raises(AssertionError):
+        allocation.reserve(-1, 1 << 40, Url("anon"))
 
 
 def test_free_memory_untold(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Getting hold of memory: made in one step, waited for, raced for; and what is there stays."""
+"""Memory is made in one step, waited for, and raced for; memory that is there stays as it is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def name(make_where) -> Any:
 
 @pytest.fixture(params=["one step", "two steps", "two steps by posix_ipc"])
 def steps(request: pytest.FixtureRequest, monkeypatch) -> str:
-    """Each way to make memory in turn: as Linux can, and as every system can."""
+    """Each way to make memory: in one step as Linux can, in two as every system can."""
     if request.param != "one step":
         monkeypatch.setattr(creation, "ONE_STEP", False)
     if request.param == "two steps by posix_ipc":
@@ -57,7 +57,7 @@ def empty_segment(where: str) -> Any:
 
 
 def at_first_pause(monkeypatch, action: Any) -> None:
-    """Have something happen while an attach waits."""
+    """Call `action` while an attach waits."""
     actions = [action]
 
     def sleep(seconds: float) -> None:
@@ -127,7 +127,7 @@ def test_ensure_finds_what_was_filled(make_where, steps: str, kind: str) -> None
 
 
 def test_the_magic_comes_last_in_two_steps(make_where, monkeypatch) -> None:
-    """Beside a name, not before it: an attacher may look at any time."""
+    """The name is there already, and an attacher may look at any time."""
     monkeypatch.setattr(creation, "ONE_STEP", False)
     size = (2 << 20) + 5
     target = memoryview(bytearray(size))
@@ -156,6 +156,49 @@ def test_the_magic_comes_last_in_two_steps(make_where, monkeypatch) -> None:
     creation._fill_magic_last(watched, write)  # type: ignore[arg-type]
     assert bytes(target) == source
     assert watched.before == bytes(8) + source[8:]
+
+
+@NAMED
+def test_the_creators_map_is_shown_by_its_name(make_where, kind: str, steps: str) -> None:
+    """People and tools look into /proc/*/maps for the processes that use a segment."""
+    where = make_where(kind)
+    with filled(where) as buffer:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert [line for line in maps if line.endswith(str(path_of(where)))]
+        buffer.unlink()
+
+
+@NAMED
+@pytest.mark.parametrize("mode", [0o400, 0o000])
+def test_a_mode_without_writing_does_not_stop_the_creator(make_where, kind: str, mode: int) -> None:
+    with SharedBuffer.create(make_where(kind), 3, mode=mode) as buffer:
+        buffer[:] = b"abc"
+        assert buffer[:] == b"abc"
+        buffer.unlink()
+
+
+def test_unlinked_before_it_is_mapped(name: str, monkeypatch) -> None:
+    """Another process may remove the name, or take it, between two system calls."""
+    link = NamedBackend.link
+    for successor in (False, True):
+
+        def link_and_lose(self: NamedBackend, fd: int, name: str) -> bool:
+            done = link(self, fd, name)
+            Path("/dev/shm", name).unlink()
+            if successor:  # noqa: B023
+                Path("/dev/shm", name).write_bytes(b"another's")
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(NamedBackend, "link", link_and_lose)
+            buffer = SharedBuffer.create(name, 9)
+        assert buffer[:] == bytes(9)
+        buffer[0] = 1
+        with buffer:
+            pass
+        assert path_of(name).exists() == successor
+    assert path_of(name).read_bytes() == b"another's"
+    path_of(name).unlink()
 
 
 # ------------------------------------------------------------------ killed at every step
@@ -193,7 +236,7 @@ def test_a_killed_creator_leaves_nothing_half_made(
 
 
 def test_a_killed_creator_of_a_fresh_name_leaves_nothing(name: str, monkeypatch) -> None:
-    """The resource tracker knows it before it is there."""
+    """The resource tracker is told of a fresh name before it exists."""
     monkeypatch.setattr(NamedBackend, "fresh_name", lambda _: name.removeprefix("shm:"))
     for step in STEPS[:-1]:
         with run_until(f"create.{step}", make_filled, "shm:", False, method="fork") as victim:
@@ -350,7 +393,7 @@ def test_attach_never_resizes(name: str) -> None:
 
 @NAMED
 def test_ensure_waits_for_the_second_step(make_where, monkeypatch, kind: str) -> None:
-    """First for the size, then for the magic."""
+    """It waits for the size, and then for the magic."""
     monkeypatch.setattr(creation, "ONE_STEP", False)
     where = make_where(kind)
     path = path_of(where)
@@ -395,7 +438,7 @@ def test_nothing_is_waited_for_where_one_step_is_enough(make_where, monkeypatch)
         path_of(where).unlink()
 
 
-@pytest.mark.parametrize("reason", ["no O_TMPFILE", "no /proc", "not this filesystem"])
+@pytest.mark.parametrize("reason", ["no O_TMPFILE", "no /proc", "not this filesystem", "no link"])
 def test_what_makes_it_two_steps(make_where, monkeypatch, reason: str) -> None:
     from shmkit.memory.backends import unnamed
 
@@ -413,6 +456,12 @@ def test_what_makes_it_two_steps(make_where, monkeypatch, reason: str) -> None:
             patch.delattr(os, "O_TMPFILE")
         elif reason == "no /proc":
             patch.setattr(os.path, "isdir", lambda path: path != "/proc/self/fd")
+        elif reason == "no link":
+
+            def no_link(*paths: str, **options: Any) -> None:
+                raise OSError(errno.EXDEV, "not across filesystems", *paths)
+
+            patch.setattr(os, "link", no_link)
         else:
 
             def refuse(path: str, flags: int, mode: int = 0o777, **options: Any) -> int:
@@ -432,7 +481,7 @@ def test_what_makes_it_two_steps(make_where, monkeypatch, reason: str) -> None:
 
 
 def overtaken(monkeypatch, overtake: Any) -> None:
-    """Have something happen just before the name is given."""
+    """Call `overtake` just before the name is given."""
     link = NamedBackend.link
     calls = [overtake]
 
@@ -489,10 +538,10 @@ def test_an_ensure_that_is_overtaken_by_one_that_goes(name: str, monkeypatch) ->
 
 def ensure_many(names: list[str], number: int, arrived: SharedBuffer, link: Any) -> None:
     created = []
-    for turn, name in enumerate(names, 1):
-        arrived[number] = turn
+    for meeting, name in enumerate(names, 1):
+        arrived[number] = meeting
         end = time.monotonic() + 20
-        while min(arrived) < turn:  # no sleep: they have to meet at the same moment
+        while min(arrived) < meeting:  # no sleep: they have to meet at the same moment
             assert time.monotonic() < end
             os.sched_yield()
         with SharedBuffer.ensure(name, 100, keep=True) as buffer:
@@ -534,7 +583,7 @@ class Interrupted(BaseException):
 def test_failed_creation_leaves_nothing(
     make_where, monkeypatch, kind: str, error, step: str, make, steps: str
 ) -> None:
-    """Neither a name nor a descriptor: the latter is looked for after every test."""
+    """No name stays, and no descriptor: those are looked for after every test."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
@@ -562,8 +611,6 @@ def test_no_room_leaves_nothing(make_where, make, kind: str, steps: str) -> None
 
 @NAMED
 def test_failed_attach_leaves_the_name(make_where, monkeypatch, kind: str) -> None:
-    from shmkit.memory.buffer import buffer as buffer_module
-
     where = make_where(kind)
     with SharedBuffer.create(where, 10) as made:
         with pytest.raises(ValueError, match="10 bytes"):
@@ -572,7 +619,7 @@ def test_failed_attach_leaves_the_name(make_where, monkeypatch, kind: str) -> No
         def fail(*_: Any) -> None:
             raise OSError(errno.ENOMEM, "no addresses")
 
-        monkeypatch.setattr(buffer_module, "attach_region", fail)
+        monkeypatch.setattr("shmkit.memory.buffer.handle.attach_region", fail)
         with pytest.raises(OSError, match="no addresses"):
             SharedBuffer.attach(where)
         monkeypatch.undo()
@@ -589,6 +636,16 @@ def test_the_umask_counts(make_where, kind: str, steps: str) -> None:
             buffer.unlink()
     finally:
         os.umask(before)
+
+
+def test_a_file_of_the_name_is_told(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        SharedBuffer.attach(name)
+    assert "file:" not in str(caught.value)
+    Path(name.removeprefix("shm:")).touch()
+    with pytest.raises(FileNotFoundError, match=f"use 'file:{name.removeprefix('shm:')}'"):
+        SharedBuffer.attach(name)
 
 
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:

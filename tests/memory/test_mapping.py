@@ -1,4 +1,4 @@
-"""Any byte range of anything that has bytes."""
+"""Any byte range of any file, segment or device is mapped, or read where it cannot be mapped."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_proc_file_is_read() -> None:
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm").exists(), reason="there is no /sys")
 def test_sys_file_is_read() -> None:
-    """A file that says it has 4096 bytes, has fewer, and cannot be mapped."""
+    """A file of /sys claims 4096 bytes, has fewer, and cannot be mapped."""
     path = next(p for p in Path("/sys/kernel/mm").rglob("*") if p.is_file() and os.access(p, 4))
     with SharedBuffer.attach(path, access="r") as buffer:
         assert buffer[:] == path.read_bytes()
@@ -231,7 +231,7 @@ def test_symlink_in_dev_shm_is_never_followed(tmp_path: Path, unique_name) -> No
 
 def test_no_permission(make_where) -> None:
     where = make_where("shm")
-    # Root may do everything, so its child becomes nobody.
+    # Root may do everything, so its child becomes another user.
     mode = 0o600 if os.geteuid() == 0 else 0o400
     with SharedBuffer.create(where, 1, mode=mode):
         run_python(

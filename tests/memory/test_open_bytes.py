@@ -1,4 +1,4 @@
-"""open_bytes: read or mapped, always the same to its user."""
+"""open_bytes gives the same bytes whether it reads or maps."""
 
 from __future__ import annotations
 

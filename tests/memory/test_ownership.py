@@ -1,4 +1,4 @@
-"""The creator's name goes with the creator, however it goes; an attacher's never does."""
+"""A name goes with its creator, however the creator ends; an attacher never removes it."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_successor_of_the_name_is_left_alone(name: str, by: str) -> None:
 
 @pytest.mark.parametrize("text", ["a:b", "é", "a\nb"])
 def test_names_that_the_tracker_cannot_take(unique_name, text: str) -> None:
-    """Its protocol is a line of ASCII with colons: told of these it would complain, or fail."""
+    """The tracker's protocol is a line of ASCII with colons; other names would make it fail."""
     program = """
     from multiprocessing import resource_tracker
     from shmkit import SharedBuffer
@@ -133,7 +133,7 @@ with SharedBuffer.create(args[0], 1):
 
 
 def test_an_heir_of_the_name_keeps_its_tracker(name: str) -> None:
-    """One entry of the tracker is for both: it goes with the last."""
+    """Both segments share one entry of the tracker. It goes with the last of them."""
     program = HEIRS.format(then="os.kill(os.getpid(), signal.SIGKILL)")
     result = run_python(program, name, check=False)
     assert result.exitcode == -signal.SIGKILL
@@ -267,7 +267,7 @@ def test_child_that_creates(name: str, start_process, how: str) -> None:
 
 
 def test_forked_child_does_not_unlink(name: str) -> None:
-    """Neither by leaving the `with`, nor by ending, nor by dropping the handle."""
+    """It does not when it leaves the `with`, ends, or drops the handle."""
     program = """
     import os, sys
     from shmkit import SharedBuffer
@@ -343,7 +343,7 @@ def test_attaching_never_touches_the_tracker(name: str, how: str, unique_name) -
 
 
 def test_attacher_in_the_creators_family_leaves_the_tracker_alone(name: str, start_process) -> None:
-    """A child shares its parent's tracker: what it registered or took out would be the parent's."""
+    """A child shares its parent's tracker, so it would change the parent's entries."""
     with SharedBuffer.create(name, 1):
         process = start_process(attach_and_end, name)
         process.join(20)
@@ -375,7 +375,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_killed_child_is_cleaned_up_after(name: str, method: str) -> None:
-    """Its name goes with the family's tracker, which ends after the last of them."""
+    """The tracker that parent and child share removes the name when both have ended."""
     run_python(TRACKED, name, method)
     wait_until(lambda: not exists(name))
 
@@ -426,7 +426,7 @@ def test_a_new_file_with_the_old_inode_number_is_not_removed(tmp_path: Path, reb
 
 
 def test_a_file_that_was_read_and_is_there_no_more(tmp_path: Path, reborn) -> None:
-    """Nothing holds it, though the handle is open."""
+    """The handle is open, but holds no descriptor and no map."""
     path = tmp_path / "x"
     path.write_bytes(b"old")
     with open_bytes(path) as buffer:
@@ -436,7 +436,7 @@ def test_a_file_that_was_read_and_is_there_no_more(tmp_path: Path, reborn) -> No
 
 
 def test_an_empty_file_that_is_there_no_more(tmp_path: Path, reborn) -> None:
-    """No map holds it."""
+    """An empty file has no map that would hold it."""
     path = tmp_path / "x"
     path.touch()
     with SharedBuffer.attach(path) as buffer:
@@ -459,7 +459,7 @@ def test_a_new_file_with_the_old_inode_number_is_not_unpickled(tmp_path: Path, r
 
 
 def test_a_file_that_cannot_be_opened_is_removed(tmp_path: Path, monkeypatch) -> None:
-    """What does not tell its generation is judged by its inode number."""
+    """Without its generation a file is told by its inode number."""
     path = tmp_path / "x"
     with SharedBuffer.create(path, 4096) as buffer:
         pass

@@ -1,24 +1,22 @@
-"""Bytes that processes share: buffers, arrays, files; over anonymous, named and file memory.
+"""Bytes that processes share: buffers and files, over anonymous, named and file memory.
 
-A map, from the top:
+A map, from the top. What other floors need is imported from the doors of the rooms:
 
-- `buffer`: SharedBuffer: made, attached to, resized
-- `array`, `array_header`, `array_shape`: SharedArray: a numpy array that tells its shape and dtype
-- `paged`, `pages`, `page_search`: PagedFile: a file of any size through a few pages of memory
-- `reading`: open_bytes: the bytes of a file, read or mapped
-- `search`, `replacing`: find, count, regular expressions, replace, in place and into a file
-- `stream`: a file object on the bytes, lines, chunks
-- `records`, `layout`, `fields`: structures in the memory, read and written field by field
-- `content`: its bytes: slices, views, flush
-- `handle`: its life: descriptors, pickling, close, unlink
-- `opening`: getting hold of memory: exclusive creation, waiting for a name, half-made names
-- `mapping`: memory -> addresses, at any byte offset
-- `ownership`: whose duty it is to remove a name
-- `loans`: which views of a handle are still in use
+- `buffer/`: SharedBuffer: made, attached to, searched, streamed, resized
+- `records/`: structures in the memory, read and written field by field
+- `paged/`: PagedFile: a file of any size through a few pages of memory
+- `open_bytes`: the bytes of a file, read or mapped
+
+and what these stand on:
+
+- `creation`: getting hold of memory: made in one step, opened, waited for
+- `ownership`: the creator removes the name
+- `mappers`: which processes have a memory
+- `mapping`: from a descriptor to addresses, at any byte offset
+- `allocation`: room is taken at creation, or the lack of it is an error
+- `searchable`: the methods of a bytearray that search
 - `views`: typed views and arrays
-- `resizing`: growing and shrinking under live maps
-- `transfer`: how a handle crosses to another process
-- `reserve`: room is taken at creation, or ENOSPC is told
+- `identity`: which memory a descriptor or a name leads to
 - `url`: where memory lives
 - `backends/`: anonymous, named, file: the system calls of each kind
 """

@@ -27,7 +27,7 @@ from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.allocation import reserve
 from shmkit.memory.backends import backend_for
-from shmkit.memory.identity import Exact, exact_identity
+from shmkit.memory.identity import Exact, exact_identity, identity_of
 from shmkit.memory.mapping import Region, map_anonymous, map_region
 from shmkit.memory.ownership import Ownership, remove
 from shmkit.memory.url import Url
@@ -57,6 +57,7 @@ ONE_STEP = True
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.02
 PATIENCE = 5.0  # seconds that ensure() gives a creator between its two steps
+_LARGE: Final = 1 << 16  # bytes; for less it is not worth to look first whether the name is there
 _MAGIC: Final = 8  # bytes
 _COPIED: Final = 1 << 20  # bytes at a time
 
@@ -105,24 +106,27 @@ class Opened:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is not None:
-                self._undo()
-        finally:
-            if self.fd >= 0 and (kind is not None or not self._taken):
-                os.close(self.fd)
+        if kind is not None:
+            self.discard()
+        elif self.fd >= 0 and not self._taken:
+            os.close(self.fd)
 
-    def _undo(self) -> None:
-        if self.region is not None:
-            self.region.close()
-        if self.owner is not None:
-            self.owner.fulfil()
-        elif self.named:
-            remove(self.url, self.identity)
+    def discard(self) -> None:
+        """Close the descriptor, and undo a creation."""
+        try:
+            if self.region is not None:
+                self.region.close()
+            if self.owner is not None:
+                self.owner.fulfil()
+            elif self.named:
+                remove(self.url, self.identity)
+        finally:
+            if self.fd >= 0:
+                os.close(self.fd)
 
 
 def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
-    """Make memory that was not there: reserved, filled, mapped, and then named.
+    """Make memory that was not there: reserved, filled, named, and mapped.
 
     Args:
         url: where; "shm:" without a name takes a fresh one.
@@ -139,29 +143,27 @@ def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
     fresh = not url.name
     if fresh:
         url = Url(url.scheme, backend.fresh_name())
-    else:
+    elif size > _LARGE:
         _refuse_what_is_there(backend, url)
+    owned = backend.creator_unlinks and not keep
     fd = backend.create_unnamed(url.name, mode) if ONE_STEP else -1  # step: create.open
-    if fd < 0:
-        return _create_in_two_steps(backend, url, size, fill, keep=keep, mode=mode)
-    opened = _opened(url, fd)
-    try:
-        opened.created = True
-        reserve(fd, size, url)  # step: create.reserve
-        opened.region = region = map_region(fd, "rw", 0, size)
-        if fill is not None:
-            fill(region.whole[:])  # step: create.fill
-        owned = backend.creator_unlinks and not keep
-        if owned and fresh:
-            opened.owner = Ownership(url, opened.identity)
-        opened.named = True  # by now or in a moment: _undo looks where the name leads
-        backend.link(fd, url.name)  # step: create.link
-        if owned and not fresh:
-            opened.owner = Ownership(url, opened.identity)  # step: create.track
-    except BaseException as error:
-        opened.__exit__(type(error), error, None)
-        raise
-    return opened
+    if fd >= 0:
+        opened = _opened(url, fd)
+        try:
+            _fill_unnamed(opened, size, fill)
+            if owned and fresh:
+                opened.owner = Ownership(url, opened.identity)
+            opened.named = True  # by now or in a moment: discard() looks where the name leads
+            if backend.link(fd, url.name):  # step: create.link
+                if owned and not fresh:
+                    opened.owner = Ownership(url, opened.identity)  # step: create.track
+                opened.region = _map_by_name(backend, opened, size)
+                return opened
+        except BaseException:
+            opened.discard()
+            raise
+        opened.discard()
+    return _create_in_two_steps(backend, url, size, fill, owned=owned, mode=mode)
 
 
 def _refuse_what_is_there(backend: Backend, url: Url) -> None:
@@ -175,13 +177,44 @@ def _refuse_what_is_there(backend: Backend, url: Url) -> None:
     )
 
 
+def _fill_unnamed(opened: Opened, size: int, fill: Fill | None) -> None:
+    opened.created = True
+    reserve(opened.fd, size, opened.url)  # step: create.reserve
+    if fill is not None:
+        region = map_region(opened.fd, "rw", 0, size)
+        try:
+            fill(region.whole[:])  # step: create.fill
+        finally:
+            region.close()
+
+
+def _map_by_name(backend: Backend, opened: Opened, size: int) -> Region:
+    """Map memory that was just named, by its name.
+
+    /proc/*/maps would show a map of its first descriptor as deleted and without the name, and it is
+    how people find which processes use a segment.
+    """
+    if opened.url.name:
+        try:
+            fd = backend.open(opened.url.name, writable=True)
+        except OSError:
+            fd = -1  # unlinked already, or of a mode that does not let its owner write
+        if fd >= 0:
+            try:
+                if identity_of(os.fstat(fd)) == opened.identity[:2]:
+                    return map_region(fd, "rw", 0, size)
+            finally:
+                os.close(fd)
+    return map_region(opened.fd, "rw", 0, size)
+
+
 def _create_in_two_steps(
-    backend: Backend, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int
+    backend: Backend, url: Url, size: int, fill: Fill | None, *, owned: bool, mode: int
 ) -> Opened:
     opened = _opened(url, backend.create(url.name, mode))
     try:
         opened.created = opened.named = True
-        if backend.creator_unlinks and not keep:
+        if owned:
             opened.owner = Ownership(url, opened.identity)
         if opened.fd < 0:
             opened.region = map_anonymous(size)
@@ -190,8 +223,8 @@ def _create_in_two_steps(
             opened.region = map_region(opened.fd, "rw", 0, size)
         if fill is not None:
             _fill_magic_last(opened.region.whole, fill)
-    except BaseException as error:
-        opened.__exit__(type(error), error, None)
+    except BaseException:
+        opened.discard()
         raise
     return opened
 

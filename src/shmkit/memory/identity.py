@@ -23,7 +23,7 @@ Identity: TypeAlias = tuple[int, int]
 # The same, and the generation of a file; b"" where the filesystem does not tell it.
 Exact: TypeAlias = tuple[int, int, bytes]
 
-# FS_IOC_GETVERSION of linux/fs.h, as most architectures have it. On the others no file answers.
+# FS_IOC_GETVERSION of linux/fs.h, as most architectures have it. Elsewhere no file answers.
 _GET_GENERATION: Final = 0x80087601
 _LONG: Final = bytes(8)
 _FLAGS: Final = (

@@ -1,10 +1,9 @@
-"""Who has a memory: which processes map it, or have it open; whether anybody can still find it."""
+"""Which processes map a memory or have it open, and whether it can still be found."""
 
 from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from shmkit.memory.backends import backend_for
 from shmkit.memory.identity import Identity, identity_of
@@ -18,7 +17,7 @@ def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
 
     Args:
         identity: the memory.
-        private: whether other users have no access to it; then those whose maps this process
+        private: whether other users have no access to it. Then processes whose maps this process
             may not see do not count.
 
     Returns:
@@ -30,24 +29,24 @@ def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
     device, inode = identity
     mark = f"{os.major(device):02x}:{os.minor(device):02x}", str(inode)
     found: dict[int, int] = {}
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid in _processes():
         try:
-            maps = (process / "maps").read_text(errors="replace")
+            maps = _maps_of(pid)
         except (FileNotFoundError, ProcessLookupError):
-            continue  # ended meanwhile
+            continue  # it ended meanwhile
         except PermissionError as error:
             if private:
                 continue
-            raise PermissionError(errno.EACCES, f"process {process.name} hides its maps") from error
+            raise PermissionError(errno.EACCES, f"process {pid} hides its maps") from error
         fields = (line.split(maxsplit=5)[3:5] for line in maps.splitlines())
         number = sum(tuple(pair) == mark for pair in fields)
         if number:
-            found[int(process.name)] = number
+            found[pid] = number
     return found
 
 
 def is_somewhere(url: Url, identity: Identity, *, but: int = 0) -> bool:
-    """Whether a memory can be found by its name, or some process of this user has it.
+    """Whether a memory can be found by its name, or a process of this user has it.
 
     Args:
         url: where it was.
@@ -64,10 +63,29 @@ def is_somewhere(url: Url, identity: Identity, *, but: int = 0) -> bool:
 
 def _is_open(identity: Identity, but: int) -> bool:
     """Whether a process has a descriptor of a memory: one that was just started has no map yet."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
+    for pid in _processes():
+        if pid == but:
+            continue
         try:
-            if identity_of(link.stat()) == identity and link.parts[2] != str(but):
-                return True
+            for fd in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+                if _identity_at(f"/proc/{pid}/fd/{fd}") == identity:
+                    return True
         except OSError:
-            continue  # closed or ended meanwhile, or another user's
+            continue  # it ended meanwhile, or is another user's
     return False
+
+
+def _identity_at(path: str) -> Identity | None:
+    try:
+        return identity_of(os.stat(path))  # noqa: PTH116
+    except OSError:
+        return None  # closed meanwhile
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208
+
+
+def _maps_of(pid: int) -> str:
+    with open(f"/proc/{pid}/maps", errors="replace") as file:  # noqa: PTH123
+        return file.read()

@@ -1,10 +1,9 @@
-"""open_bytes: the bytes of a file, read or mapped, whichever suits it."""
+"""open_bytes: the bytes of a file, to read: small files are read, large ones mapped."""
 
 from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import Final
 
 from shmkit.memory.buffer import SharedBuffer
@@ -38,7 +37,7 @@ def open_bytes(
         FileNotFoundError: there is no file.
         OSError: it cannot be read, or is a symbolic link, which is not followed.
     """
-    opened = open_existing(Url.parse(Path(os.fsdecode(path))), writable=False, timeout=0)
+    opened = open_existing(Url.parse(f"file:{os.fsdecode(path)}"), writable=False, timeout=0)
     with opened:
         status = os.fstat(opened.fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size >= small:

@@ -1,4 +1,4 @@
-"""Typed views of bytes."""
+"""Views: of memory, as items of a type; and of the bytes that a caller gives."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from shmkit.memory.mapping import checked_range
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Buffer
 
-__all__ = ["FORMATS", "array_on", "array_view", "typed_view"]
+__all__ = ["FORMATS", "array_on", "array_view", "as_bytes", "some_bytes", "typed_view"]
 
 FORMATS: Final = "bBhHiIlLqQnNfdcP?"
 
@@ -97,8 +98,8 @@ def array_on(
 ) -> np.ndarray[Any, Any]:
     """A numpy array on a view, which it keeps; read-only if the view is.
 
-    `numpy.ndarray` keeps what lies below a memoryview instead, an mmap, which does not know of it
-    and may be closed under the array. `numpy.frombuffer` keeps the view.
+    `numpy.ndarray` would keep the mmap below the view instead. The mmap does not know, and could be
+    closed under the array. `numpy.frombuffer` keeps the view.
 
     Args:
         view: the bytes.
@@ -115,3 +116,20 @@ def array_on(
         nothing.flags.writeable = not view.readonly
         return nothing
     return np.ndarray(shape, dtype, np.frombuffer(view, "u1"), offset, strides, order)
+
+
+def as_bytes(value: Buffer) -> memoryview:
+    """The bytes of an object that has some; copied only if they do not lie side by side."""
+    source = memoryview(value)
+    if source.format == "B" and source.ndim == 1:
+        return source
+    return source.cast("B") if source.nbytes and source.c_contiguous else memoryview(bytes(source))
+
+
+def some_bytes(value: Buffer) -> bytes:
+    """A copy of the bytes of an object that has some. `bytes()` would take a number for a length.
+
+    Raises:
+        TypeError: it has none.
+    """
+    return value if type(value) is bytes else memoryview(value).tobytes()

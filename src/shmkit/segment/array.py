@@ -268,7 +268,7 @@ class SharedArray:
             raise
 
     def unlink(self) -> None:
-        """Remove the name, whoever made it. Those who have it mapped keep it."""
+        """Remove the name, of whichever process it is. Processes that have it mapped keep it."""
         self._buffer.unlink()
 
     def __enter__(self) -> Self:
@@ -322,7 +322,7 @@ def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
     items = buffer.buf[header.offset : header.offset + header.size]
     order: Literal["C", "F"] = "F" if header.fortran else "C"
     array = array_on(items, header.shape, header.dtype, order=order)
-    return buffer._loans.give(array, f"array of {header.shape} {header.dtype}")
+    return buffer._exports.add(array, f"array of {header.shape} {header.dtype}")
 
 
 def _plan(

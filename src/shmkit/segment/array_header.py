@@ -1,6 +1,6 @@
-r"""The bytes before the items of a shared array: what they are, and the checks of who attaches.
+r"""The bytes before the items of a shared array, and what an attacher checks of them.
 
-Little-endian; the common fields lie where those of every segment of this library do.
+Little-endian; the common fields lie where every segment of this library has them.
 
     offset  field
     0x000   magic "SHMKIT\x01\0", stored last
@@ -22,9 +22,8 @@ import os
 import struct
 import time
 import zlib
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shmkit.errors import CorruptSegment, IncompatibleSegment
 
@@ -49,8 +48,7 @@ _DESCRIPTION_AT: Final = 0x080
 _TEXT_AT: Final = _DESCRIPTION_AT + _DESCRIPTION.size
 
 
-@dataclass(frozen=True)
-class ArrayHeader:
+class ArrayHeader(NamedTuple):
     """What an array is.
 
     Args:

@@ -37,7 +37,7 @@ def test_writing(make_buffer, access: str, case: Case) -> None:
     with SharedBuffer.attach(made, access=access) as buffer:
         case(buffer, bytearray(content))
         seen = buffer[:] if access == "rw" else content
-        assert made[:] == seen, "private changes stay private, others are seen"
+        assert made[:] == seen, "private changes stay private, shared ones are seen"
 
 
 @pytest.mark.parametrize("case", READ_ONLY, ids=by_name)
@@ -275,7 +275,7 @@ def test_descriptor_of_a_replaced_name(make_where, kind: str) -> None:
 
 
 def test_no_descriptor_is_kept_that_is_not_needed(make_where) -> None:
-    """A named buffer or file needs none of its own; before 3.13 mmap keeps one by itself."""
+    """A handle on a segment or file keeps no descriptor; before 3.13 its mmap keeps one."""
 
     def opened() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -308,7 +308,7 @@ def test_threads_share_a_handle(make_buffer) -> None:
 
 
 def test_close_under_readers(make_buffer) -> None:
-    """Whoever reads while another thread closes gets bytes or ClosedError, nothing else."""
+    """A read while another thread closes gives bytes or ClosedError, nothing else."""
     content = pattern(1 << 16)
     buffer = make_buffer(content)
     wrong: list[Any] = []
@@ -336,7 +336,7 @@ def test_close_under_readers(make_buffer) -> None:
 
 
 class Closing:
-    """An index that closes the buffer while it is asked for: the worst moment of another thread."""
+    """The index closes the buffer while it is converted, as another thread could."""
 
     def __init__(self, buffer: SharedBuffer) -> None:
         self.buffer = buffer
@@ -409,7 +409,7 @@ def test_named_memory_without_posix_ipc_says_what_is_missing(make_where) -> None
 
 
 def test_anonymous_memory_without_memfd(monkeypatch) -> None:
-    """Elsewhere than on Linux a plain map serves: for this process and its forked children."""
+    """Without memfd a plain map is used, which only forked children share."""
     monkeypatch.delattr(os, "memfd_create")
     with SharedBuffer.create(None, 5000) as buffer:
         buffer[:3] = b"abc"

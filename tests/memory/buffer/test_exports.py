@@ -91,14 +91,14 @@ assert not mapped()
     ],
 )
 def test_a_lone_array_outlives_its_buffer(where, way: str) -> None:
-    """However an array was made, it is no crash, and the memory goes with it."""
+    """The memory stays as long as the array, however that was made."""
     pytest.importorskip("numpy", reason="numpy is not installed")
     run_python(ARRAYS, where, way, "")
 
 
 @pytest.mark.parametrize("raw", ["raw before", "raw after"])
 def test_an_array_outlives_a_buffer_whose_map_was_given_out(raw: str) -> None:
-    """Who asked for the map says nothing about the arrays on it."""
+    """Giving out the map does not change how long arrays on it live."""
     pytest.importorskip("numpy", reason="numpy is not installed")
     run_python(ARRAYS, None, "numpy.ndarray", raw)
 
@@ -145,9 +145,9 @@ def test_gone_views_are_forgotten(make_buffer) -> None:
     buffer = make_buffer(10)
     for _ in range(100):
         assert buffer.buf[0] == buffer.view("B")[0] == buffer.ndarray(1, "u1")[0] == 0
-    assert len(buffer._loans._out) == 1, "the one .buf that is given again"
+    assert len(buffer._exports._out) == 1, "the one .buf that is given again"
     buffer.close(strict=True)
-    assert buffer._loans._out == {}
+    assert buffer._exports._out == {}
 
 
 def test_buf_may_be_released_by_its_user(make_buffer) -> None:
@@ -293,7 +293,7 @@ def test_dropped_handles_are_told(make_buffer) -> None:
 
 
 def test_raw_map_outlives_the_handle(make_buffer) -> None:
-    """As a view does: who has it reads on, and it goes with its last reference."""
+    """It is like a view: it stays readable, and goes with its last reference."""
     buffer = SharedBuffer.attach(make_buffer(b"abc"))
     memory, start = buffer.raw
     gone = weakref.ref(memory)

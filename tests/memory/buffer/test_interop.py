@@ -1,4 +1,4 @@
-"""Named segments are the standard library's: multiprocessing.shared_memory sees ours, we its."""
+"""multiprocessing.shared_memory attaches to our segments, and we attach to its."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ theirs.unlink()
 
 
 def test_in_one_process(unique_name) -> None:
-    """Both ways, and the tracker that both use is not confused."""
+    """Both ways work, and do not confuse the tracker that both use."""
     assert run_python(ONE_PROCESS, unique_name()).stderr == ""
 
 

@@ -57,7 +57,7 @@ def receive_and_answer(inbox: Any, link: Any) -> None:
 
 
 def test_through_a_queue(make_buffer, context, start_process) -> None:
-    """The child runs already: nothing can be passed on at its start."""
+    """The child runs already, so no descriptor can be passed on at its start."""
     content = pattern(SIZE)
     made = make_buffer(content)
     inbox = context.Queue()
@@ -146,7 +146,7 @@ def test_received_handles_own_nothing(make_where) -> None:
 
 
 def test_received_handles_need_no_close(make_buffer) -> None:
-    """A function that gets one as its argument did not open it."""
+    """A function that got a handle as its argument did not open it: no warning."""
     data = pickle.dumps(make_buffer(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Memory of another size: growing harms nobody, shrinking is done only where it cannot."""
+"""Memory of another size: growing harms no process, and shrinking is refused where it could."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shmkit import SharedBuffer
+from shmkit.memory import mappers
 from shmkit.memory.buffer import resizing
 from tests.contracts.buffer import pattern
 from tests.processes import in_child, wait_until
@@ -148,16 +149,16 @@ def test_who_maps_is_not_known(make_buffer, monkeypatch) -> None:
 
 
 def test_hidden_maps(make_buffer, monkeypatch, backend: str) -> None:
-    """A process that hides its maps counts only where it could have one."""
-    read = Path.read_text
+    """A process that hides its maps counts only if it may open the memory."""
+    read = mappers._maps_of
 
-    def hide(path: Path, *args, **kwargs) -> str:
-        if path.name == "maps" and path.parent.name != str(os.getpid()):
+    def hide(pid: int) -> str:
+        if pid != os.getpid():
             raise PermissionError
-        return read(path, *args, **kwargs)
+        return read(pid)
 
     buffer = make_buffer(pattern(SIZE))
-    monkeypatch.setattr(Path, "read_text", hide)
+    monkeypatch.setattr(mappers, "_maps_of", hide)
     buffer.resize(100)
     if backend != "anon":
         fd = buffer.descriptor()
@@ -170,7 +171,7 @@ def test_hidden_maps(make_buffer, monkeypatch, backend: str) -> None:
 
 @pytest.mark.parametrize("size", [SIZE - 1, SIZE, 2 * SIZE, 5 * SIZE - 1])
 def test_shrinking_what_others_made_longer(make_buffer, size: int) -> None:
-    """The handle has all of the memory then, also where that is more than it had."""
+    """Afterwards the handle has all of the memory, even if that is more than before."""
     buffer = make_buffer(pattern(SIZE))
     with SharedBuffer.attach(buffer) as other:
         other.resize(5 * SIZE)
@@ -238,9 +239,9 @@ def waits_for_lock(buffer: SharedBuffer) -> bool:
     return any("->" in line and inode in line for line in lines)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc/locks tells who waits")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/locks tells which processes wait")
 def test_a_failed_growth_leaves_that_of_others(make_buffer, start_child) -> None:
-    """What was added while another process found no room is not cut off with its own."""
+    """A process that finds no room cuts off only its own part, not what another added."""
     buffer = make_buffer(SIZE)
     child = start_child(FAIL, buffer)
     assert child.receive() == SIZE
@@ -303,7 +304,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_a_fork_in_a_locked_thread_keeps_its_descriptor(tmp_path: Path) -> None:
-    """Only of threads that the child does not have."""
+    """A forked child closes only the descriptors of threads that it does not have."""
     fd = os.open(tmp_path / "x", os.O_CREAT | os.O_RDWR)
     try:
         with resizing.locked(fd):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmkit import ClosedError, PagedFile, SharedBuffer
-from shmkit.memory.buffer import replacing, search
+from shmkit.memory.buffer import search
 from tests.contracts.buffer import SIZE, Case
 from tests.contracts.buffer_search import READ_ONLY, READING, TEXT, WRITING
 from tests.processes import run_python
@@ -48,7 +48,7 @@ def test_read_only(make_buffer, case: Case) -> None:
 
 @pytest.mark.parametrize("case", READING + WRITING, ids=by_name)
 def test_part_at_odd_offset(where, case: Case) -> None:
-    """What lies around a part is neither found nor changed."""
+    """Bytes around the part of a handle are neither found nor changed."""
     with SharedBuffer.create(where, SIZE + 9000) as made:
         made[:4099] = (TEXT * 2)[:4099]
         made[4099 : 4099 + SIZE] = TEXT
@@ -130,11 +130,11 @@ def test_replacing_is_that_of_a_bytearray(
 
 @given(data=content, old=few.filter(len), count=st.integers(-1, 5), size=st.integers(1, 9))
 def test_parts_meet_anywhere(data, old, count, size) -> None:
-    """However small the parts are that are read at a time, the result is the same."""
+    """The result does not depend on how much is read at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replacing, "_READ_AT_ONCE", size)
+        patch.setattr(search, "_SPLIT", size)
         patch.setattr(search, "_COUNTED", size)
-        parts = list(replacing.split(memoryview(data), old, count))
+        parts = list(search.split(memoryview(data), old, count))
         assert b"".join(old.join(pieces) for _, pieces in parts) == data
         assert b"".join(b"new".join(p) for _, p in parts) == data.replace(old, b"new", count)
         at = 0
@@ -349,7 +349,7 @@ def test_what_has_no_bytes_is_not_searched_for(searched, other) -> None:
 
 
 def test_count_and_index_of_a_paged_file(tmp_path: Path) -> None:
-    """Over bytes, as find, and not the items that a Sequence counts."""
+    """It counts runs of bytes, as find does, and not items as a Sequence does."""
     path = tmp_path / "x"
     path.write_bytes(b"..A*..A*.A*A*")
     with PagedFile(path, 3, 2) as file:
@@ -365,7 +365,7 @@ def test_count_and_index_of_a_paged_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("old", [b"A", 1, [65], "A", None])
 @pytest.mark.parametrize("new", [b"B", 1, [66], "B", None])
 def test_only_bytes_are_replaced(make_buffer, tmp_path: Path, old, new) -> None:
-    """A number has none, as for a bytearray, where `bytes()` would make NULs of it."""
+    """A number has no bytes here, as with a bytearray; `bytes(5)` would be five NULs."""
     buffer = make_buffer(b"\0A\0")
     if (old, new) == (b"A", b"B"):
         assert (buffer.replace(old, new), buffer[:]) == (1, b"\0B\0")

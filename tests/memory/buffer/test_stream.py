@@ -91,7 +91,7 @@ def test_a_part_is_not_truncated(make_buffer) -> None:
 
 
 def test_text_written_late_arrives(make_buffer) -> None:
-    """What a TextIOWrapper held back is written though the buffer was closed before it."""
+    """A TextIOWrapper writes what it held back, even if the buffer was closed before it."""
     made = make_buffer(b"........")
     buffer = SharedBuffer.attach(made)
     text = io.TextIOWrapper(buffer.open())
@@ -141,7 +141,7 @@ operation = st.one_of(
 )
 @given(content=st.binary(min_size=1, max_size=25), operations=st.lists(operation, max_size=15))
 def test_stream_is_like_a_file(make_where, backend, content, operations) -> None:
-    """Any calls on a stream do what they do on a BytesIO, up to its end."""
+    """A stream answers any calls as a BytesIO does, up to its end."""
     theirs = io.BytesIO(content)
     with SharedBuffer.create(make_where(backend), len(content)) as buffer:
         buffer[:] = content
@@ -166,7 +166,7 @@ def test_stream_is_like_a_file(make_where, backend, content, operations) -> None
 
 
 def test_reading_into_nothing(make_buffer) -> None:
-    """As a BytesIO does, whatever shape the nothing has."""
+    """Reading into an empty buffer of any shape is fine, as with a BytesIO."""
     np = pytest.importorskip("numpy", reason="numpy is not installed")
     with make_buffer(b"abc").open() as stream:
         for nothing in (bytearray(), np.ones((0, 3)), np.ones((3, 0), "u1")[::2]):

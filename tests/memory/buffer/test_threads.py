@@ -1,4 +1,4 @@
-"""Threads on one handle: an interleaving is fixed by what another thread does at one step."""
+"""Threads on one handle: each test fixes what another thread does at one step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 8192
 
 @pytest.fixture
 def meanwhile(monkeypatch) -> Callable[..., None]:
-    """Have something done once, just before a function is called."""
+    """Call `act` once, just before a function is called."""
 
     def arrange(owner: Any, name: str, act: Callable[[], object], when: str = "") -> None:
         real, done = getattr(owner, name), []
@@ -40,7 +40,7 @@ def meanwhile(monkeypatch) -> Callable[..., None]:
 
 
 def test_a_number_that_another_file_got(meanwhile, tmp_path: Path) -> None:
-    """Closed between the look at its descriptor and the opening of that, and the number reused."""
+    """It is closed between two system calls, and its descriptor's number goes to another file."""
     victim = tmp_path / "victim"
     victim.write_bytes(pattern(SIZE))
     buffer = SharedBuffer.create(size=SIZE)
@@ -97,7 +97,7 @@ def test_closed_before_its_descriptor_is_looked_at(monkeypatch) -> None:
 
 
 def test_buf_while_it_is_resized(make_buffer, meanwhile) -> None:
-    """What another thread got of the map before is not what the next call gives."""
+    """Another thread got a view of the old map; the next call gives one of the new map."""
     buffer = make_buffer(SIZE)
     meanwhile(Handle, "_stand_on", lambda: buffer.buf)
     buffer.resize(2 * SIZE)
@@ -105,12 +105,12 @@ def test_buf_while_it_is_resized(make_buffer, meanwhile) -> None:
 
 
 def test_resized_while_buf_is_made(make_buffer) -> None:
-    """Between the bytes it takes and the place it keeps them in."""
+    """The resize comes after `.buf` has its bytes and before it stores them."""
     buffer = make_buffer(SIZE)
     views = []
 
     class Slow:
-        """Bytes of which a slice takes long."""
+        """Bytes of which slicing takes long."""
 
         def __getitem__(self, key: slice) -> memoryview:
             view = memoryview(bytes(SIZE))[key]
@@ -142,7 +142,7 @@ def test_resized_while_it_is_closed(make_buffer) -> None:
     buffer = make_buffer(SIZE)
 
     class Slow(Region):
-        """One whose mark takes long to set."""
+        """A region whose mark takes long to set."""
 
         def __setattr__(self, name: str, value: object) -> None:
             super().__setattr__(name, value)
@@ -164,7 +164,7 @@ def test_resized_while_it_is_closed(make_buffer) -> None:
 
 
 class Map:
-    """A map that is closed, or left for another, just before it is used."""
+    """A map that is closed or replaced just before it is used."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self._act = act
@@ -205,7 +205,7 @@ def test_flush_and_advise(make_buffer, call: Callable[[Any], None], way: str) ->
 
 
 def test_a_descriptor_of_other_memory_is_not_received(tmp_path: Path) -> None:
-    """The number that goes to a process that is started may be another file's by then."""
+    """By the time a process has started, the number it got may be another file's."""
     from shmkit.memory.buffer.pickling import _from_descriptor
 
     other = tmp_path / "other"

@@ -1,4 +1,4 @@
-"""PagedFile: right against a bytearray, within its memory, and told when the file changes size."""
+"""PagedFile: as a bytearray, within its memory, and an error when the file changes size."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_changes_are_in_the_file_when_they_have_to_be(path: Path) -> None:
 
 
 def test_only_what_was_written_is_written_back(path: Path) -> None:
-    """Another writer's bytes on the same page stay, though this one read the page before."""
+    """Bytes that another writer changed on the same page are not written over."""
     with PagedFile(path, 1000, 1, "rw") as file, path.open("r+b", buffering=0) as other:
         file[10:20] = b"a" * 10
         file[500] = 7
@@ -329,7 +329,7 @@ def test_a_file_that_grows_is_an_error(path: Path) -> None:
 
 
 def test_a_file_that_shrinks_while_it_is_read(path: Path, monkeypatch) -> None:
-    """Exactly between the look at its size and the read."""
+    """It shrinks exactly between the look at its size and the read."""
     real = module._read_into
 
     def shrinking(fd: int, view: memoryview, offset: int) -> int:
@@ -476,7 +476,7 @@ print(grown)
 
 @pytest.mark.parametrize(("page_size", "max_pages"), [(1 << 16, 16), (1 << 22, 4)])
 def test_every_byte_of_a_large_file_in_little_memory(tmp_path, page_size, max_pages) -> None:
-    """What is resident is a few pages, though every byte was looked at."""
+    """Only a few pages are resident after every byte was read."""
     size = 1 << 27
     with (tmp_path / "large").open("wb") as file:
         file.truncate(size)

@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmkit import ClosedError, CorruptSegment, SharedBuffer
-from shmkit.memory.records.layout import layout_of
-from shmkit.memory.records.records import Record, Records
+from shmkit.memory.records import Record, Records, layout_of
 
 VERTEX = "<3f3H2x"
 

@@ -27,8 +27,9 @@ class AnonymousBackend:
 
     create = create_unnamed
 
-    def link(self, fd: int, name: str) -> None:
+    def link(self, fd: int, name: str) -> bool:  # noqa: ARG002
         """There is no name to give."""
+        return True
 
     def open(self, name: str, *, writable: bool) -> NoReturn:  # noqa: ARG002
         """There is no name to open it by."""

@@ -33,8 +33,11 @@ class Backend(Protocol):
         """
         ...
 
-    def link(self, fd: int, name: str) -> None:
+    def link(self, fd: int, name: str) -> bool:
         """Give unnamed memory its name, in one step.
+
+        Returns:
+            False where that cannot be done; `create` then tells why, or can do it.
 
         Raises:
             FileExistsError: the name is there.

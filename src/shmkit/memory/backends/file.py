@@ -12,8 +12,8 @@ from shmkit.memory.identity import Identity, identity_of
 
 __all__ = ["FileBackend"]
 
-# O_NOFOLLOW: a symlink planted in a directory others can write to leads nowhere.
-# O_NOCTTY: a terminal opened by name does not become ours. Windows has none of these but O_BINARY.
+# O_NOFOLLOW: another user may plant a symlink in a directory like /tmp.
+# O_NOCTTY: a terminal opened by name does not become this process's. Windows has only O_BINARY.
 _ALWAYS: Final = (
     getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_CLOEXEC", 0)
@@ -39,10 +39,10 @@ class FileBackend:
         except OSError as error:
             raise OSError(error.errno, error.strerror, name) from None
 
-    def link(self, fd: int, name: str) -> None:
+    def link(self, fd: int, name: str) -> bool:
         """Give it its name."""
         try:
-            link_unnamed(fd, name)
+            return link_unnamed(fd, name)
         except OSError as error:
             raise OSError(error.errno, error.strerror, name) from None
 

@@ -37,10 +37,10 @@ class NamedBackend:
         except OSError as error:
             raise _not_made(error, name) from error
 
-    def link(self, fd: int, name: str) -> None:
+    def link(self, fd: int, name: str) -> bool:
         """Give it its name."""
         try:
-            link_unnamed(fd, _path(name))
+            return link_unnamed(fd, _path(name))
         except OSError as error:
             raise _not_made(error, name) from None
 
@@ -96,7 +96,10 @@ def _not_opened(error: OSError, name: str) -> OSError:
     if number == errno.ENOENT:
         if not os.path.isdir(_FOLDER):  # noqa: PTH112
             return _no_folder(url)
-        return FileNotFoundError(number, "there is no shared memory segment of this name", url)
+        hint = f", but a file: use 'file:{name}'" if os.path.exists(name) else ""  # noqa: PTH110
+        return FileNotFoundError(
+            number, f"there is no shared memory segment of this name{hint}", url
+        )
     if number in (errno.EACCES, errno.EPERM):
         return PermissionError(number, "another user's segment, or one without this access", url)
     return OSError(number, f"cannot be opened: {error.strerror}", url)

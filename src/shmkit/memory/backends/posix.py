@@ -32,9 +32,9 @@ class PosixBackend:
         """POSIX has no segments without a name."""
         return -1
 
-    def link(self, fd: int, name: str) -> None:
-        """Never called, as there are no segments without a name."""
-        raise NotImplementedError
+    def link(self, fd: int, name: str) -> bool:  # noqa: ARG002
+        """There are none to link."""
+        return False
 
     def create(self, name: str, mode: int) -> int:
         """Make an empty segment; `mode` loses the bits of the umask."""

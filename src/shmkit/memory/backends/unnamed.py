@@ -14,7 +14,16 @@ __all__ = ["link_unnamed", "open_unnamed"]
 
 # O_TMPFILE contains O_DIRECTORY: a kernel or filesystem without it refuses to write a directory.
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_TMPFILE", 0) | getattr(os, "O_CLOEXEC", 0)
-_CANNOT: Final = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+_CANNOT_OPEN: Final = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+# Some sandboxes do not let a link in /proc be followed here.
+_CANNOT_LINK: Final = {
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.ENOENT,
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EACCES,
+}
 
 
 def open_unnamed(folder: str, mode: int) -> int:
@@ -28,24 +37,33 @@ def open_unnamed(folder: str, mode: int) -> int:
     try:
         return os.open(folder, _FLAGS, mode)
     except OSError as error:
-        if error.errno in _CANNOT:
+        if error.errno in _CANNOT_OPEN:
             return -1
         raise
 
 
-def link_unnamed(fd: int, path: str) -> None:
+def link_unnamed(fd: int, path: str) -> bool:
     """Give such a file its name.
 
     Args:
         fd: descriptor of the file.
         path: absolute, in the folder where the file was made.
 
+    Returns:
+        False where that cannot be done, or not in this folder.
+
     Raises:
         FileExistsError: the path is there, also as a dangling link.
     """
     # Python calls linkat(), which follows the link in /proc, only if it is given directories.
     # Absolute paths do not use them, so any descriptor does.
-    os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
+    try:
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=True)
+    except OSError as error:
+        if error.errno in _CANNOT_LINK:
+            return False
+        raise
+    return True
 
 
 @cache

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
-from shmkit.memory import creation as opening
-from shmkit.memory.allocation import checked_size, reserve
-from shmkit.memory.buffer.resizing import RESIZING, locked, refuse_if_mapped
-from shmkit.memory.buffer.search import Searching
-from shmkit.memory.buffer.stream import Streaming
+from shmkit.memory import creation
+from shmkit.memory.allocation import checked_size
+from shmkit.memory.buffer import search
+from shmkit.memory.buffer.content import Content
 from shmkit.memory.creation import Opened
-from shmkit.memory.mapping import (
-    Access,
-    Region,
-    attach_region,
-    checked_access,
-    checked_range,
-    map_region,
-)
-from shmkit.memory.records.records import Structured
-from shmkit.memory.url import Url, Where
+from shmkit.memory.mapping import checked_access, checked_range
+from shmkit.memory.searchable import Searchable
+from shmkit.memory.url import Url
+
+if TYPE_CHECKING:
+    import os
+    import re
+    import struct
+    from collections.abc import Iterator, Sequence
+
+    from typing_extensions import Buffer
+
+    from shmkit.memory.buffer.stream import Stream
+    from shmkit.memory.creation import Fill
+    from shmkit.memory.mapping import Access
+    from shmkit.memory.records import Records
+    from shmkit.memory.searchable import Index, Way
+    from shmkit.memory.url import Where
 
 __all__ = ["SharedBuffer"]
 
+T = TypeVar("T")
 
-class SharedBuffer(Searching, Streaming, Structured):
+
+class SharedBuffer(Content, Searchable):
     """Bytes that processes share: the same calls on anonymous, named and file memory.
 
     `SharedBuffer.create(where, size)` makes memory, `attach(where)` maps it in another process,
@@ -46,8 +53,8 @@ class SharedBuffer(Searching, Streaming, Structured):
     ) -> Self:
         """Make memory that was not there, filled with zeros, its room reserved.
 
-        A segment goes with its creator, also when that is killed; then one whose name is not of
-        ASCII alone, or has a colon or a line break in it, stays.
+        A segment goes with its creator, also when the creator is killed. One exception: a segment
+        stays after a kill if its name has other characters than ASCII, a colon or a line break.
 
         Args:
             where: None or "anon:", "shm:NAME" or "NAME" ("shm:" for a fresh name), "file:PATH" or
@@ -61,8 +68,7 @@ class SharedBuffer(Searching, Streaming, Structured):
             ValueError: a name or size that cannot be; nothing was made.
             OSError: ENOSPC: no room; nothing stays behind.
         """
-        url, size = Url.parse(where), checked_size(size)
-        return cls._create_filled(url, size, None, keep=keep, mode=mode)
+        return cls._create_filled(Url.parse(where), checked_size(size), None, keep=keep, mode=mode)
 
     @classmethod
     def attach(
@@ -79,8 +85,8 @@ class SharedBuffer(Searching, Streaming, Structured):
         Args:
             where: as in `create`; or another buffer, for a second handle on its memory (with
                 `offset` and `length` counted in that buffer).
-            access: "r" to read, "rw" to read and write, "cow" for private changes that nobody
-                else sees and that are lost at the end.
+            access: "r" to read, "rw" to read and write, "cow" for private changes that no other
+                handle sees and that are lost at the end.
             offset: first byte; any.
             length: bytes; None for all there are.
             timeout: seconds to wait for it to be made; None for ever.
@@ -90,14 +96,14 @@ class SharedBuffer(Searching, Streaming, Structured):
 
         Raises:
             FileNotFoundError: it is not there.
-            IncompatibleSegment: a segment without a size: its creator is not done, or died.
+            IncompatibleSegment: a segment without a size, or something that is no segment.
             PermissionError: it is not for this user, or not for writing.
             ValueError: `offset` and `length` reach outside; anonymous memory by name.
         """
         mode = checked_access(access)
         if isinstance(where, SharedBuffer):
             return cls._second(where, mode, offset, length)
-        opened = opening.open_existing(Url.parse(where), writable=mode == "rw", timeout=timeout)
+        opened = creation.open_existing(Url.parse(where), writable=mode == "rw", timeout=timeout)
         with opened:
             return cls._attached_from(opened, mode, offset, length)
 
@@ -112,133 +118,50 @@ class SharedBuffer(Searching, Streaming, Structured):
     ) -> Self:
         """Create memory, or attach to all of it if it is there; `created` tells.
 
-        Of several processes that call this at the same time exactly one creates. What is there is
-        never changed or resized.
+        Of several processes that call this at the same time exactly one creates. Memory that is
+        there is never changed or resized.
 
         Args:
             where: as in `create`.
-            size: bytes, at least 1; what is there may have more.
+            size: bytes, at least 1; memory that is there may have more.
             keep: as in `create`.
             mode: as in `create`.
 
         Raises:
-            IncompatibleSegment: what is there has fewer bytes than asked for.
+            IncompatibleSegment: memory that is there has fewer bytes than asked for.
             ValueError: a name or size that cannot be.
             OSError: ENOSPC: no room.
         """
         return cls._ensure_filled(Url.parse(where), checked_size(size), None, keep=keep, mode=mode)
 
-    def resize(self, size: SupportsIndex) -> None:
-        """Give the memory another size, and this handle all of it.
-
-        Views made before stay valid, on the bytes they had. Other handles and processes keep
-        their maps of the old size; they attach again, or resize to the same size, to see more.
-
-        Shrinking is refused while others map the memory, but whoever attaches between this look
-        and the cut, some milliseconds later, is not seen: it is killed by SIGBUS when it touches
-        what was cut off. Let nobody attach meanwhile, and no other thread use this handle.
-
-        Resizes of the same memory wait for each other, with its lock of `flock` in hand: who holds
-        that himself waits for ever. Other programs must not change a file's size meanwhile: if
-        there is no room, it gets back the size that it had.
-
-        Args:
-            size: bytes, at least 1. New bytes are zero, and their room is reserved.
-
-        Raises:
-            BufferError: it would shrink, and views of this handle are in use, or another handle
-                or process maps the memory: it would be killed at the pages cut off.
-            ClosedError: the handle was closed.
-            FileNotFoundError: the name is gone, or leads to other memory by now.
-            OSError: ENOSPC: no room; ENOTSUP: this system cannot resize such memory, or does not
-                tell who maps it.
-            ValueError: the handle is not of access "rw", or not on all of the memory.
-        """
-        wanted = checked_size(size)
-        self._bytes()
-        if self._access != "rw" or not self._complete:
-            raise ValueError(
-                f"{self!r} cannot be resized: that takes a handle with access='rw' on all of the "
-                "memory"
-            )
-        opened = Opened(self._url, self.descriptor(), self._identity)
-        with opened, locked(opened.fd), RESIZING:
-            present = os.fstat(opened.fd).st_size
-            if wanted > present:
-                reserve(opened.fd, wanted, self._url, start=present)
-            elif wanted < present:
-                self._shrink(opened.fd, wanted)
-                return
-            old = self._move(map_region(opened.fd, "rw", 0, wanted))
-            if not old.close() and old.memory is not None:
-                self._loans.give(old.memory, "a view of the memory before it was resized")
-
-    def _shrink(self, fd: int, size: int) -> None:
-        before = self._size
-        old = self._move(map_region(fd, "rw", 0, size))  # more, if others made it longer
-        try:
-            if not old.close():
-                raise BufferError(
-                    f"{self!r} cannot shrink: views of it are in use: {self._views_in_use()}"
-                )
-            private = self._url.scheme == "anon" or not os.fstat(fd).st_mode & 0o077
-            refuse_if_mapped(self._identity[:2], private=private, what=str(self._url))
-            os.truncate(fd, size)
-        except BaseException:
-            self._move(map_region(fd, "rw", 0, before)).close()
-            raise
-
-    def _move(self, region: Region) -> Region:
-        """Go to another map of the memory, and return the one before."""
-        before = self._open_region()
-        self._stand_on(region)
-        self._size = len(region.whole)
-        self._buf = None  # last, as whoever sets it looks at _whole
-        if before.left:  # closed by another thread meanwhile, and open again by the lines above
-            region.left = True
-            self._stand_nowhere()
-            region.close()
-            raise self._closed_error()
-        return before
+    # ------------------------------------------------------------------ memory with a header
 
     @classmethod
     def _create_filled(
-        cls,
-        url: Url,
-        size: int,
-        fill: Callable[[memoryview], None] | None,
-        *,
-        keep: bool,
-        mode: int = 0o600,
+        cls, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int = 0o600
     ) -> Self:
         """Make memory that has its content before it has its name.
 
         Args:
             url: where.
             size: bytes, checked.
-            fill: called with a writable view of all the bytes, zeros; None to leave them so. An
-                exception of it leaves nothing behind. Where memory is made in two steps, the first
-                8 bytes it wrote come last.
+            fill: called with a writable view of all the bytes, zeros; None to leave them so. Its
+                exceptions leave nothing behind. Where memory is made in two steps, the first 8
+                bytes that it writes are stored last.
             keep: as in `create`.
             mode: as in `create`.
         """
-        with opening.create(url, size, fill, keep=keep, mode=mode) as opened:
+        with creation.create(url, size, fill, keep=keep, mode=mode) as opened:
             return cls._created_from(opened)
 
     @classmethod
     def _ensure_filled(
-        cls,
-        url: Url,
-        size: int,
-        fill: Callable[[memoryview], None] | None,
-        *,
-        keep: bool,
-        mode: int = 0o600,
+        cls, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int = 0o600
     ) -> Self:
         """Attach to memory of at least `size` bytes, or make it; `created` tells.
 
-        Where memory is made in two steps, this waits a while for the first 8 bytes of what is
-        there. The caller checks them.
+        Where memory is made in two steps, this waits a while for the first 8 bytes of memory that
+        is there. The caller checks them.
 
         Args:
             url: where.
@@ -247,13 +170,13 @@ class SharedBuffer(Searching, Streaming, Structured):
             keep: as in `create`.
             mode: as in `create`.
         """
-        with opening.ensure(url, size, fill, keep=keep, mode=mode) as opened:
+        with creation.ensure(url, size, fill, keep=keep, mode=mode) as opened:
             if opened.created:
                 return cls._created_from(opened)
             self = cls._attached_from(opened, "rw")
         if fill is not None:
-            pauses = opening.Pauses(opening.PATIENCE)
-            while opening.may_be_unfinished(url, self._bytes()) and pauses.take():
+            pauses = creation.Pauses(creation.PATIENCE)
+            while creation.may_be_unfinished(url, self._bytes()) and pauses.take():
                 pass
         return self
 
@@ -270,36 +193,18 @@ class SharedBuffer(Searching, Streaming, Structured):
             access: as in `attach`.
             timeout: seconds; None for ever.
         """
-        pauses = opening.Pauses(timeout)
+        pauses = creation.Pauses(timeout)
         while True:
             self = cls.attach(where, access=access, timeout=pauses.remaining())
-            if not opening.may_be_unfinished(self._url, self._bytes()):
+            if not creation.may_be_unfinished(self._url, self._bytes()):
                 return self
-            # Its size may come as well: attach again.
             try:
                 if not pauses.take():
                     return self
             except BaseException:
                 self.close()
                 raise
-            self.close()
-
-    @classmethod
-    def _created_from(cls, opened: Opened) -> Self:
-        region = opened.region
-        assert region is not None
-        return cls._make(opened, "rw", region, 0, complete=True)
-
-    @classmethod
-    def _attached_from(
-        cls,
-        opened: Opened,
-        access: Access,
-        offset: SupportsIndex = 0,
-        length: SupportsIndex | None = None,
-    ) -> Self:
-        region, first, complete = attach_region(opened.fd, access, offset, length, str(opened.url))
-        return cls._make(opened, access, region, first, complete=complete)
+            self.close()  # and attach again: a file may have got its size, too
 
     @classmethod
     def _second(
@@ -314,9 +219,227 @@ class SharedBuffer(Searching, Streaming, Structured):
         with opened:
             return cls._attached_from(opened, access, other._offset + first, count)
 
-    @classmethod
-    def _received(cls, opened: Opened, access: Access, offset: int, length: int) -> Self:
-        """A handle that another process sent."""
-        self = cls._attached_from(opened, access, offset, length)
-        self._pid = 0
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        from shmkit.memory.buffer.pickling import reduced
+
+        return reduced(self)
+
+    # ------------------------------------------------------------------ another size
+
+    def resize(self, size: SupportsIndex) -> None:
+        """Give the memory another size, and this handle all of it.
+
+        Views made before stay valid, on the bytes they had. Other handles and processes keep
+        their maps of the old size. To see more they attach again, or resize to the same size.
+
+        Shrinking is refused while other processes map the memory. But a process that attaches
+        between this look and the cut, some milliseconds later, is not seen: it is killed by SIGBUS
+        when it touches the part that was cut off. Let no process attach meanwhile, and no other
+        thread use this handle.
+
+        Resizes of the same memory wait for each other on its lock of `flock`. A caller that holds
+        that lock itself waits for ever. Other programs must not change a file's size meanwhile: if
+        there is no room, the file gets back the size that it had.
+
+        Args:
+            size: bytes, at least 1. New bytes are zero, and their room is reserved.
+
+        Raises:
+            BufferError: it would shrink, and views of this handle are in use, or another handle
+                or process maps the memory: it would be killed at the pages cut off.
+            ClosedError: the handle was closed.
+            FileNotFoundError: the name is gone, or leads to other memory by now.
+            OSError: ENOSPC: no room; ENOTSUP: this system cannot resize such memory, or does not
+                tell which processes map it.
+            ValueError: the handle is not of access "rw", or not on all of the memory.
+        """
+        from shmkit.memory.buffer.resizing import resize
+
+        resize(self, checked_size(size))
+
+    # ------------------------------------------------------------------ searching
+
+    def _find(self, way: Way, needle: bytes, start: Index, end: Index) -> int:
+        return search.find(self, way, needle, start, end)
+
+    def _count(self, needle: bytes, start: Index, end: Index) -> int:
+        return search.count(self, needle, start, end)
+
+    def finditer(
+        self, pattern: bytes | re.Pattern[bytes], start: Index = None, end: Index = None
+    ) -> Iterator[re.Match[bytes]]:
+        """Matches of a regular expression, one after the other, as `re.finditer` has them.
+
+        The iterator and each match keep the memory, as a view does.
+
+        Args:
+            pattern: of bytes, or compiled from bytes.
+            start: as in `find`; "^" still means the beginning of all.
+            end: as in `find`.
+
+        Raises:
+            ClosedError: the handle was closed.
+            TypeError: a pattern of str.
+        """
+        return search.find_matches(self, pattern, start, end)
+
+    def replace(self, old: Buffer, new: Buffer, count: SupportsIndex = -1) -> int:
+        """Write `new` over each `old`, from the left, in place; only these bytes are written.
+
+        Args:
+            old: at least one byte.
+            new: as many bytes.
+            count: how often at most; negative for all.
+
+        Returns:
+            How many were replaced.
+
+        Raises:
+            ClosedError: the handle was closed.
+            TypeError: the access is "r", or an argument has no bytes.
+            ValueError: the lengths differ (`replace_into` can do that), or `old` is empty.
+        """
+        return search.replace(self, old, new, count)
+
+    def replace_into(
+        self,
+        path: str | os.PathLike[str],
+        old: Buffer,
+        new: Buffer,
+        count: SupportsIndex = -1,
+        *,
+        mode: int = 0o600,
+    ) -> int:
+        """Write the bytes to a file, with `new` for each `old`; the file appears when it is whole.
+
+        The new file takes the place of one at `path` in one step, with its permissions. If that was
+        this buffer's own file, the buffer stays on the old content.
+
+        Args:
+            path: of the file; its directory takes the new file while it is made.
+            old: at least one byte.
+            new: any number of bytes.
+            count: how often at most; negative for all.
+            mode: permissions of a file that was not there, less the umask.
+
+        Returns:
+            How many were replaced.
+
+        Raises:
+            ClosedError: the handle was closed.
+            OSError: the file cannot be written; one that was there is untouched.
+            TypeError: an argument has no bytes.
+            ValueError: `old` is empty.
+        """
+        return search.replace_into(self, path, old, new, count, mode)
+
+    def move(self, dest: SupportsIndex, src: SupportsIndex, count: SupportsIndex) -> None:
+        """Copy `count` bytes from `src` to `dest` within the buffer; they may overlap.
+
+        Args:
+            dest: first byte of the target.
+            src: first byte of the source.
+            count: bytes.
+
+        Raises:
+            ClosedError: the handle was closed.
+            TypeError: the access is "r".
+            ValueError: they reach outside.
+        """
+        search.move(self, dest, src, count)
+
+    # ------------------------------------------------------------------ one after the other
+
+    def open(self) -> Stream:
+        """A file object on the bytes, at position 0: for `csv`, `json`, `zipfile`, `numpy.load`.
+
+        It is a view: it keeps the memory, also when the buffer is closed. For text put it into
+        `io.TextIOWrapper`.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        from shmkit.memory.buffer.stream import Stream
+
+        return Stream(self, self.resize)
+
+    def chunks(self, size: SupportsIndex) -> Iterator[memoryview]:
+        """All bytes, in views of `size` bytes each and a last one of the rest.
+
+        Args:
+            size: bytes, at least 1.
+
+        Raises:
+            ClosedError: the handle was closed.
+            ValueError: `size` is less than 1.
+        """
+        from shmkit.memory.buffer.stream import chunks
+
+        return chunks(self, size)
+
+    def lines(self) -> Iterator[bytes]:
+        r"""All lines, each with the b"\n" at its end; the last may have none.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        from shmkit.memory.buffer.stream import lines
+
+        return lines(self)
+
+    # ------------------------------------------------------------------ as structures
+
+    @overload
+    def records(
+        self,
+        layout: str | struct.Struct,
+        offset: SupportsIndex = 0,
+        stride: SupportsIndex | None = None,
+        *,
+        count: SupportsIndex | None = None,
+        names: str | Sequence[str] | None = None,
+    ) -> Records[Any]: ...
+    @overload
+    def records(
+        self,
+        layout: type[T],
+        offset: SupportsIndex = 0,
+        stride: SupportsIndex | None = None,
+        *,
+        count: SupportsIndex | None = None,
+        packed: bool = False,
+    ) -> Records[T]: ...
+    def records(
+        self,
+        layout: str | struct.Struct | type[Any],
+        offset: SupportsIndex = 0,
+        stride: SupportsIndex | None = None,
+        *,
+        count: SupportsIndex | None = None,
+        names: str | Sequence[str] | None = None,
+        packed: bool = False,
+    ) -> Records[Any]:
+        """The bytes as records: `records(Vertex)[3].red = 7` writes two bytes in place.
+
+        Args:
+            layout: a format of `struct` ("<3f3H2x"), a `struct.Struct`, or a dataclass; see
+                `shmkit.memory.records` for what its fields may be.
+            offset: first byte of the first record; any.
+            stride: bytes from one record to the next; None for the size of a record.
+            count: records; None for as many as fit.
+            names: of the fields of a format: "x y z red green blue", or a sequence.
+            packed: lay out a dataclass without the gaps that C has for alignment.
+
+        Returns:
+            A view: it keeps the memory, also when the buffer is closed.
+
+        Raises:
+            ClosedError: the handle was closed.
+            TypeError: `layout` is none of these, or a field has no fixed size.
+            ValueError: no such format, `stride` is less than a record, or it reaches outside.
+        """
+        from shmkit.memory.records import layout_of, records_in
+
+        laid = layout_of(layout, names, packed=packed)
+        _, _, view = self._pin(f"records({laid.kind})")
+        return records_in(view, laid, offset, stride, count, repr(self))

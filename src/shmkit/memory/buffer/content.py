@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import mmap
 import operator
-from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, cast, overload
 
 from shmkit.memory.buffer.handle import Handle
 from shmkit.memory.mapping import checked_range
-from shmkit.memory.views import array_view, typed_view
+from shmkit.memory.views import array_view, as_bytes, typed_view
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     import numpy as np
     from typing_extensions import Buffer
 
-__all__ = ["Content", "as_bytes", "needle_of", "some_bytes"]
+__all__ = ["Content"]
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ class Content(Handle):
         view = self._buf
         if view is not None:
             try:
-                view.nbytes  # noqa: B018 - not if its user has released it
+                view.nbytes  # noqa: B018 - fails if its user has released it
                 return view
             except ValueError:
                 pass
@@ -53,11 +54,11 @@ class Content(Handle):
             except ValueError:
                 if self._whole is whole:
                     raise
-                continue  # another thread closed or resized it meanwhile
+                continue  # another thread closed or resized it in between
             self._buf = view
             if self._whole is whole:
-                return self._loans.give(view, "memoryview (.buf)")
-            self._buf = None  # of bytes that are the handle's no more
+                return self._exports.add(view, "memoryview (.buf)")
+            self._buf = None  # another thread moved the handle to other bytes
 
     def view(
         self,
@@ -80,7 +81,7 @@ class Content(Handle):
             ValueError: no such format, or the items reach outside.
         """
         view = self._on_bytes(lambda whole: typed_view(whole, format, offset, count, repr(self)))
-        return self._loans.give(view, f"memoryview (.view({format!r}))")
+        return self._exports.add(view, f"memoryview (.view({format!r}))")
 
     def ndarray(
         self,
@@ -105,13 +106,12 @@ class Content(Handle):
             ValueError: the array reaches outside.
         """
         array = self._on_bytes(lambda whole: array_view(whole, shape, dtype, offset, repr(self)))
-        return self._loans.give(array, f"ndarray{array.shape} of {array.dtype}")
+        return self._exports.add(array, f"ndarray{array.shape} of {array.dtype}")
 
     def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> None:
         """Write changes to the disk, and return when they are there.
 
-        Nothing is to be done, and nothing happens, for memory that is on no disk and for access
-        "r" and "cow".
+        Does nothing for memory that is on no disk, and for access "r" and "cow".
 
         Args:
             offset: first byte; any.
@@ -133,10 +133,10 @@ class Content(Handle):
         except ValueError:
             if self._region is region:
                 raise
-            self.flush(offset, size)  # another thread closed or resized it meanwhile
+            self.flush(offset, size)  # another thread closed or resized it in between
 
     def advise(self, advice: str) -> None:
-        """Tell the kernel how the bytes will be used; what it does not know has no effect.
+        """Tell the kernel how the bytes will be used. Advice that it does not know has no effect.
 
         Args:
             advice: "sequential", "random", "willneed" (read it now), "dontneed" (give the pages
@@ -165,7 +165,7 @@ class Content(Handle):
         except ValueError:
             if self._region is region:
                 raise
-            self.advise(advice)  # another thread closed or resized it meanwhile
+            self.advise(advice)  # another thread closed or resized it in between
 
     def __len__(self) -> int:
         return self._size
@@ -180,10 +180,10 @@ class Content(Handle):
     def __getitem__(self, key: slice) -> bytes: ...
     def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
         exact = self._map
-        whole = self._whole  # not _bytes(): a call is a quarter of what this takes
+        whole = self._whole  # not _bytes(): the call would take a quarter of the time of this
         try:
             if exact is not None:
-                found: int | bytes = exact[key]  # half of what it takes by a view
+                found: int | bytes = exact[key]  # in half the time that a view needs
                 return found
             if whole is None:
                 raise self._closed_error()
@@ -193,7 +193,7 @@ class Content(Handle):
         except ValueError:
             if self._whole is whole:
                 raise
-            return self[key]  # another thread closed or resized it meanwhile
+            return self[key]  # another thread closed or resized it in between
 
     @overload
     def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
@@ -207,7 +207,7 @@ class Content(Handle):
         except ValueError:
             if self._whole is whole:
                 raise
-            self[key] = value  # another thread closed or resized it meanwhile
+            self[key] = value  # another thread closed or resized it in between
 
     def _check_writable(self) -> None:
         if self._access == "r":
@@ -215,7 +215,14 @@ class Content(Handle):
             raise TypeError(f"{self!r} is read-only: attach with access='rw', or 'cow'")
 
     def _pin(self, label: str) -> tuple[mmap.mmap | bytes | bytearray, int, memoryview]:
-        """What is searched, the index in it of byte 0, and a view of all bytes that keeps it."""
+        """The bytes for a longer operation, which the view keeps from going away.
+
+        Args:
+            label: what uses them, for messages.
+
+        Returns:
+            What has them, the index in it of this buffer's byte 0, and a view of all of them.
+        """
         while True:
             region = self._open_region()
             try:
@@ -223,11 +230,11 @@ class Content(Handle):
             except ValueError:
                 if self._region is region:
                     raise
-                continue  # another thread closed or resized it meanwhile
+                continue  # another thread closed or resized it in between
             memory = region.memory
             if memory is None:
-                return cast("bytes | bytearray", view.obj), 0, self._loans.give(view, label)
-            return memory, region.start, self._loans.give(view, label)
+                return cast("bytes | bytearray", view.obj), 0, self._exports.add(view, label)
+            return memory, region.start, self._exports.add(view, label)
 
     def _bytes(self) -> memoryview:
         whole = self._whole
@@ -236,7 +243,7 @@ class Content(Handle):
         return whole
 
     def _on_bytes(self, operation: Callable[[memoryview], T]) -> T:
-        """Do something with the bytes, whatever other threads do with the handle."""
+        """Do something with the bytes, and again if another thread moves the handle."""
         while True:
             whole = self._bytes()
             try:
@@ -256,46 +263,3 @@ def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
             f"{len(source)} bytes do not replace {len(target)}: a buffer keeps its size"
         )
     target[:] = source
-
-
-def as_bytes(value: Buffer) -> memoryview:
-    """The bytes of anything that has some, copied only if they do not lie side by side."""
-    source = memoryview(value)
-    if source.format == "B" and source.ndim == 1:
-        return source
-    return source.cast("B") if source.nbytes and source.c_contiguous else memoryview(bytes(source))
-
-
-def some_bytes(value: Buffer) -> bytes:
-    """A copy of the bytes of anything that has some; a number has none, where `bytes()` makes them.
-
-    Raises:
-        TypeError: it has none.
-    """
-    return value if type(value) is bytes else memoryview(value).tobytes()
-
-
-def needle_of(sub: Buffer | int) -> bytes:
-    """What is searched for: bytes, or the value of one, as a bytearray takes them.
-
-    A scalar of numpy is a number, though it has bytes, too.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: no byte has this value.
-    """
-    if isinstance(sub, bytes):
-        return sub
-    if isinstance(sub, str):
-        raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
-    try:
-        view = memoryview(sub)  # type: ignore[arg-type]
-    except TypeError:
-        if not isinstance(sub, SupportsIndex):
-            raise TypeError(
-                f"bytes are searched for bytes or one of 0 to 255, not {sub!r}"
-            ) from None
-    else:
-        if view.ndim or not isinstance(sub, SupportsIndex):
-            return view.tobytes()
-    return bytes((operator.index(sub),))

@@ -1,7 +1,7 @@
-"""Which views of a handle are still in use, and where each was made.
+"""Which views of a handle are in use, and where each was made.
 
-A view keeps its memory by itself; this is bookkeeping for people. It holds weak references, so a
-view made from a view (a slice of `.buf`) is not known here. The map knows: it does not close.
+A view keeps its memory by itself; this is for error messages. It holds weak references. A view made
+from a view (a slice of `.buf`) is not known here, but the map knows it, and does not close.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import mmap
 import os
 import sys
 import weakref
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
-__all__ = ["Loans"]
+__all__ = ["Exports"]
 
 T = TypeVar("T")
 
-_HERE: Final = str(Path(__file__).parent)
+_LIBRARY: Final = __file__[: -len("memory/buffer/exports.py")]
 
 
-class Loans:
-    """The views that a handle has given out and that are still referred to.
+class Exports:
+    """The views that a handle has given out and that are in use.
 
     Places are noted when the interpreter runs in development mode (`-X dev`) or with the
     environment variable SHMKIT_DEBUG set to anything but "" and "0".
@@ -33,7 +32,7 @@ class Loans:
         self._out: dict[int, tuple[weakref.ref[Any], str]] = {}
         self._notes_places: bool | None = None  # not asked yet: most handles give out nothing
 
-    def give(self, view: T, label: str) -> T:
+    def add(self, view: T, label: str) -> T:
         """Note a view that goes to the user, and return it."""
         if self._notes_places is None:
             self._notes_places = _is_debugging()
@@ -50,12 +49,13 @@ class Loans:
         return view
 
     def has_map(self) -> bool:
-        """Whether a whole map was noted that is still in use: one the handle has moved on from."""
+        """Whether a whole map was noted that is in use: one from before a resize."""
         return any(isinstance(ref(), mmap.mmap) for ref, _ in list(self._out.values()))
 
-    def describe(self) -> list[str]:
-        """A line for each view that is still in use."""
-        return [label for ref, label in list(self._out.values()) if ref() is not None]
+    def describe(self) -> str:
+        """The views that are in use, for a message."""
+        labels = [label for ref, label in list(self._out.values()) if ref() is not None]
+        return "; ".join(labels or ["a view of a view that it gave out, or its map"])
 
 
 def _is_debugging() -> bool:
@@ -63,7 +63,8 @@ def _is_debugging() -> bool:
 
 
 def _caller() -> str:
+    """The line of the user's that called the library."""
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

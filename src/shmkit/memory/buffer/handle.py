@@ -1,4 +1,4 @@
-"""The life of a handle on shared memory, from when it is made until it is let go."""
+"""The life of a handle on shared memory: made, asked what it is, closed, unlinked."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import mmap
 import os
 import warnings
 import weakref
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 from shmkit.errors import ClosedError, IncompatibleSegment
-from shmkit.memory import creation as opening
-from shmkit.memory.buffer.exports import Loans
-from shmkit.memory.buffer.pickling import reduced
-from shmkit.memory.creation import Opened
+from shmkit.memory import creation
+from shmkit.memory.buffer.exports import Exports
 from shmkit.memory.identity import Exact, identity_of
-from shmkit.memory.mapping import Access, Region, checked_access
+from shmkit.memory.mapping import Access, Region, attach_region, checked_access
 from shmkit.memory.ownership import Ownership, remove
 from shmkit.memory.url import Url
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from shmkit.memory.creation import Opened
 
 __all__ = ["Handle"]
 
@@ -37,8 +39,8 @@ class Handle:
         "_complete",
         "_created",
         "_descriptors",
+        "_exports",
         "_identity",
-        "_loans",
         "_map",
         "_offset",
         "_owner",
@@ -59,14 +61,14 @@ class Handle:
     _identity: Exact
     _owner: Ownership | None
     _unlinked: bool
-    _loans: Loans
-    _buf: memoryview | None  # what .buf gave out last; nobody else may hold it
+    _exports: Exports
+    _buf: memoryview | None  # what .buf gave out last
     _region: Region | None
     # One step closer to the hot paths: _region.whole, and the map if it is these bytes exactly.
     _whole: memoryview | None
     _map: mmap.mmap | None
     _descriptors: list[int]  # of anonymous memory: the memfd; a list, for its atomic pop
-    _pid: int  # that has to close this handle; 0: nobody has to
+    _pid: int  # the process that has to close this handle; 0: none has to
 
     def __init__(self) -> None:
         raise TypeError(
@@ -74,10 +76,21 @@ class Handle:
             ".attach() or .ensure()"
         )
 
+    # ------------------------------------------------------------------ how it is made
+
     @classmethod
     def _make(
         cls, opened: Opened, access: Access, region: Region, offset: int, *, complete: bool
     ) -> Self:
+        """A handle on a region of opened memory.
+
+        Args:
+            opened: the memory; a descriptor that it still needs is taken over.
+            access: as of a handle.
+            region: its bytes.
+            offset: byte of the memory that is the region's byte 0.
+            complete: whether the region is all of the memory.
+        """
         self = cls.__new__(cls)
         self._url = opened.url
         self._access = access
@@ -87,7 +100,7 @@ class Handle:
         self._complete = complete
         self._identity = opened.identity
         self._owner = opened.owner
-        self._loans = Loans()
+        self._exports = Exports()
         self._buf = None
         self._unlinked = False
         self._pid = os.getpid()
@@ -95,7 +108,33 @@ class Handle:
         self._descriptors = [opened.keep_fd()] if keeps_fd else []
         self._stand_on(region)  # last: from now on __del__ counts
         if self._owner is not None:
-            self._owner.before_exit(weakref.WeakMethod(self._warn_if_open))
+            self._owner.handle = weakref.ref(self)
+        return self
+
+    @classmethod
+    def _created_from(cls, opened: Opened) -> Self:
+        """A handle on new memory, which is mapped already."""
+        region = opened.region
+        assert region is not None
+        return cls._make(opened, "rw", region, 0, complete=True)
+
+    @classmethod
+    def _attached_from(
+        cls,
+        opened: Opened,
+        access: Access,
+        offset: SupportsIndex = 0,
+        length: SupportsIndex | None = None,
+    ) -> Self:
+        """A handle on a part of memory that was there."""
+        region, first, complete = attach_region(opened.fd, access, offset, length, str(opened.url))
+        return cls._make(opened, access, region, first, complete=complete)
+
+    @classmethod
+    def _received(cls, opened: Opened, access: Access, offset: int, length: int) -> Self:
+        """A handle that another process sent."""
+        self = cls._attached_from(opened, access, offset, length)
+        self._pid = 0
         return self
 
     def _stand_on(self, region: Region) -> None:
@@ -106,7 +145,21 @@ class Handle:
     def _stand_nowhere(self) -> None:
         # First: other threads then know why the bytes are released.
         self._region = self._whole = self._map = None
-        self._buf = None  # last, as whoever sets it looks at _whole; not released: in use perhaps
+        # Last: `.buf` looks at _whole after it sets _buf. Not released: a user may have it.
+        self._buf = None
+
+    def _move(self, region: Region) -> Region:
+        """Go to another map of the memory, and return the one before."""
+        before = self._open_region()
+        self._stand_on(region)
+        self._size = len(region.whole)
+        self._buf = None  # last, as in _stand_nowhere
+        if before.left:  # another thread closed the handle, and the lines above opened it again
+            region.left = True
+            self._stand_nowhere()
+            region.close()
+            raise self._closed_error()
+        return before
 
     # ------------------------------------------------------------------ what it is
 
@@ -189,25 +242,29 @@ class Handle:
         if not self.mapped:
             raise OSError(errno.ENOTSUP, "was read and is not mapped", str(self._url))
         writable = checked_access(access or self._access) == "rw"
-        if self._url.scheme != "anon":
-            try:
-                opened = opening.open_existing(self._url, writable=writable, timeout=0)
-            except IncompatibleSegment as error:  # new memory, that is just being made
-                raise self._name_is_lost() from error
-            if opened.identity == self._identity:
-                return opened.keep_fd()
-            os.close(opened.fd)
-            raise self._name_is_lost()
+        if self._url.scheme == "anon":
+            return self._second_descriptor(writable)
+        try:
+            opened = creation.open_existing(self._url, writable=writable, timeout=0)
+        except IncompatibleSegment as error:  # other memory, which has no size yet
+            raise self._name_is_lost() from error
+        if opened.identity == self._identity:
+            return opened.keep_fd()
+        os.close(opened.fd)
+        raise self._name_is_lost()
+
+    def _second_descriptor(self, writable: bool) -> int:
+        """Another descriptor of anonymous memory, opened by way of the one that is kept."""
         try:
             kept = self._descriptors[0]
         except IndexError:
-            self._open_region()  # closed by another thread meanwhile
+            self._open_region()  # another thread may have closed the handle
             raise OSError(
                 errno.ENOTSUP,
                 "anonymous memory has no descriptor on this system: hand it on by fork, or use "
                 "'shm:NAME' or 'file:PATH'",
             ) from None
-        # Not waiting: another thread may close it, and the number may be a pipe's by now.
+        # O_NONBLOCK: another thread may close the descriptor, and a pipe may get its number.
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             fd = os.open(f"/proc/self/fd/{kept}", flags)
@@ -242,26 +299,28 @@ class Handle:
                 return
             region.left = True
             if self._region is region:
-                break  # or else another thread was moving it on
+                break
+            # Another thread has resized the memory in between: close the new region.
         self._stand_nowhere()
-        done = not (strict and self._loans.has_map()) and region.close()
+        done = not (strict and self._exports.has_map()) and region.close()
         if strict and not done:
             region.reopen()
             region.left = False
             self._stand_on(region)
             raise BufferError(
-                f"{self!r} has views in use: {self._views_in_use()}. Delete them first, or close "
-                "without strict=True: the memory then stays until the last is gone"
+                f"{self!r} has views in use: {self._exports.describe()}. Delete them first, or "
+                "close without strict=True: the memory then stays until the last is gone"
             )
         self._close_descriptors()
 
     def unlink(self) -> None:
-        """Remove the name, whoever made it; afterwards it does not lead to this memory.
+        """Remove the name, of whichever process it is; it does not lead to this memory then.
 
-        Those who have it mapped keep it. A name that is gone already, or leads to other memory, is
-        left as it is, and anonymous memory has none: then nothing happens. Works after `close`.
-        (On a filesystem that uses inode numbers again and tells no generations, a new file of the
-        name may then be taken for this one: overlayfs may be such, ext4, xfs and tmpfs are not.)
+        Processes that have the memory mapped keep it. Nothing happens if the name is gone already,
+        or leads to other memory, or the memory is anonymous. Works after `close`.
+
+        On a filesystem that reuses inode numbers and has no generations for them, a new file of the
+        name can be taken for this one. overlayfs may be such; ext4, xfs and tmpfs are not.
 
         Raises:
             PermissionError: the name is another user's.
@@ -272,12 +331,6 @@ class Handle:
         self._unlinked = True
         if self._owner is not None:
             self._owner.drop()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        self._open_region()
-        span = self._access, self._offset, self._size
-        kept = self._descriptors[0] if self._descriptors else None
-        return reduced(self, span, self._identity, kept)
 
     def __enter__(self) -> Self:
         self._open_region()
@@ -309,18 +362,19 @@ class Handle:
             self._close_descriptors()
 
     def _warn_if_open(self, warn: Any = warnings.warn, getpid: Any = os.getpid) -> None:
-        # Handles that came by fork or pickle were not opened by this process's own code.
+        # The defaults are bound here because a finalizer at exit finds the globals gone. A handle
+        # that came by fork or pickle was not opened by this process's own code: no warning.
         if self._region is not None and self._pid == getpid():
             self._pid = 0  # once
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
-    def _close_descriptors(self) -> None:
-        while True:
+    def _close_descriptors(self, close: Any = os.close) -> None:
+        while self._descriptors:
             try:
                 fd = self._descriptors.pop()
             except IndexError:
-                return
-            os.close(fd)
+                return  # another thread was faster
+            close(fd)
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -328,11 +382,6 @@ class Handle:
         if self._region is None:
             raise self._closed_error()
         return self._region
-
-    def _views_in_use(self) -> str:
-        return "; ".join(
-            self._loans.describe() or ["a view of a view that it gave out, or its map"]
-        )
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"{self!r} was closed: attach() again")

@@ -1,17 +1,15 @@
 """How a handle crosses to another process: by name and place, or by descriptor.
 
 A named segment or file is attached to again, and must be the same memory. Anonymous memory goes
-as a descriptor: passed on where multiprocessing starts a process (spawn, forkserver), otherwise
-(through a queue or pipe) taken by the receiver out of the sender, which has to be there still.
-Bytes that were read and not mapped go as a copy.
-Whoever receives a handle never owns the name.
+as a descriptor. Where multiprocessing starts a process (spawn, forkserver) it is passed on. Through
+a queue or pipe the receiver takes it out of the sender, which has to be there still. Bytes that
+were read and not mapped go as a copy. The receiver of a handle never owns the name.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmkit.memory.creation import Opened, open_existing
@@ -20,7 +18,8 @@ from shmkit.memory.mapping import Access, read_region
 from shmkit.memory.url import Url
 
 if TYPE_CHECKING:
-    from shmkit.memory.buffer.buffer import SharedBuffer
+    from collections.abc import Callable
+
     from shmkit.memory.buffer.handle import Handle
 
 __all__ = ["reduced"]
@@ -28,56 +27,54 @@ __all__ = ["reduced"]
 _Range = tuple[Access, int, int]
 
 
-def reduced(
-    handle: Handle, span: _Range, identity: Exact, descriptor: int | None
-) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
+def reduced(handle: Handle) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
     """What `__reduce__` of a handle returns.
 
-    Args:
-        handle: an open handle.
-        span: its access, offset and length.
-        identity: the memory it is on.
-        descriptor: the descriptor it keeps, if it keeps one.
-
     Raises:
+        ClosedError: it was closed.
         TypeError: this handle cannot cross.
     """
+    region = handle._open_region()
+    span: _Range = handle.access, handle.offset, handle.size
+    identity = handle._identity
     if handle.access == "cow":
         raise TypeError(
             f"cannot pickle {handle!r}: its private changes would be lost; send the bytes, or "
             "attach with access='cow' in the other process"
         )
-    if not handle.mapped:  # a copy already: there is no memory to share
-        content = handle._open_region().whole.tobytes()
-        return _from_bytes, (type(handle), handle.url, content, span[1], identity)
+    if not region.mapped:  # a copy already: there is no memory to share
+        content = region.whole.tobytes()
+        return _from_bytes, (type(handle), handle.url, content, handle.offset, identity)
     if handle.url.scheme != "anon":
         return _from_name, (type(handle), str(handle.url), span, identity)
-    if descriptor is None:
+    kept = handle._descriptors[:1]
+    if not kept:
         raise TypeError(
             f"cannot pickle {handle!r}: anonymous memory has no descriptor on this system; use the "
             "start method 'fork', or memory with a name ('shm:NAME', 'file:PATH')"
         )
     from multiprocessing import context, reduction
 
+    descriptor = kept[0]
     if context.get_spawning_popen() is not None:
         return _from_descriptor, (type(handle), reduction.DupFd(descriptor), span, identity)
     return _from_sender, (type(handle), os.getpid(), descriptor, span, identity)
 
 
 def _from_bytes(
-    kind: type[SharedBuffer], url: Url, content: bytes, offset: int, identity: Exact
-) -> SharedBuffer:
+    kind: type[Handle], url: Url, content: bytes, offset: int, identity: Exact
+) -> Handle:
     self = kind._make(Opened(url, -1, identity), "r", read_region(content), offset, complete=False)
     self._pid = 0
     return self
 
 
 def _from_name(
-    kind: type[SharedBuffer],
+    kind: type[Handle],
     where: str,
     span: _Range,
     identity: Exact,
-) -> SharedBuffer:
+) -> Handle:
     opened = open_existing(Url.parse(where), writable=span[0] == "rw", timeout=0)
     with opened:
         if opened.identity != identity:
@@ -87,9 +84,7 @@ def _from_name(
         return kind._received(opened, *span)
 
 
-def _from_descriptor(
-    kind: type[SharedBuffer], passed: Any, span: _Range, identity: Exact
-) -> SharedBuffer:
+def _from_descriptor(kind: type[Handle], passed: Any, span: _Range, identity: Exact) -> Handle:
     fd = passed.detach()
     with Opened(Url("anon"), fd, exact_identity(fd, os.fstat(fd), "anon")) as opened:
         if opened.identity != identity:
@@ -100,8 +95,8 @@ def _from_descriptor(
 
 
 def _from_sender(
-    kind: type[SharedBuffer], pid: int, number: int, span: _Range, identity: Exact
-) -> SharedBuffer:
+    kind: type[Handle], pid: int, number: int, span: _Range, identity: Exact
+) -> Handle:
     path = f"/proc/{pid}/fd/{number}"
     gone = FileNotFoundError(
         errno.ENOENT,

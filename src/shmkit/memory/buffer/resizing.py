@@ -1,9 +1,9 @@
 """Memory of another size under a live handle.
 
-Growing is harmless to everybody: old maps stay as they are. Shrinking is not: whoever touches a
-page that was cut off is killed by SIGBUS. So it is done only if nobody else maps the memory,
-which /proc/*/maps tells. One who attaches after that was read, and before the cut, is not seen: a
-lock against him would cost every attach two system calls, and wait for all who hold it.
+Growing harms no process: old maps stay as they are. Shrinking can: a process that touches a page
+that was cut off is killed by SIGBUS. So memory shrinks only if no other process maps it, which
+/proc/*/maps tells. A process that attaches after that look and before the cut is not seen. A lock
+against it would cost every attach two system calls, and wait for every program that holds it.
 """
 
 from __future__ import annotations
@@ -12,32 +12,74 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from shmkit.memory.allocation import reserve
+from shmkit.memory.creation import Opened
 from shmkit.memory.mappers import mappers
+from shmkit.memory.mapping import map_region
 
 if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shmkit.memory.buffer.handle import Handle
     from shmkit.memory.identity import Identity
 
-__all__ = ["RESIZING", "locked", "refuse_if_mapped"]
+__all__ = ["resize"]
 
 # What flock says where this kind of memory has no such locks (macOS: shared memory).
 _NO_LOCKS: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
 
 _locking: Final[dict[int, int]] = {}  # descriptors in `locked`, and the thread of each
 
-RESIZING: Final = threading.Lock()  # one resize at a time in this process
+_RESIZING: Final = threading.Lock()  # one resize at a time in this process
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=RESIZING._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_RESIZING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
-def refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
-    """Let pass only if this process maps a memory once, and nobody else does.
+def resize(handle: Handle, size: int) -> None:
+    """Give the memory another size, and the handle all of it; see `SharedBuffer.resize`."""
+    handle._open_region()
+    if handle._access != "rw" or not handle._complete:
+        raise ValueError(
+            f"{handle!r} cannot be resized: that takes a handle with access='rw' on all of the "
+            "memory"
+        )
+    opened = Opened(handle._url, handle.descriptor(), handle._identity)
+    with opened, locked(opened.fd), _RESIZING:
+        present = os.fstat(opened.fd).st_size
+        if size < present:
+            _shrink(handle, opened.fd, size)
+            return
+        if size > present:
+            reserve(opened.fd, size, handle._url, start=present)
+        old = handle._move(map_region(opened.fd, "rw", 0, size))
+        if not old.close() and old.memory is not None:
+            handle._exports.add(old.memory, "a view of the memory before it was resized")
+
+
+def _shrink(handle: Handle, fd: int, size: int) -> None:
+    before = handle._size
+    old = handle._move(map_region(fd, "rw", 0, size))
+    try:
+        if not old.close():
+            raise BufferError(
+                f"{handle!r} cannot shrink: views of it are in use: {handle._exports.describe()}"
+            )
+        private = handle._url.scheme == "anon" or not os.fstat(fd).st_mode & 0o077
+        _refuse_if_mapped(handle._identity[:2], private=private, what=str(handle._url))
+        os.truncate(fd, size)
+    except BaseException:
+        handle._move(map_region(fd, "rw", 0, before)).close()
+        raise
+
+
+def _refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
+    """Let pass only if this process maps a memory once, and no other process does.
 
     Raises:
         BufferError: it is mapped elsewhere.
@@ -58,15 +100,15 @@ def refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
         holders.append("another handle, or a view of one, in this process")
     raise BufferError(
         f"{what} cannot shrink: it is also mapped by {', '.join(holders)}, and touching the pages "
-        "cut off would kill; close those first"
+        "cut off would kill; close them first"
     )
 
 
 def _cannot_tell(reason: str) -> OSError:
     return OSError(
         errno.ENOTSUP,
-        f"cannot shrink: whether others map this memory is not known ({reason}); make smaller "
-        "memory and copy",
+        f"cannot shrink: whether other processes map this memory is not known ({reason}); make "
+        "smaller memory and copy",
     )
 
 

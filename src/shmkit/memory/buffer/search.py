@@ -1,236 +1,190 @@
-"""Searching and replacing on the memory itself: nothing is read into a copy first."""
+"""Searching and replacing on the memory itself: nothing is read into a copy of all first.
+
+Each function works on the `Content` of a handle, and is a method of SharedBuffer.
+"""
 
 from __future__ import annotations
 
-import mmap
 import operator
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
-from shmkit.memory.buffer.content import Content, needle_of, some_bytes
-from shmkit.memory.buffer.replacing import replaced_into, split
 from shmkit.memory.mapping import checked_range
+from shmkit.memory.searchable import Index, Way, bounds
+from shmkit.memory.views import some_bytes
 
 if TYPE_CHECKING:
+    import mmap
     import os
+    from collections.abc import Iterator
 
     from typing_extensions import Buffer
 
-__all__ = ["Searching"]
+    from shmkit.memory.buffer.content import Content
+
+__all__ = ["count", "find", "find_matches", "move", "replace", "replace_into", "split"]
 
 _COUNTED: Final = 1 << 18  # bytes copied at a time: they stay in the processor's cache
-_LONG: Final = 256  # bytes; what is longer is found one by one
+_SPLIT: Final = 1 << 16  # the same
+_LONG: Final = 256  # bytes; longer needles are found one by one
 
-Index = SupportsIndex | None
+
+def find(content: Content, way: Way, needle: bytes, start: Index, end: Index) -> int:
+    """Where a needle begins in `[start:end]`, for the first or for the last time; -1 if nowhere."""
+    exact, size = content._map, content._size
+    if exact is not None and needle:
+        try:
+            begin, stop = 0 if start is None else start, size if end is None else end
+            found: int = getattr(exact, way)(needle, begin, stop)
+        except (ValueError, OverflowError):
+            pass  # another thread closed or resized it; or the bounds are beyond all indices
+        else:
+            return found
+    while True:
+        region = content._open_region()
+        part = bounds(start, end, content._size)
+        if part is None:
+            return -1
+        memory = region.memory if region.memory is not None else region.whole.obj
+        base = region.start
+        try:
+            at: int = getattr(memory, way)(needle, base + part[0], base + part[1])
+        except ValueError:
+            if content._region is region:
+                raise
+            continue  # another thread closed or resized it in between
+        return at - base if at >= 0 else -1
 
 
-class Searching(Content):
-    """Bytes that are searched as those of a bytearray are, where they lie."""
+def count(content: Content, needle: bytes, start: Index, end: Index) -> int:
+    """How often a needle is in `[start:end]` without overlapping itself."""
+    memory, base, view = content._pin("count()")
+    with view:
+        part = bounds(start, end, len(view))
+        if part is None:
+            return 0
+        first, last = part
+        if not needle:
+            return last - first + 1
+        if _overlaps_itself(needle):
+            return sum(1 for _ in _places(memory, needle, base + first, base + last))
+        # It cannot overlap itself: every occurrence counts, wherever the bytes are cut.
+        more = len(needle) - 1
+        return sum(
+            view[at : min(at + _COUNTED + more, last)].tobytes().count(needle)
+            for at in range(first, last, _COUNTED)
+        )
 
-    __slots__ = ()
 
-    def find(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
-        """Where `sub` begins for the first time in `[start:end]`; -1 if nowhere.
+def find_matches(
+    content: Content, pattern: bytes | re.Pattern[bytes], start: Index, end: Index
+) -> Iterator[re.Match[bytes]]:
+    """Matches of a regular expression; the iterator and each match keep the memory."""
+    compiled = re.compile(pattern)
+    _, _, view = content._pin("finditer()")
+    first, last, _ = slice(start, end).indices(len(view))
+    return compiled.finditer(view, first, last)
 
-        Args:
-            sub: bytes, or the value of one.
-            start: first byte that counts, as in a slice.
-            end: where it ends, as in a slice.
 
-        Raises:
-            ClosedError: the handle was closed.
-        """
-        return self._search("find", sub if type(sub) is bytes else needle_of(sub), start, end)
+def replace(content: Content, old: Buffer, new: Buffer, count: SupportsIndex) -> int:
+    """Write `new` over each `old` in place; returns how often."""
+    before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
+    if len(before) != len(after):
+        raise ValueError(
+            f"{len(after)} bytes do not replace {len(before)} in place: a buffer keeps its size; "
+            "replace_into(path) writes the result to a file"
+        )
+    _refuse_empty(before)
+    content._check_writable()
+    memory, base, view = content._pin("replace()")
+    done, size = 0, len(before)
+    with view:
+        for start, pieces in split(view, before, most):
+            at = base + start
+            pieces.pop()
+            for piece in pieces:
+                at += len(piece)
+                memory[at : at + size] = after  # type: ignore[index]
+                at += size
+            done += len(pieces)
+            if done == most:
+                break
+    return done
 
-    def rfind(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
-        """Where `sub` begins for the last time in `[start:end]`; -1 if nowhere.
 
-        Args:
-            sub: bytes, or the value of one.
-            start: first byte that counts, as in a slice.
-            end: where it ends, as in a slice.
+def replace_into(
+    content: Content,
+    path: str | os.PathLike[str],
+    old: Buffer,
+    new: Buffer,
+    count: SupportsIndex,
+    mode: int,
+) -> int:
+    """Write the bytes to a file, with `new` for each `old`; returns how often."""
+    from shmkit.memory.buffer.replacing import write_new
 
-        Raises:
-            ClosedError: the handle was closed.
-        """
-        return self._search("rfind", sub if type(sub) is bytes else needle_of(sub), start, end)
+    before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
+    _refuse_empty(before)
+    _, _, view = content._pin("replace_into()")
+    done = 0
 
-    def count(self, sub: Buffer | int, start: Index = None, end: Index = None) -> int:
-        """How often `sub` is in `[start:end]` without overlapping itself.
+    def changed() -> Iterator[bytes]:
+        nonlocal done
+        for _, pieces in split(view, before, most):
+            yield after.join(pieces)
+            done += len(pieces) - 1
 
-        Args:
-            sub: bytes, or the value of one.
-            start: first byte that counts, as in a slice.
-            end: where it ends, as in a slice.
+    with view:
+        write_new(path, changed(), mode)
+    return done
 
-        Raises:
-            ClosedError: the handle was closed.
-        """
-        needle = needle_of(sub)
-        memory, base, view = self._pin("count()")
-        with view:
-            first, last, _ = slice(start, end).indices(len(view))
-            if not needle:
-                beyond = start is not None and operator.index(start) > len(view)
-                return 0 if beyond or last < first else last - first + 1
-            if _overlaps_itself(needle):
-                return sum(1 for _ in _places(memory, needle, base + first, base + last))
-            # Every occurrence counts, wherever chunks are cut.
-            more = len(needle) - 1
-            return sum(
-                view[at : min(at + _COUNTED + more, last)].tobytes().count(needle)
-                for at in range(first, last, _COUNTED)
-            )
 
-    def finditer(
-        self, pattern: bytes | re.Pattern[bytes], start: Index = None, end: Index = None
-    ) -> Iterator[re.Match[bytes]]:
-        """Matches of a regular expression, one after the other, as `re.finditer` has them.
+def move(content: Content, dest: SupportsIndex, src: SupportsIndex, count: SupportsIndex) -> None:
+    """Copy bytes within the memory; the ranges may overlap."""
+    content._check_writable()
+    _, _, view = content._pin("move()")
+    with view:
+        source, length = checked_range(src, count, len(view), repr(content))
+        target, length = checked_range(dest, length, len(view), repr(content))
+        view[target : target + length] = view[source : source + length]
 
-        The iterator and each match keep the memory, as a view does.
 
-        Args:
-            pattern: of bytes, or compiled from such.
-            start: first byte that counts, as in a slice; "^" still means the beginning of all.
-            end: where it ends, as in a slice.
+def split(view: memoryview, old: bytes, most: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Consecutive parts of the bytes, each split at every `old` in it, as `bytes.split` does.
 
-        Raises:
-            ClosedError: the handle was closed.
-            TypeError: a pattern of str.
-        """
-        compiled = re.compile(pattern)
-        view = self._loans.give(self._on_bytes(lambda whole: whole[:]), "finditer()")
-        first, last, _ = slice(start, end).indices(len(view))
-        return compiled.finditer(view, first, last)
+    That is the fastest way to find many small needles, twice as fast as one by one.
 
-    def replace(self, old: Buffer, new: Buffer, count: SupportsIndex = -1) -> int:
-        """Write `new` over each `old`, from the left, in place; only these bytes are written.
+    Args:
+        view: the bytes.
+        old: at least one byte.
+        most: how often to split; negative for no limit.
 
-        Args:
-            old: at least one byte.
-            new: as many bytes.
-            count: how often at most; negative for all.
+    Returns:
+        Where each part begins, and its pieces.
+    """
+    start, size, more = 0, len(view), len(old) - 1
+    while start < size:
+        cut = min(start + _SPLIT, size)
+        data = view[start : min(cut + more, size)].tobytes()
+        pieces = data.split(old, most)
+        if most > 0:
+            most -= len(pieces) - 1
+        last = start + len(data) - len(pieces[-1])
+        cut = max(cut, last)  # the bytes behind it belong to the next part
+        pieces[-1] = pieces[-1][: cut - last]
+        yield start, pieces
+        start = cut
 
-        Returns:
-            How many were replaced.
 
-        Raises:
-            ClosedError: the handle was closed.
-            TypeError: the access is "r", or an argument has no bytes.
-            ValueError: the lengths differ (`replace_into` can do that), or `old` is empty.
-        """
-        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
-        if len(before) != len(after):
-            raise ValueError(
-                f"{len(after)} bytes do not replace {len(before)} in place: a buffer keeps its "
-                "size; replace_into(path) writes the result to a file"
-            )
-        if not before:
-            raise ValueError("'old' is empty: there is nothing to look for")
-        self._check_writable()
-        memory, base, view = self._pin("replace()")
-        done, size = 0, len(before)
-        with view:
-            for start, pieces in split(view, before, most):
-                at = base + start
-                pieces.pop()
-                for piece in pieces:
-                    at += len(piece)
-                    memory[at : at + size] = after  # type: ignore[index]
-                    at += size
-                done += len(pieces)
-                if done == most:
-                    break
-        return done
-
-    def replace_into(
-        self,
-        path: str | os.PathLike[str],
-        old: Buffer,
-        new: Buffer,
-        count: SupportsIndex = -1,
-        *,
-        mode: int = 0o600,
-    ) -> int:
-        """Write the bytes to a file, with `new` for each `old`; the file appears when it is whole.
-
-        What was at `path` is replaced at once, and keeps its permissions. If that is this buffer's
-        own file, the buffer stays on the old content.
-
-        Args:
-            path: of the file; its directory takes the new file while it is made.
-            old: at least one byte.
-            new: any number of bytes.
-            count: how often at most; negative for all.
-            mode: permissions of a file that was not there, less the umask.
-
-        Returns:
-            How many were replaced.
-
-        Raises:
-            ClosedError: the handle was closed.
-            OSError: the file cannot be written; what was there is untouched.
-            TypeError: an argument has no bytes.
-            ValueError: `old` is empty.
-        """
-        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
-        if not before:
-            raise ValueError("'old' is empty: there is nothing to look for")
-        _, _, view = self._pin("replace_into()")
-        with view:
-            return replaced_into(path, view, before, after, most, mode)
-
-    def move(self, dest: SupportsIndex, src: SupportsIndex, count: SupportsIndex) -> None:
-        """Copy `count` bytes from `src` to `dest` within the buffer; they may overlap.
-
-        Raises:
-            ClosedError: the handle was closed.
-            TypeError: the access is "r".
-            ValueError: they reach outside.
-        """
-        self._check_writable()
-        _, _, view = self._pin("move()")
-        with view:
-            source, length = checked_range(src, count, len(view), repr(self))
-            target, length = checked_range(dest, length, len(view), repr(self))
-            view[target : target + length] = view[source : source + length]
-
-    def __contains__(self, sub: object) -> bool:
-        return self.find(sub) >= 0  # type: ignore[arg-type]
-
-    def _search(self, way: str, needle: bytes, start: Index, end: Index) -> int:
-        exact, size = self._map, self._size
-        if exact is not None and needle:
-            try:
-                begin, stop = 0 if start is None else start, size if end is None else end
-                found: int = getattr(exact, way)(needle, begin, stop)
-            except (ValueError, OverflowError):
-                pass  # closed or resized meanwhile by another thread; or beyond all indices
-            else:
-                return found
-        while True:
-            region = self._open_region()
-            first, last = 0, self._size
-            if start is not None or end is not None:
-                first, last, _ = slice(start, end).indices(last)
-                if last < first or (start is not None and operator.index(start) > self._size):
-                    return -1  # where even nothing is not found
-            memory = region.memory if region.memory is not None else region.whole.obj
-            base = region.start
-            try:
-                at: int = getattr(memory, way)(needle, base + first, base + last)
-            except ValueError:
-                if self._region is region:
-                    raise
-                continue  # another thread closed or resized it meanwhile
-            return at - base if at >= 0 else -1
+def _refuse_empty(old: bytes) -> None:
+    if not old:
+        raise ValueError("'old' is empty: there is nothing to look for")
 
 
 def _places(
     memory: mmap.mmap | bytes | bytearray, needle: bytes, start: int, end: int
 ) -> Iterator[int]:
-    """Where the needle is, from the left, without overlaps; each is looked for when asked for."""
+    """Where the needle is, from the left, without overlaps."""
     find, size = memory.find, len(needle)
     at = find(needle, start, end)
     while at >= 0:
@@ -241,5 +195,5 @@ def _places(
 def _overlaps_itself(needle: bytes) -> bool:
     """Whether two occurrences can share bytes: a beginning of the needle is also its end."""
     if len(needle) > _LONG:
-        return True  # it may; it is not worth the squares to find out
+        return True  # it may; to find out takes the square of its length
     return any(needle.endswith(needle[:size]) for size in range(1, len(needle)))

@@ -7,65 +7,37 @@ import io
 import mmap
 import operator
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NoReturn, Self, SupportsIndex
 
-from shmkit.memory.buffer.content import Content
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from typing_extensions import Buffer
 
-    from shmkit.memory.buffer.buffer import SharedBuffer
+    from shmkit.memory.buffer.content import Content
 
-__all__ = ["Stream", "Streaming"]
+__all__ = ["Stream", "chunks", "lines"]
 
 _READ_AT_ONCE: Final = 1 << 16
 
 
-class Streaming(Content):
-    """Bytes that are read one after the other."""
+def chunks(content: Content, size: SupportsIndex) -> Iterator[memoryview]:
+    """All bytes, in views of `size` bytes each and a last one of what is left."""
+    step = operator.index(size)
+    if step < 1:
+        raise ValueError(f"'size' must be at least 1 byte, not {step}")
+    _, _, view = content._pin("chunks()")
+    return (view[at : at + step] for at in range(0, len(view), step))
 
-    __slots__ = ()
 
-    def open(self) -> Stream:
-        """A file object on the bytes, at position 0: for `csv`, `json`, `zipfile`, `numpy.load`.
-
-        It is a view: it keeps the memory, also when the buffer is closed. For text put it into
-        `io.TextIOWrapper`.
-
-        Raises:
-            ClosedError: the handle was closed.
-        """
-        return Stream(self)  # type: ignore[arg-type]
-
-    def chunks(self, size: SupportsIndex) -> Iterator[memoryview]:
-        """All bytes, in views of `size` bytes each and a last one of what is left.
-
-        Args:
-            size: bytes, at least 1.
-
-        Raises:
-            ClosedError: the handle was closed.
-            ValueError: `size` is less than 1.
-        """
-        step = operator.index(size)
-        if step < 1:
-            raise ValueError(f"'size' must be at least 1 byte, not {step}")
-        _, _, view = self._pin("chunks()")
-        return (view[at : at + step] for at in range(0, len(view), step))
-
-    def lines(self) -> Iterator[bytes]:
-        r"""All lines, each with the b"\n" at its end; the last may have none.
-
-        Raises:
-            ClosedError: the handle was closed.
-        """
-        _, _, view = self._pin("lines()")
-        return _lines(view)
+def lines(content: Content) -> Iterator[bytes]:
+    r"""All lines, each with the b"\n" at its end; the last may have none."""
+    _, _, view = content._pin("lines()")
+    return _lines(view)
 
 
 def _lines(view: memoryview) -> Iterator[bytes]:
-    begun: list[bytes] = []  # of a line that goes on in the next piece
+    begun: list[bytes] = []  # pieces of a line that is not at its end
     for at in range(0, len(view), _READ_AT_ONCE):
         lines = io.BytesIO(view[at : at + _READ_AT_ONCE]).readlines()
         if begun:
@@ -84,17 +56,22 @@ def _lines(view: memoryview) -> Iterator[bytes]:
 class Stream(io.BufferedIOBase):
     """A file object on a buffer: reads and writes go straight to the memory.
 
-    What is written is there at once: there is nothing to flush, and `flush()` of the buffer brings
-    it to the disk. A stream is for one thread at a time. `fileno()` is not supported.
+    What is written is in the memory at once: there is nothing to flush. `flush()` of the buffer
+    brings it to the disk. A stream is for one thread at a time. `fileno()` is not supported.
+
+    Args:
+        buffer: an open handle.
+        resize: gives it another size.
     """
 
     _memory: mmap.mmap | bytes | bytearray = b""
     _base: int = 0
     _view: memoryview = memoryview(b"")  # close() is called even if __init__ failed
 
-    def __init__(self, buffer: SharedBuffer) -> None:
+    def __init__(self, buffer: Content, resize: Callable[[SupportsIndex], None]) -> None:
         super().__init__()
         self._buffer = buffer
+        self._resize = resize
         self._position = 0
         self._pin()
 
@@ -225,7 +202,7 @@ class Stream(io.BufferedIOBase):
             The size.
 
         Raises:
-            BufferError: it would shrink, and others use the memory.
+            BufferError: it would shrink, and another process or a view uses the memory.
             io.UnsupportedOperation: this buffer cannot be resized.
             OSError: ENOSPC: no room.
         """
@@ -235,7 +212,7 @@ class Stream(io.BufferedIOBase):
             raise io.UnsupportedOperation(f"{self._buffer!r} was closed: it keeps its size")
         self._let_go()
         try:
-            self._buffer.resize(wanted)
+            self._resize(wanted)
         except ValueError as error:
             raise io.UnsupportedOperation(str(error)) from error
         finally:

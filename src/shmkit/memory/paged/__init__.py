@@ -1,1 +1,15 @@
-"""PagedFile: a file of any size through a few pages of memory."""
+"""PagedFile: a file of any size through a few pages of memory.
+
+A map; each file uses those below it:
+
+- `paged`: PagedFile: the file as a sequence of bytes
+- `search`: find and count through a window of two pages
+- `pages`: the pages in memory: read when missed, written back when they have to go
+"""
+
+from __future__ import annotations
+
+from shmkit.memory.paged.paged import PagedFile
+from shmkit.memory.paged.pages import PagedStatistics
+
+__all__ = ["PagedFile", "PagedStatistics"]

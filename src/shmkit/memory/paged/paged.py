@@ -8,25 +8,27 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
 
 from shmkit.errors import ClosedError
-from shmkit.memory.buffer.content import as_bytes
 from shmkit.memory.creation import open_existing
 from shmkit.memory.mapping import size_to_map
 from shmkit.memory.paged.pages import PagedStatistics, Pages
-from shmkit.memory.paged.search import PageSearching
+from shmkit.memory.paged.search import count_in_pages, find_first, find_last
+from shmkit.memory.searchable import Searchable, bounds
 from shmkit.memory.url import Url
+from shmkit.memory.views import as_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from shmkit.memory.searchable import Index, Way
+
 __all__ = ["PagedFile"]
 
 
-class PagedFile(PageSearching, Sequence[int]):
+class PagedFile(Searchable, Sequence[int]):
     """The bytes of a file, of which never more than `max_pages * page_size` are in memory.
 
     With access "rw" items and slices are written; the file has them after `flush` or `close`, or
@@ -60,7 +62,7 @@ class PagedFile(PageSearching, Sequence[int]):
         for name, value in (("page_size", each), ("max_pages", most)):
             if value < 1:
                 raise ValueError(f"{name!r} must be at least 1, not {value}")
-        url = Url.parse(Path(os.fsdecode(path)))
+        url = Url.parse(f"file:{os.fsdecode(path)}")
         with open_existing(url, writable=access == "rw", timeout=0) as opened:
             size = size_to_map(opened.fd)
             if size is None:
@@ -215,6 +217,28 @@ class PagedFile(PageSearching, Sequence[int]):
         )
 
     # ------------------------------------------------------------------ inside
+
+    def _find(self, way: Way, needle: bytes, start: Index, end: Index) -> int:
+        self._check_open()
+        part = bounds(start, end, self._size)
+        if part is None:
+            return -1
+        if not needle:
+            return part[0] if way == "find" else part[1]
+        search = find_first if way == "find" else find_last
+        return search(self._slice, needle, *part, self._page_size)
+
+    def _count(self, needle: bytes, start: Index, end: Index) -> int:
+        self._check_open()
+        part = bounds(start, end, self._size)
+        if part is None:
+            return 0
+        if not needle:
+            return part[1] - part[0] + 1
+        return count_in_pages(self._slice, needle, *part, self._page_size)
+
+    def _slice(self, start: int, stop: int) -> bytes:
+        return self[start:stop]
 
     def _read(self, start: int, stop: int) -> bytes:
         number, at = divmod(start, self._page_size)

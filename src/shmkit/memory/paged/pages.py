@@ -1,7 +1,7 @@
 """The pages of a file that are in memory: read when missed, written back when they have to go.
 
-Pages are read and written, not mapped: a file that shrinks while it is used is then an error that
-can be told, where touching a map of it would kill the process.
+Pages are read and written, not mapped. A file that shrinks while it is used is an exception then;
+with a map the process would be killed when it touches it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import stat
 import threading
 import weakref
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["PagedStatistics", "Pages"]
 
 _MOST_RANGES: Final = 64  # of a page, before it is written back
 
 
-@dataclass(frozen=True, slots=True)
-class PagedStatistics:
+class PagedStatistics(NamedTuple):
     """What a PagedFile has done so far.
 
     Attributes:
@@ -41,17 +39,19 @@ class PagedStatistics:
     dirty: int
 
 
-@dataclass(slots=True, eq=False)
 class _Page:
-    data: bytearray
-    size: int  # bytes of the file that are in it: fewer than data has in the last page
-    ranges: list[tuple[int, int]] = field(default_factory=list)  # changed, not yet in the file
+    __slots__ = ("data", "ranges", "size")
+
+    def __init__(self, data: bytearray, size: int) -> None:
+        self.data = data
+        self.size = size  # bytes of the file that are in it: fewer than data has in the last page
+        self.ranges: list[tuple[int, int]] = []  # changed, not yet in the file
 
 
 class Pages:
     """At most `most` pages of `page_size` bytes; the least recently used one goes first.
 
-    The lock is for its user to hold: an access is more than one call.
+    The caller holds the lock: an access is more than one call.
 
     Args:
         fd: descriptor of a file or block device; closed by `close`.
@@ -103,8 +103,11 @@ class Pages:
     def will_change(self, number: int, start: int, end: int) -> None:
         """Note that bytes of a page in memory are about to be changed.
 
-        Before, because a signal handler that raises may come at any line: bytes that are seen but
-        not noted would be lost with their page. Raises what writing back raises.
+        Called before the change, for a signal handler may raise in between. A change that is not
+        noted would be lost with its page.
+
+        Raises:
+            OSError: as `flush`.
         """
         page = self._pages[number]
         ranges = page.ranges
@@ -147,7 +150,7 @@ class Pages:
             )
 
     def after_fork(self) -> None:
-        """In a forked child: changes made before are the parent's to write."""
+        """In a forked child: the parent writes the changes that were made before."""
         self.lock = threading.RLock()
         self._pages.clear()
 

@@ -8,7 +8,7 @@ What each kind keeps:
     pascal     "Np": one byte with the length, then up to N - 1 bytes (255 at most)
     text       two bytes with the length, then up to N bytes: str is stored as UTF-8
 
-Where the length is stored a value comes back as it was, trailing NULs and all.
+Where the length is stored, a value comes back as it was, with its trailing NULs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Numbers(Field):
         )
         self._dtype += str(size)
         native = order in "@=" or (order == "<") == _LITTLE
-        # Native codes copy all bytes at once; the others go byte by byte.
+        # Native codes copy all bytes at once; other codes copy byte by byte.
         if native:
             order, code = "@", _NATIVE.get(code, code) if order != "@" else code
         self._struct = struct.Struct(f"{order}{1 if count is None else count}{code}")
@@ -144,7 +144,7 @@ class Raw(Field):
 
 
 class Text(Field):
-    """Up to `room` bytes with their length before them; str as UTF-8."""
+    """Up to `room` bytes after their length; str as UTF-8."""
 
     __slots__ = ("_room", "_str")
 

@@ -1,14 +1,7 @@
 """How a record is laid out: from a format of `struct`, or from a dataclass.
 
 A format means what it means to `struct`, each item a field with a number ("3f" is three), and with
-a name where names are given. A dataclass is laid out as C does it, little-endian: each field at a
-multiple of its own size, the record a multiple of the largest (or `packed`, without gaps):
-
-    int "q", float "d", bool "?"        as they are
-    Annotated[int, "H"]                 any code of struct
-    Annotated[tuple, "3f"]              several of them, as a tuple
-    Annotated[bytes, "16s"]             exactly 16 bytes
-    Annotated[str, 30], [bytes, 30]     up to 30 bytes (of UTF-8); the length is stored before them
+a name where names are given. What the fields of a dataclass may be stands in the map of this room.
 """
 
 from __future__ import annotations

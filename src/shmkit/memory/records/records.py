@@ -3,96 +3,21 @@
 from __future__ import annotations
 
 import operator
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypeVar, overload
 
-from shmkit.memory.buffer.content import Content
 from shmkit.memory.mapping import checked_range
 from shmkit.memory.records.fields import Field
-from shmkit.memory.records.layout import Layout, layout_of
+from shmkit.memory.records.layout import Layout
 from shmkit.memory.views import array_on
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Record", "Records", "Structured"]
+__all__ = ["Record", "Records", "records_in"]
 
 T = TypeVar("T")
-
-
-class Structured(Content):
-    """Bytes that are records of fields."""
-
-    __slots__ = ()
-
-    @overload
-    def records(
-        self,
-        layout: str | struct.Struct,
-        offset: SupportsIndex = 0,
-        stride: SupportsIndex | None = None,
-        *,
-        count: SupportsIndex | None = None,
-        names: str | Sequence[str] | None = None,
-    ) -> Records[Any]: ...
-    @overload
-    def records(
-        self,
-        layout: type[T],
-        offset: SupportsIndex = 0,
-        stride: SupportsIndex | None = None,
-        *,
-        count: SupportsIndex | None = None,
-        packed: bool = False,
-    ) -> Records[T]: ...
-    def records(
-        self,
-        layout: str | struct.Struct | type[Any],
-        offset: SupportsIndex = 0,
-        stride: SupportsIndex | None = None,
-        *,
-        count: SupportsIndex | None = None,
-        names: str | Sequence[str] | None = None,
-        packed: bool = False,
-    ) -> Records[Any]:
-        """The bytes as records: `records(Vertex)[3].red = 7` writes two bytes in place.
-
-        Args:
-            layout: a format of `struct` ("<3f3H2x"), a `struct.Struct`, or a dataclass; see
-                `shmkit.memory.records.layout` for what its fields may be.
-            offset: first byte of the first record; any.
-            stride: bytes from one record to the next; None for the size of a record.
-            count: records; None for as many as fit.
-            names: of the fields of a format: "x y z red green blue", or a sequence.
-            packed: lay out a dataclass without the gaps that C has for alignment.
-
-        Returns:
-            A view: it keeps the memory, also when the buffer is closed.
-
-        Raises:
-            ClosedError: the handle was closed.
-            TypeError: `layout` is none of these, or a field has no fixed size.
-            ValueError: no such format, `stride` is less than a record, or it reaches outside.
-        """
-        laid = layout_of(layout, names, packed=packed)
-        step = laid.size if stride is None else operator.index(stride)
-        if step < laid.size:
-            raise ValueError(f"'stride' is {step}, and a record has {laid.size} bytes")
-        size = self._size
-        first, left = checked_range(offset, None, size, repr(self))
-        number = max(0, (left - laid.size) // step + 1)
-        if count is not None:
-            wanted = operator.index(count)
-            if not 0 <= wanted <= number:
-                raise ValueError(
-                    f"{wanted} records of {laid.size} bytes, {step} apart, from byte {first} do "
-                    f"not fit into {self!r}: there is room for {number}"
-                )
-            number = wanted
-        _, _, view = self._pin(f"records({laid.kind})")
-        return Records(view, laid, first, step, number)
 
 
 class Record:
@@ -243,6 +168,43 @@ class Records(Sequence[T], Generic[T]):
     def _write(self, at: int, parts: list[bytes]) -> None:
         for field, data in zip(self._layout.fields, parts, strict=True):
             _write(self._view, at + field.offset, data)
+
+
+def records_in(
+    view: memoryview,
+    layout: Layout,
+    offset: SupportsIndex,
+    stride: SupportsIndex | None,
+    count: SupportsIndex | None,
+    what: str,
+) -> Records[Any]:
+    """The records in some bytes.
+
+    Args:
+        view: the bytes; the records keep it.
+        layout: of each record.
+        offset: first byte of the first record; any.
+        stride: bytes from one record to the next; None for the size of a record.
+        count: records; None for as many as fit.
+        what: name of the bytes, for messages.
+
+    Raises:
+        ValueError: `stride` is less than a record, or they reach outside.
+    """
+    step = layout.size if stride is None else operator.index(stride)
+    if step < layout.size:
+        raise ValueError(f"'stride' is {step}, and a record has {layout.size} bytes")
+    first, left = checked_range(offset, None, len(view), what)
+    number = max(0, (left - layout.size) // step + 1)
+    if count is not None:
+        wanted = operator.index(count)
+        if not 0 <= wanted <= number:
+            raise ValueError(
+                f"{wanted} records of {layout.size} bytes, {step} apart, from byte {first} do "
+                f"not fit into {what}: there is room for {number}"
+            )
+        number = wanted
+    return Records(view, layout, first, step, number)
 
 
 def _write(view: memoryview, at: int, data: bytes) -> None:
