@@ -370,6 +370,7 @@ class Cursor:
 
     Attributes:
         state: whether the common case may be taken, or why not.
+        largest: bytes of the largest frame.
         idle: what `state` is when no call is inside: NO_ROLE, FREE, CAREFUL or CLOSED.
         guard: the lock between threads, for the common case, and to change `loan`. Held for
             microseconds; for PATIENCE if the mutex is with a process that is stopped.
@@ -382,6 +383,7 @@ class Cursor:
         "data",
         "guard",
         "idle",
+        "largest",
         "loan",
         "mask",
         "mutex",
@@ -402,6 +404,7 @@ class Cursor:
         self.base = base
         self.size = size
         self.mask = size - 1
+        self.largest = size - 16
         self.mutex = mutex
         self.note: Callable[[int, int], bool] | None = None
         self.idle = NO_ROLE
@@ -553,7 +556,7 @@ class Cursor:
 
     def closed_error(self) -> ClosedError:
         """The error for a call on a closed handle."""
-        return ClosedError(f"this handle on {self.title} was closed")
+        return ClosedError(f"this handle on {self.title} is closed")
 
     def nested(self) -> RuntimeError:
         """The error for a call from inside another one."""
@@ -597,6 +600,7 @@ class WriteCursor(Cursor):
                 end = tail + ((size + 31) & -16)
                 done = (
                     (16 <= end - self.seen <= self.size or self._look_at_head(end))
+                    and size <= self.largest
                     and end <= (tail | self.mask) + 1
                     and not tail & IMPOSSIBLE
                     and words[SKIP] != tail

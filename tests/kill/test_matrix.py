@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pickle
 import signal
 import sys
 import time
@@ -43,8 +44,13 @@ SUCCESSOR = 4
 # Where a process is when its frame is published or released: it goes on, or has gone, with it.
 AFTER = {"bell.clear", "bell.post", "mutex.leaving", "mutex.post", "mutex.idle"}
 AFTER_GET = AFTER | {"get.bell", "get.ring_on"}
-# Only who looks for the dead comes there: test_lock_matrix.py. And who runs out of patience.
+# Only a rescuer comes there: test_lock_matrix.py. And a waiter that gives up.
 RESCUE = {"mutex.rescue", "mutex.clear", "mutex.rescued", "mutex.try", "mutex.give_up"}
+# These have tests of their own below.
+SPECIAL = {"put.drop", "get.drop", "put.unskip"}
+# Where the steps of a ring are, and how a side's are called.
+ROOM = ("shmkit.core", *(f"shmkit.channels.ring.{name}" for name in ("write", "read", "batch")))
+SIDES = {"producer": "put.", "consumer": "get."}
 
 
 class Case(NamedTuple):
@@ -67,8 +73,9 @@ class Case(NamedTuple):
 
 def points_of(side: str, sharing: str) -> Iterator[str]:
     """The steps, on each of their paths, that one side of a ring comes to."""
-    for module in (side, {"producer": "placing", "consumer": "finding"}[side]):
-        yield from kill_points(f"shmkit.channels.ring.{module}", paths=True)
+    for point in kill_points(*ROOM, paths=True):
+        if point.startswith(SIDES[side]):
+            yield point
     yield from kill_points("shmkit.sync.doorbell", paths=True)
     if sharing == "many":
         yield from kill_points("shmkit.sync.mutex", "shmkit.sync.recovery", paths=True)
@@ -77,18 +84,16 @@ def points_of(side: str, sharing: str) -> Iterator[str]:
 def is_reachable(case: Case) -> bool:
     """Whether this matrix brings a victim of that side there."""
     name, _, function = case.point.partition("@")
-    if name in RESCUE or function == "Rescuing._succeed" or name in {"put.drop", "get.drop"}:
-        return False  # see the tests below
+    if name in RESCUE or function == "Rescuing._succeed" or name in SPECIAL:
+        return False
     if name in {"bell.flag_again", "bell.fence_again"}:
         return case.many
-    checked, shared = case.backend == "file", case.many
-    if function in {"Producing.put", "Consuming.get"}:
-        return not checked and not shared
-    if function in {"Producing._put_shared", "Consuming._get_shared"}:
-        return not checked and shared
-    if function in {"Producing._write_run", "Producing._write_alike", "Consuming._take_alike"}:
+    checked = case.backend == "file"
+    if function in {"WriteCursor.put", "ReadCursor.get"}:
         return not checked
-    return not name.endswith("ring_on") or shared
+    if name == "put.checksum":
+        return checked
+    return not name.endswith("ring_on") or case.many
 
 
 def all_cases() -> list[Case]:
@@ -116,11 +121,9 @@ CASES = all_cases()
 
 def test_every_step_is_in_the_matrix():
     """A step that no case brings a victim to would not be tested."""
-    tested = {case.step for case in CASES} | RESCUE | {"put.drop", "get.drop"}
-    modules = ("producer", "placing", "consumer", "finding")
-    channels = [f"shmkit.channels.ring.{module}" for module in modules]
+    tested = {case.step for case in CASES} | RESCUE | SPECIAL
     syncs = [f"shmkit.sync.{module}" for module in ("mutex", "recovery", "doorbell")]
-    assert tested == set(kill_points(*channels, *syncs))
+    assert tested == set(kill_points(*ROOM, *syncs))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +173,8 @@ def producer_dies(case: Case, ring: Ring, ledger: Ledger, start) -> Account:
 def consumer_dies(case: Case, ring: Ring, ledger: Ledger, start) -> Account:
     producers = [start(producer, ring, ledger, OTHERS[0])]
     mates = [start(consumer, ring, ledger, MATE)] if case.many else []
-    way = "peek" if case.step in AFTER_GET and "_get_" not in case.point else ""
-    if case.point.endswith((".get", "._get_shared")):
+    way = "peek" if case.step in AFTER_GET else ""
+    if case.point.endswith("@ReadCursor.get"):
         way = "get"
     with start_until(case.point, consumer, ring, ledger, VICTIM, way, signal=case.number) as victim:
         come_to_the_step(case, victim, ledger)
@@ -222,7 +225,7 @@ def check(case: Case, account: Account) -> None:
     taken = 0  # frames that a killed consumer may have got, and not noted
     read = 0  # frames that it may have noted, and not released
     if case.side == "consumer" and case.number == signal.SIGKILL:
-        got = case.step in AFTER_GET and case.point.endswith((".get", "._get_shared"))
+        got = case.step in AFTER_GET and case.point.endswith("@ReadCursor.get")
         taken = 1 if got else 0
         read = 0 if case.step in AFTER_GET else 1
         if case.step in AFTER and not got:
@@ -247,8 +250,8 @@ def drop(ring: Ring, ledger: Ledger, me: int) -> None:
     [
         ("drop-new", "put.drop"),
         ("drop-oldest", "get.drop"),
-        ("drop-oldest", "get.head@Finding._release"),
-        ("drop-oldest", "put.tail@Placing._publish"),
+        ("drop-oldest", "get.head@Reader.release"),
+        ("drop-oldest", "put.tail@Writer.commit"),
     ],
 )
 def test_killed_while_a_full_ring_drops(policy, point, backend, sharing, make_where):
@@ -262,8 +265,7 @@ def test_killed_while_a_full_ring_drops(policy, point, backend, sharing, make_wh
         start_until(point, drop, ring, ledger, VICTIM, nth=70) as victim,
     ):
         assert victim.await_point(TIMEOUT)
-        drop_with = Ring.__reduce__(ring)
-        with drop_with[0](*drop_with[1]) as successor:
+        with pickled(ring) as successor:
             drop(successor, ledger, SUCCESSOR)
         dropped = ring.statistics().dropped
         ring.shutdown()
@@ -276,6 +278,49 @@ def test_killed_while_a_full_ring_drops(policy, point, backend, sharing, make_wh
     assert dropped <= len(account.lost) + 2
     assert len(account.lost) <= dropped <= put
     ledger.close()
+
+
+def skip(ring: Ring, ledger: Ledger, me: int) -> None:
+    """Put a frame that does not fit before the end of the lap, nor behind it beside one more."""
+    number = ledger.begin(me)
+    ring.put(make_frame(me, number, 3000))
+    ledger.end(me)
+    ring.close()
+
+
+@pytest.mark.parametrize("sharing", ["one", "many"])
+@pytest.mark.parametrize("backend", KINDS)
+@pytest.mark.parametrize("fits", [True, False])
+def test_killed_between_a_skip_and_its_frame(backend, sharing, fits, make_where):
+    """The next producer takes the skip back; what it puts there is not passed over."""
+    ledger = Ledger(1000)
+    with (
+        deadline(TIMEOUT),
+        Ring.create(make_where(backend), capacity=CAPACITY, producers=sharing) as ring,
+    ):
+        with pickled(ring) as first:
+            first.put(bytes(2000))
+        assert ring.get() == bytes(2000)
+        for step in ("put.tail@Writer.commit", "put.unskip"):
+            with start_until(step, skip, ring, ledger, VICTIM) as victim:
+                assert victim.await_point(TIMEOUT)
+            assert ring.empty()
+        with pickled(ring) as successor:
+            number = ledger.begin(SUCCESSOR)
+            successor.put(make_frame(SUCCESSOR, number, 40 if fits else 3000))
+            ledger.end(SUCCESSOR)
+        ring.shutdown()
+        consume(ring, ledger, OTHERS[0])
+    account = ledger.account()
+    assert (account.torn, account.unknown, account.again, account.lost) == (0, [], [], [])
+    assert account.delivered == 1
+    ledger.close()
+
+
+def pickled(ring: Ring) -> Ring:
+    """Another handle."""
+    handle: Ring = pickle.loads(pickle.dumps(ring))
+    return handle
 
 
 def semaphores_of(ring: Ring) -> list[str]:

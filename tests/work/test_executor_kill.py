@@ -32,9 +32,9 @@ pytestmark = [
 # Where a worker that dies has not begun its call, and where it has; after that, the result is in.
 BEFORE = [
     ("call.taken", True),
-    ("get.head@Consuming._get_shared", True),
+    ("get.head@ReadCursor.get", True),
     ("call.taken", False),
-    ("get.head@Finding._release", False),
+    ("get.head@ReadCursor.get", False),
     ("call.started", True),
     ("call.started", False),
 ]

@@ -200,7 +200,7 @@ class Handle:
         return words
 
     def _closed_error(self) -> ClosedError:
-        return ClosedError(f"this handle on {self._NOUN} {self._name} was closed")
+        return ClosedError(f"this handle on {self._title} is closed")
 
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._segment.poison(detail)

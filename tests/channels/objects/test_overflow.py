@@ -251,7 +251,7 @@ def test_a_queue_whose_directory_was_moved_has_its_objects(tmp_path: Path) -> No
 def test_a_frame_whose_length_does_not_fit_its_header_is_refused(
     sharing: str, monkeypatch: pytest.MonkeyPatch, where: Any
 ) -> None:
-    monkeypatch.setattr("shmkit.channels.ring.ring.LOW", 100)
+    monkeypatch.setattr("shmkit.channels.ring.write.SIZE_MASK", 100)
     with Ring.create(where, capacity=4096, producers=sharing, consumers=sharing) as ring:
         for _ in range(2):  # on the careful path first
             ring.put(b"x" * 100)
@@ -265,7 +265,7 @@ def test_a_frame_whose_length_does_not_fit_its_header_is_refused(
 def test_an_object_whose_length_does_not_fit_a_header_is_a_object_beside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shmkit.channels.ring.ring.LOW", 1000)
+    monkeypatch.setattr("shmkit.channels.ring.write.SIZE_MASK", 1000)
     queue: Queue[Any] = Queue(capacity=1 << 16)
     for content in (b"s" * 900, b"p" * 2000, bytearray(30_000)):
         queue.put(content)

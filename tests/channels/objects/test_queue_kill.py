@@ -17,8 +17,8 @@ from shmkit import CorruptSegment, Empty, Full, JoinableQueue, Queue
 from shmkit.tools.testing import run_until
 from tests.processes import TIMEOUT, wait_until
 
-COUNT_STEPS = ["count.position", "count.number", "count.turn"]
-FAST_STEPS = ["put.tail@Producing._put_shared", "get.head@Consuming._get_shared"]
+COUNT_STEPS = ["count.position", "count.number", "count.switch"]
+FAST_STEPS = ["put.tail@WriteCursor.put", "get.head@ReadCursor.get"]
 SHM = Path("/dev/shm")
 
 

@@ -64,7 +64,7 @@ def test_kill_points_are_read_from_the_sources():
     assert list(points) == sorted(set(points))
     assert all(name.startswith("mutex.") for name in kill_points(mutex))
     assert kill_points(mutex) == kill_points("shmkit.sync.mutex")
-    assert "put.tail@Producing.put" in kill_points("shmkit.channels", paths=True)
+    assert "put.tail@WriteCursor.put" in kill_points("shmkit.core", paths=True)
 
 
 def test_a_text_that_only_speaks_of_steps_has_none(tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_a_child_is_killed_exactly_before_the_step(method, nth):
 
 def test_a_step_on_one_path_only():
     """The first put takes the careful path, the second is the first on the fast one."""
-    point = "put.tail@Producing.put"
+    point = "put.tail@WriteCursor.put"
     with Ring.create() as ring, run_until(point, fill, ring) as victim:
         assert victim.reached
         assert ring.qsize() == 1

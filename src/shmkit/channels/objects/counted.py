@@ -32,7 +32,7 @@ from shmkit.segment.words import (
     TAIL,
     TASKS_DONE,
 )
-from shmkit.sync.doorbell import Doorbell
+from shmkit.sync.doorbell import NO_WORDS, Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +86,10 @@ class Tally:
         """Note an object that is about to come out."""
         self._note(GET_NOTES, head)
         return True
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._words = NO_WORDS
 
     def _note(self, notes: int, position: int) -> None:
         """Note how many passed up to here; the next store of tail or head is one more."""
@@ -203,6 +207,11 @@ class CountedRing(ObjectRing):
     def get_frame(self, timeout: float | None) -> Any:
         """A plain pickle or something to `load`; see `Queue.get`."""
         return self._reader.get_carefully(Deadline(timeout))
+
+    def close(self) -> None:
+        """Leave, as `Ring.close`."""
+        super().close()
+        self._tally.close()
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more objects in; as `Ring.shutdown`. With `immediate` what is in is lost."""

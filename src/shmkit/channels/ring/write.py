@@ -65,13 +65,11 @@ class Writer(WriteCursor):
     Attributes:
         tells_deaths: whether a wait ends with PeerDied when the consumer died.
         drop_one: throws out the oldest frame, and says whether there was one.
-        largest: bytes of the largest frame.
     """
 
     __slots__ = (
         "checked",
         "drop_one",
-        "largest",
         "peer",
         "policy",
         "role",
