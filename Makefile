@@ -1,7 +1,7 @@
-# make demo   sets up a virtual environment, installs, runs the main job
-# make test   the same, and runs every test
+# make demo   makes a virtual environment, installs shmkit into it, and runs `shmkit demo`
+# make test   does the same, and runs every test
 #
-# PYTHON=/path/to/python takes another interpreter; each has a virtual environment of its own.
+# PYTHON=/path/to/python uses another interpreter, with a virtual environment of its own.
 # ARGS="..." is passed on: make test ARGS="-k ring", make demo ARGS="--workers 4 README.md".
 
 ifeq ($(origin PYTHON),undefined)
@@ -14,11 +14,11 @@ VENV := $(VENV)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-# EDITABLE= installs what would be shipped, and again whenever a source is newer.
+# EDITABLE= installs a built wheel, as users get it, and again whenever a source is newer.
 EDITABLE ?= --editable
 SOURCES := $(if $(EDITABLE),,$(shell find src -name '*.py'))
 
-.PHONY: demo test lint types arch coverage bench conformance model killmatrix soak clean
+.PHONY: demo test lint types arch measure coverage bench conformance model killmatrix soak clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -37,7 +37,12 @@ types: $(VENV)/.dev
 arch: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-# Lines that only run in a child process count too: each process writes a file of its own.
+# How readable the sources are, in numbers. Another package beside ours, by its directory:
+# make measure ARGS="src/shmkit:tests ../trio/src/trio"
+measure: $(VENV)/.installed
+	$(BIN)/python -m tests.measure $(ARGS)
+
+# Lines that run only in a child process count, too: each process writes a file of its own.
 coverage: $(VENV)/.tests
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
@@ -47,16 +52,16 @@ coverage: $(VENV)/.tests
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ring.py $(ARGS)
 
-# CPython's own suites against our classes, with the `test` package of the interpreter in use.
+# CPython's own test suites, run with shmkit's classes: docs/conformance.md.
 conformance: $(VENV)/.tests
 	$(BIN)/python conformance/run.py $(ARGS)
 
-# The protocols' models, checked by Spin: tests/model. FULL=1: all cases, with the wide bounds, which
-# takes minutes and gigabytes.
+# Spin checks the models of the protocols in tests/model. FULL=1 checks all cases with wide bounds,
+# which takes minutes and gigabytes.
 model: $(VENV)/.tests
 	$(BIN)/python -m tests.model.run $(if $(FULL),--full) $(ARGS)
 
-# Everybody killed and stopped at every step: what `make test` has a part of.
+# Every process killed and stopped at every step; `make test` runs a part of this.
 killmatrix: $(VENV)/.tests
 	SHMKIT_KILLMATRIX=whole $(BIN)/python -m pytest tests/kill $(ARGS)
 
@@ -69,7 +74,7 @@ clean:
 	    .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests demos benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# Stamps: a second run has nothing to install until pyproject.toml changes.
+# These files are stamps: nothing is installed again until pyproject.toml changes.
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "found no Python 3.11 or newer that can make a virtual \
 	environment: install one with its venv module, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -89,6 +94,6 @@ $(VENV)/.dev: $(VENV)/.tests
 	$(PIP) --group dev
 	@touch $@
 
-# A contender that can not be installed is tried again at the next run, and missing in this one.
+# If a contender cannot be installed, this run goes without it and the next run tries again.
 $(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/install.py && touch $@ || true

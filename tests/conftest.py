@@ -163,7 +163,7 @@ def pytest_configure(config: pytest.Config) -> None:
     global _run
     if not hasattr(config, "workerinput"):
         os.environ[leaks.RUN] = uuid.uuid4().hex
-        config.stash[_RUN] = _run = Run(leaks.library_names(), leaks.used_by_others())
+        config.stash[_RUN] = _run = Run(leaks.library_names(), leaks.used_elsewhere())
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -188,7 +188,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         time = leaks.born(name)
         during = sorted({test for start, stop, test in run.tests if start - TICK <= time <= stop})
         run.left.append(f"name {name}, made during {', '.join(during) or 'no test'}")
-    run.shared = run.shared or leaks.used_by_others()
+    run.shared = run.shared or leaks.used_elsewhere()
     if processes or (names and not run.shared):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

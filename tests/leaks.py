@@ -1,6 +1,6 @@
-"""What a process holds, to be compared before and after a test, and after a whole run.
+"""What a process holds, to compare before and after a test, and before and after a whole run.
 
-Linux tells everything under /proc and /dev/shm; elsewhere these find nothing.
+All of it is read from /proc and /dev/shm, which Linux has; elsewhere nothing is found.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = [
     "library_names",
     "since",
     "snapshot",
-    "used_by_others",
+    "used_elsewhere",
 ]
 
-RUN = "SHMKIT_TEST_RUN"  # in the environment of every process of a run
+RUN = "SHMKIT_TEST_RUN"  # a variable in the environment of every process of a run
 
 _SHM = Path("/dev/shm")
 _OURS = re.compile(r"^(sem\.)?(shmkit|t-)")
@@ -43,17 +43,17 @@ class Held(NamedTuple):
 
 
 def snapshot(token: str) -> Held:
-    """What is there now; names are those that hold `token`."""
+    """What this process holds now; of the names, the ones that contain `token`."""
     return Held(set(_names(token)), set(_descriptors()), set(_maps()), set(_children()))
 
 
 def since(before: Held, token: str) -> list[str]:
-    """What is there now and was not before, a line for each; leaked names are removed."""
+    """What is new since `before`, a line for each item. New names are removed."""
     left = _new(before, snapshot(token))
     if left:
-        # What only a reference cycle keeps alive goes with it, as it would a moment later.
+        # What only a reference cycle keeps alive is no leak.
         gc.collect()
-        multiprocessing.active_children()  # reaps the ended ones that nobody joined
+        multiprocessing.active_children()  # reaps the ones that have ended
         left = _new(before, snapshot(token))
     for name in _names(token):
         (_SHM / name).unlink(missing_ok=True)
@@ -61,11 +61,11 @@ def since(before: Held, token: str) -> list[str]:
 
 
 def after_run(before: set[str], timeout: float = 2.0) -> tuple[list[str], list[str]]:
-    """What outlived a run: processes of it, and names the library made that no process uses.
+    """What outlived a run: its processes, and names of the library that no process uses.
 
     Args:
         before: `library_names()` before the run.
-        timeout: seconds that ending processes get to end.
+        timeout: seconds that processes get to end.
 
     Returns:
         The names, and a line for each process.
@@ -74,7 +74,7 @@ def after_run(before: set[str], timeout: float = 2.0) -> tuple[list[str], list[s
     while True:
         names = library_names() - before
         if names:
-            # Another run on this machine may be making names at this moment: those are in use.
+            # A name that is in use may belong to another run on this machine.
             names -= _names_in_use(_pids())
         processes = [f"{pid} {_command(pid)}" for pid in _strays()]
         if not (names or processes) or time.monotonic() > end:
@@ -82,15 +82,15 @@ def after_run(before: set[str], timeout: float = 2.0) -> tuple[list[str], list[s
         time.sleep(0.05)
 
 
-def used_by_others() -> bool:
-    """Whether processes that are not of this run use the library, and may leave names too."""
+def used_elsewhere() -> bool:
+    """Whether a process outside this run uses the library, and may leave names, too."""
     ours = os.environ.get(RUN)
-    others = [pid for pid in _pids() if int(pid) != os.getpid() and _run_of(pid) != ours]
-    return any(_run_of(pid) for pid in others) or any(map(_OURS.match, _names_in_use(others)))
+    outside = [pid for pid in _pids() if int(pid) != os.getpid() and _run_of(pid) != ours]
+    return any(_run_of(pid) for pid in outside) or any(map(_OURS.match, _names_in_use(outside)))
 
 
 def born(name: str) -> float:
-    """When a name in /dev/shm was made, in seconds since the epoch; 0 if it is gone."""
+    """When a name in /dev/shm was made, in seconds since 1970; 0 if it is gone."""
     try:
         return (_SHM / name).stat().st_mtime
     except FileNotFoundError:
@@ -131,13 +131,13 @@ def _descriptors() -> Iterator[str]:
         try:
             target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - raw text
         except FileNotFoundError:
-            continue  # the descriptor of this very listing
+            continue  # the descriptor with which this directory was listed
         if int(fd) not in helpers:
             yield f"{fd} -> {target}"
 
 
 def _maps() -> Iterator[str]:
-    """Shared memory mapped here: a map outlives its descriptor and its name."""
+    """Shared memory that is mapped here; a map may outlive its descriptor and its name."""
     try:
         text = Path("/proc/self/maps").read_text()
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def _children() -> Iterator[str]:
 
 
 def _helpers() -> set[int | None]:
-    """Pids of the processes that `multiprocessing` keeps beside this one, to its end."""
+    """Pids of the helpers that `multiprocessing` keeps until this process ends."""
     return {
         getattr(resource_tracker._resource_tracker, "_pid", None),
         getattr(forkserver._forkserver, "_forkserver_pid", None),
@@ -196,7 +196,7 @@ def _names_in_use(pids: Iterable[str]) -> set[str]:
 
 
 def _run_of(pid: str) -> str | None:
-    """Which run of the tests a process was started in; None if in none."""
+    """The run of the tests that a process belongs to; None for none."""
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -206,7 +206,7 @@ def _run_of(pid: str) -> str | None:
 
 
 def _strays() -> Iterator[str]:
-    """Processes started in this run, other than this one and its helpers, that still live."""
+    """Processes of this run that still live, other than this one and its helpers."""
     expected = _helpers() | {os.getpid()}
     for pid in _pids():
         if int(pid) not in expected and _run_of(pid) == os.environ.get(RUN, "-"):

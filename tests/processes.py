@@ -1,24 +1,24 @@
 r"""Child processes for tests: fresh interpreters, under a deadline, always reaped.
 
-Two ways, both for a source text or for a function of a module below `tests`:
+There are two ways. Both run a source text, or a function of a module below `tests`:
 
     result = run_python("print(args[0] + 1)", 41)         # runs to its end
     assert result.stdout == "42\n"
 
-    with Child("link.send(link.recv() * 2)") as child:    # talks while it runs
+    with Child("link.send(link.recv() * 2)") as child:    # exchanges messages while it runs
         child.send(21)
         assert child.receive() == 42
         child.finish()                                    # waits, and asserts exit status 0
 
-A source text finds its arguments in `args`, and in a `Child` the pipe in `link`, a
-`multiprocessing.connection.Connection`. It is a script with a file name: its tracebacks show lines,
-and it may start processes of its own by any method (below `if __name__ == "__main__":`, as ever).
-A function is called with the arguments, in a `Child` with `link` before them. Arguments and
-messages are pickled. In a test take `Child` through the fixture `start_child`, which reaps it.
+A source text has its arguments in `args`. In a `Child` it also has a pipe in `link`, a
+`multiprocessing.connection.Connection`. It is run as a script with a file name: tracebacks show its
+lines, and it may start processes by any method, below `if __name__ == "__main__":` as always. A
+function is called with the arguments; in a `Child`, `link` comes before them. Arguments and
+messages are pickled. A test gets a `Child` from the fixture `start_child`, which reaps it.
 
-And `in_child(act)` forks: what a child does with what it inherits.
+`in_child(act)` forks instead, to test what a child does with handles that it inherits.
 
-Nothing of pytest is imported here: every child imports this module.
+This module does not import pytest, because every child imports this module.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if __name__ == "__main__":
 
 
 class Result(NamedTuple):
-    """What a child left behind; `exitcode` is minus the signal's number for a killed one."""
+    """The end of a child; `exitcode` is minus the signal's number if one killed it."""
 
     exitcode: int
     stdout: str
@@ -62,7 +62,7 @@ class Result(NamedTuple):
 
 
 class Child:
-    """A fresh interpreter that runs `target` and talks with the test over a pipe.
+    """A fresh interpreter that runs `target` and exchanges messages with the test over a pipe.
 
     Leaving its `with`, or `close()`, kills it if it still runs, and reaps it.
 
@@ -138,7 +138,7 @@ class Child:
 
     @property
     def stderr(self) -> str:
-        """What it has complained of so far."""
+        """What it has written to stderr so far."""
         return self._output[1].read_text()
 
     def send(self, message: Any) -> None:
@@ -196,7 +196,7 @@ class Child:
         self._reap(TIMEOUT)
 
     def close(self) -> None:
-        """Kill it if it runs, reap it, and give back everything it took."""
+        """Kill it if it runs, reap it, and close its pipe and files."""
         self.kill()
         if self._link is not None:
             self._link.close()
@@ -231,7 +231,7 @@ class Child:
 
 
 class _Script(Child):
-    """A child without a pipe: a function is called with its arguments alone."""
+    """A child without a pipe: a function is called with its arguments only."""
 
     def __init__(
         self,
@@ -279,7 +279,7 @@ def connect() -> tuple[Connection | None, tuple[Any, ...], Callable[..., Any] | 
     Returns:
         The pipe (None in a `run_python`), the arguments, the function (None for a source text).
     """
-    # Taken out: a grandchild that imports the script anew must not take the pipe.
+    # Removed, so that a grandchild, which imports the script again, does not take the pipe.
     brief = os.environ.pop(_ENV, None)
     if brief is None:
         return None, (), None
@@ -290,7 +290,19 @@ def connect() -> tuple[Connection | None, tuple[Any, ...], Callable[..., Any] | 
 
 
 def in_child(act: Callable[[], object], *, seconds: int = 10) -> object:
-    """What `act()` returns in a forked child; an exception comes back as one."""
+    """Call `act()` in a forked child.
+
+    Args:
+        act: what to call.
+        seconds: after them the child is killed.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        Exception: what it raised.
+        AssertionError: the child hung or was killed.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -300,14 +312,14 @@ def in_child(act: Callable[[], object], *, seconds: int = 10) -> object:
         try:
             try:
                 answer: object = act()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            except Exception as error:  # noqa: BLE001 - passed to the test
                 answer = error
-            except BaseException as error:  # noqa: BLE001 - of pytest's, which do not pickle
+            except BaseException as error:  # noqa: BLE001 - pytest's do not pickle
                 answer = AssertionError(repr(error))
             with os.fdopen(writer, "wb") as pipe:
                 pickle.dump(answer, pipe)
         finally:
-            os._exit(0)  # nothing gets from here into the parent's pytest
+            os._exit(0)  # the copy of pytest in this process must not go on
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         content = pipe.read()
@@ -320,7 +332,11 @@ def in_child(act: Callable[[], object], *, seconds: int = 10) -> object:
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
-    """Ask again until `condition()` is true, for what no pipe can tell.
+    """Wait by polling, where there is nothing to wait on.
+
+    Args:
+        condition: called until it returns something true.
+        timeout: seconds to wait at most.
 
     Returns:
         The first true value.
@@ -340,7 +356,7 @@ def reap(process: Any, timeout: float = TIMEOUT) -> None:
     if process.pid is None:
         return
     if process.is_alive():
-        # One of the forkserver's may end here, and is nobody's zombie then.
+        # A child of the fork server may end just now; it is no zombie of this process.
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGCONT)
         process.kill()

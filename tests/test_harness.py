@@ -173,7 +173,7 @@ def test_a_name_that_a_run_leaves_is_shown_with_the_test_that_made_it(
 def test_a_run_alone_that_leaves_a_name_fails(unique_name, tmp_path) -> None:
     name = Path("/dev/shm") / f"shmkit-{unique_name}"
     alone = tmp_path / "alone.py"
-    alone.write_text("from tests import leaks\nleaks.used_by_others = lambda: False\n")
+    alone.write_text("from tests import leaks\nleaks.used_elsewhere = lambda: False\n")
     try:
         status, output = run_pytest(
             tmp_path, f"def test_it():\n    open({str(name)!r}, 'w').close()\n", "-p", "alone"

@@ -1,16 +1,17 @@
 """Shared memory between the Python processes of one machine.
 
-A map of the floors; each uses those below it, never one above:
+A map of the floors. A module imports from its own floor and from the floors below it:
 
-    tools      for people: the command line
-    work       functions that run once, or elsewhere: once, ProcessPoolExecutor
+    tools      for people: the command line, a demo, help for tests
+    work       functions that run elsewhere: once, ProcessPoolExecutor
     channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue
     sync       processes that wait for each other: Lock, Semaphore, Event
-    memory     bytes that processes share: SharedBuffer, SharedArray, PagedFile, open_bytes
-    errors     every exception, and deadline: how long a call may wait
+    segment    state that processes share: SharedArray, and what channels and locks are made of
+    memory     bytes that processes share: SharedBuffer, PagedFile, open_bytes
+    errors     every exception; beside it deadline: how long a call may wait
 
 Every public name is here: `from shmkit import Ring`. A name is imported when it is first used, so
-`import shmkit` costs next to nothing.
+that `import shmkit` takes little time.
 """
 
 from __future__ import annotations

@@ -9,10 +9,14 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """A point on the monotonic clock; calls take a `timeout`, loops inside them a deadline.
+    """A point on the monotonic clock. A public call takes a timeout, a loop inside it a deadline.
 
     Args:
         timeout: seconds from now, None for never.
+
+    Attributes:
+        at: seconds on the clock of `time.monotonic()`; infinity for never.
+        is_now: whether the timeout was 0: the call must not wait at all.
 
     Raises:
         ValueError: `timeout` is negative or not a number.
@@ -21,7 +25,7 @@ class Deadline:
     __slots__ = ("at", "is_now")
 
     def __init__(self, timeout: float | None) -> None:
-        self.is_now = timeout == 0  # not to be waited for at all
+        self.is_now = timeout == 0
         if timeout is None:
             self.at = math.inf
             return
@@ -32,7 +36,7 @@ class Deadline:
         self.at = time.monotonic() + timeout
 
     def remaining(self) -> float:
-        """Seconds left: 0 when it has passed, infinity when it never will."""
+        """Seconds left: 0 when it has passed, infinity when it never passes."""
         return max(0.0, self.at - time.monotonic())
 
     def expired(self) -> bool:

@@ -1,7 +1,7 @@
-"""Every exception shmkit raises on its own account, named by who acted.
+"""Every exception that shmkit raises itself, named after the side that acted.
 
     ShmkitError
-     +- ClosedError (ValueError)            we closed this handle
+     +- ClosedError (ValueError)            this process closed the handle
      +- Full (queue.Full)                   no room, and the caller would not wait longer
      +- Empty (queue.Empty)                 nothing there, and the caller would not wait longer
      +- ShutDown (queue.ShutDown, EOFError) a process shut the channel down: the end
@@ -48,10 +48,10 @@ def _rebuild(cls: type[ShmkitError], args: tuple[Any, ...], fields: dict[str, An
 
 
 class ShmkitError(Exception):
-    """Base of everything shmkit raises on its own account."""
+    """Base of every exception that shmkit raises itself."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own way calls __init__ with args alone: fields would be lost.
+        # Exception's own __reduce__ calls __init__ with args only: the fields would be lost.
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 

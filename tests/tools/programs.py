@@ -1,4 +1,4 @@
-"""Programs under test: each in a session of its own, under a deadline, nothing left of it."""
+"""Programs under test: each in a session of its own, under a deadline, always ended."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Program:
         return found
 
     def interrupt(self) -> None:
-        """What a terminal does at Ctrl-C: SIGINT to the whole group."""
+        """Send SIGINT to the whole group, as a terminal does at Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class Terminal(Program):
                 start_new_session=True,
                 env={**os.environ, "TERM": "xterm", "COLUMNS": "100", **(env or {})},
             )
-            # The terminal exists as long as somebody has it open: until the program has.
+            # The terminal exists as long as it is open in some process. The program opens it soon.
             wait_until(lambda: self._read() or self._is_there())
         finally:
             os.close(slave)
@@ -108,9 +108,9 @@ class Terminal(Program):
         return os.readlink(link).startswith("/dev/pts/")  # noqa: PTH115 - raw text
 
     def _read(self) -> bytes:
-        """What came since the last time, at once."""
+        """What has come since the last time; does not wait."""
         data = b""
-        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+        with contextlib.suppress(OSError):  # EIO: no process has the terminal open any more
             while select.select([self._master], [], [], 0)[0]:
                 piece = os.read(self._master, 65536)
                 if not piece:
@@ -130,7 +130,7 @@ class Terminal(Program):
         assert text.encode() in self.screen, f"never saw {text!r}, but {self.screen!r}"
 
     def _has_ended(self) -> bool:
-        self._read()  # or it might wait for ever to write
+        self._read()  # else the program may wait for ever to write
         return self.process.poll() is not None
 
     def press_ctrl_c(self) -> None:
@@ -138,7 +138,7 @@ class Terminal(Program):
         os.write(self._master, b"\x03")
 
     def wait(self, timeout: float = TIMEOUT) -> Ended:
-        """Wait for its end; what is on the screen is its stdout and stderr."""
+        """Wait for its end; its stdout and stderr are what is on the screen."""
         deadline = time.monotonic() + timeout
         wait_until(self._has_ended, timeout)
         status = self.process.wait(max(0.0, deadline - time.monotonic()))

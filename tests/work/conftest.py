@@ -15,7 +15,7 @@ from shmkit import ProcessPoolExecutor
 
 @pytest.fixture(scope="module")
 def forkserver() -> None:
-    """Have the helper of forkserver started before a test looks at what is left behind."""
+    """Start the fork server before a test, which would count it as a child left behind."""
     process = multiprocessing.get_context("forkserver").Process(target=os.getpid)
     process.start()
     process.join()
@@ -29,13 +29,13 @@ def gate(tmp_path) -> Path:
 
 @pytest.fixture
 def ours(context: BaseContext) -> Iterator[ProcessPoolExecutor]:
-    """A pool of two workers of shmkit's, under each start method."""
+    """A pool of shmkit, with two workers, under each start method."""
     with ProcessPoolExecutor(2, context) as executor:
         yield executor
 
 
 @pytest.fixture
 def quick() -> Iterator[ProcessPoolExecutor]:
-    """A pool of two forked workers of shmkit's."""
+    """A pool of shmkit, with two forked workers."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as executor:
         yield executor

@@ -1,7 +1,7 @@
 """Workers that are killed: at every step, and 200 of them at random during 20,000 calls.
 
-Every future is resolved, by its result or by WorkerDied; a call that had not begun runs again, and
-one that had is not run twice.
+Every future gets its result or WorkerDied. A call that had not begun runs again; a call that had
+begun does not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 def arm(point: str, log: str) -> None:
-    """Have this process killed the next time it is about to do a step."""
+    """Have this process killed the next time it is about to take a step."""
     write(log)
     lines = choose(point, ("shmkit",))
 
@@ -77,7 +77,7 @@ def write(log: str) -> None:
 
 @pytest.mark.parametrize(("point", "queued"), BEFORE)
 def test_a_call_that_has_not_begun_comes_again(pool, tmp_path, point, queued) -> None:
-    """Whether it is there already when the worker looks for it, or is waited for."""
+    """Whether the call is there when the worker looks for one, or comes while it waits."""
     log = tmp_path / "log"
     pool.submit(write, str(log)).result(SECONDS)
     armed = pool.submit(arm, point, str(tmp_path / "armed"))

@@ -1,4 +1,4 @@
-"""Who takes an executor: the programs of docs/executors.md that need another library.
+"""Libraries that take an executor: the programs of docs/executors.md that need another library.
 
 The others, which need nothing but shmkit, are run with those of all documents.
 """

@@ -1,4 +1,4 @@
-"""ProcessPoolExecutor: what is its own: how much a dead worker takes along, and what travels."""
+"""What only shmkit's ProcessPoolExecutor does: one call lost per dead worker; large arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CallFuture: in every state what a Future of the standard library is, waited for or not."""
+"""CallFuture behaves as a Future of the standard library in every state, waited for or not."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SECONDS = 20
 
 @pytest.fixture(params=[Future, CallFuture])
 def future(request: pytest.FixtureRequest) -> Future[int]:
-    """A future of the standard library's, and one of ours."""
+    """A future of the standard library, and a CallFuture."""
     return request.param()  # type: ignore[no-any-return]
 
 
 @pytest.fixture(params=["fresh", "waited for"])
 def running(request: pytest.FixtureRequest, future: Future[int]) -> Future[int]:
-    """A future that runs, of which nothing else was asked, or after somebody waited in vain."""
+    """A future that runs: untouched so far, or after a wait that timed out."""
     assert future.set_running_or_notify_cancel()
     if request.param == "waited for":
         with pytest.raises(TimeoutError):
@@ -90,7 +90,7 @@ def test_none_runs_twice(running) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_fork_while_one_is_set_leaves_the_child_able_to() -> None:
-    """What a thread of the parent holds at that moment, nobody lets go of in the child."""
+    """A lock that another thread holds at the fork is never released in the child."""
     with module._guard:
         child = os.fork()
         if not child:
@@ -115,7 +115,7 @@ def test_a_fork_while_one_is_set_leaves_the_child_able_to() -> None:
 
 
 def test_a_finalizer_that_asks_for_another_future_holds_nobody_up() -> None:
-    """It may run wherever something is made, so also by whoever has the guard of all futures."""
+    """It may run wherever an object is made, so also in a thread that holds the futures' lock."""
     with module._guard:
         future: CallFuture[int] = CallFuture()
         assert future.cancel()

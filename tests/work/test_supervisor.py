@@ -1,4 +1,4 @@
-"""ProcessPoolExecutor: workers that are replaced, or can not be had; the end of their owner."""
+"""ProcessPoolExecutor: workers that are replaced, or cannot be started; the end of their owner."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_idle_workers_that_are_killed_are_replaced(quick) -> None:
 
 
 def test_a_worker_that_was_replaced_ends_like_all_others(quick, tmp_path) -> None:
-    """Its process is forked by a thread of the executor's, and has to be its own at its end."""
+    """It is forked by a thread of the executor, and has to end by itself: with its own threads."""
     quick.submit(double, 1).result(SECONDS)
     before = dict(quick._processes)
     for process in before.values():

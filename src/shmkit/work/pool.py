@@ -133,7 +133,7 @@ class Pool:
         try:
             while not self._is_finished(is_abandoned):
                 self._step()
-        except BaseException:  # noqa: BLE001 - every future's
+        except BaseException:  # noqa: BLE001 - passed to every future
             self._break(f"the collector of results failed:\n{traceback.format_exc()}")
         finally:
             self._finish()
@@ -173,8 +173,9 @@ class Pool:
                 if count == BATCH or self._results.empty():
                     break
                 frame = self._receive(0)
-            del frame
+            del frame  # it may hold memory; the next wait may be long
         except Empty:
+            # Nothing came for a while: perhaps the workers are dead. Look before the next wait.
             self._looked = 0.0
         if self.backlog.parked:
             with self.lock:
@@ -191,9 +192,9 @@ class Pool:
             return self._results.get(timeout)
         except Empty:
             raise
-        except PeerDied:
+        except PeerDied:  # told once for each worker that died
             self._looked = 0.0
-        except Exception as error:  # noqa: BLE001 - the future's
+        except Exception as error:  # noqa: BLE001 - passed to the future
             self._lost = error
         return None
 
@@ -201,7 +202,7 @@ class Pool:
         """Set the future that a result is for."""
         try:
             number, kind, value = unpack(frame)
-        except BaseException as error:  # noqa: BLE001 - the future's
+        except BaseException as error:  # noqa: BLE001 - passed to the future
             number, kind, value = number_of(frame), FAILED, unreadable(error)
         running = self.backlog.running
         call = running.pop(number, None)
@@ -248,6 +249,7 @@ class Pool:
         seen = self._calls.look(supervisor.notes, alive)
         if seen is None:
             return  # it is tried again at the next look
+        # After the look, so that the result of any call that a worker had finished by then is here.
         while not self._results.empty():
             frame = self._receive(0)
             if frame is not None:
@@ -263,11 +265,11 @@ class Pool:
                 if number in started:
                     process = started[number].process
                     backlog.failed.append((call, WorkerDied(process.pid or 0, process.exitcode)))
-                elif number in owners:
+                elif number in owners:  # taken, and not begun: another worker may run it
                     backlog.parked.appendleft(call)
                 elif self._lost is not None:
                     backlog.failed.append((call, self._lost))
-                else:
+                else:  # no dead worker had it: go on waiting for its result
                     backlog.running[number] = call
             self._lost = None
             backlog.refill()

@@ -1,4 +1,4 @@
-"""`shmkit demo`: the same result every way, honest about errors, nothing left when stopped."""
+"""`shmkit demo`: one result by every way; errors are told; a stopped one leaves nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRAME = 64 * 1024
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A few files with everything that could go wrong in them."""
+    """A few files with the difficult cases: empty, other encodings, words across frames."""
     top = tmp_path / "tree"
     (top / "below").mkdir(parents=True)
     (top / "empty").touch()
@@ -271,7 +271,7 @@ def test_killed_parent_takes_its_children_along(long_work: Path, start_method: s
         terminal.wait_for("MB/s")
         terminal.process.kill()
         ended = terminal.wait()
-        # The resource tracker is the last to go, and removes the names.
+        # The resource tracker ends last, and has removed the names.
         assert names_of(terminal) == []
 
     assert ended.status == -signal.SIGKILL
