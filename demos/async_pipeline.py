@@ -3,8 +3,8 @@
     feed()  --jobs-->  three processes: hash  --done-->  collect()
     tick()  ...  goes on every few milliseconds all the while
 
-`AsyncQueue` awaits the queue that the processes use without awaiting. A job that is not wanted any
-more is cancelled while it waits, and takes nothing with it.
+`AsyncQueue` lets the loop await a queue that the processes use with plain calls. An await can be
+cancelled while it waits, and then it has taken nothing from the queue.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROCESSES = 3
 
 
 def hash_all(jobs: Queue[Any], done: Queue[Any]) -> None:
-    """In a process: what `jobs` has, until there is nothing more."""
+    """Runs in a process: hash every job, until a None says that there are no more."""
     for number, data in iter(jobs.get, None):
         done.put((number, hashlib.sha256(data).hexdigest()))
 
@@ -37,7 +37,7 @@ async def pipeline(jobs: Queue[Any], done: Queue[Any]) -> tuple[dict[int, str], 
     """Feed, collect and tick at once.
 
     Returns:
-        The digests, and how often the loop ticked meanwhile.
+        The digests by job number, and how often the loop ticked meanwhile.
     """
     to_do, results = AsyncQueue(jobs), AsyncQueue(done)
     ticks = 0
@@ -56,11 +56,11 @@ async def pipeline(jobs: Queue[Any], done: Queue[Any]) -> tuple[dict[int, str], 
 
     impatient = asyncio.create_task(results.get())
     await asyncio.sleep(0.01)
-    impatient.cancel()  # there was nothing to get yet, and it has taken nothing
+    impatient.cancel()  # the queue was empty, so the cancelled get has taken nothing
 
     feeding, ticking = asyncio.create_task(feed()), asyncio.create_task(tick())
     digests = dict([await results.get() for _ in range(JOBS)])
-    await feeding  # the last digest may be here before the word that there is nothing more
+    await feeding  # it may still be putting the last None, though every digest is here
     ticking.cancel()
     await asyncio.gather(ticking, return_exceptions=True)
     return digests, ticks

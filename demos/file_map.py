@@ -1,7 +1,7 @@
 """A file that two processes change through memory, at the same time.
 
-Each process maps the same file and writes into its own half: no seek, no write, no copy. What one
-writes the other sees at once, and any program finds it in the file afterwards.
+Each process maps the same file and fills its own part: no seek, no write, no copy. A change by one
+process is seen by the other at once, and afterwards any program finds it in the file.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ LINE = 32
 LINES = 500
 
 
-def fill(path: Path, who: str, start: int) -> None:
-    """Write every line of one half of the file, in place."""
+def fill(path: Path, writer: str, start: int) -> None:
+    """Write LINES lines of the file in place, from line `start` on."""
     with SharedBuffer.attach(path) as memory:
         for number in range(start, start + LINES):
-            line = f"line {number:4} by {who}".ljust(LINE - 1) + "\n"
+            line = f"line {number:4} by {writer}".ljust(LINE - 1) + "\n"
             memory[number * LINE : (number + 1) * LINE] = line.encode()
 
 
 def main() -> None:
-    """Make the file, change it from two processes, and read it as any file."""
+    """Make the file, change it from two processes, and read it like any other file."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "shared.txt")
         with SharedBuffer.create(path, 2 * LINES * LINE) as memory:
@@ -37,7 +37,7 @@ def main() -> None:
             other.join(20)
             assert other.exitcode == 0, f"the child ended with {other.exitcode}"
             other.close()
-            memory.flush()  # now it would survive a power cut, too
+            memory.flush()  # to the disk: from here on the file survives a power cut
 
         lines = path.read_text().splitlines()
         print(lines[0].rstrip(), "...", lines[-1].rstrip(), sep="\n")

@@ -1,9 +1,9 @@
-"""A word replaced all over a big text: in place, and the regular way, side by side.
+"""Replace a word everywhere in a big text: in place, and the regular way, side by side.
 
-The regular way reads the file, decodes it, makes a changed copy, encodes that and writes it all
-back. In place only the bytes of the word are touched, and the file keeps its name, its inode and
-everything else. A word of another length does not fit in place: `replace_into` streams the result
-to a new file, which takes the old one's name when it is whole.
+The regular way reads the file, decodes it, makes a changed copy, encodes the copy and writes all of
+it back. In place only the bytes of the word are written, and the file keeps its name, its inode and
+the rest of its bytes. A word of another length does not fit in place: `replace_into` streams the
+result to a new file, and gives it the old file's name when it is complete.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A parent and its forked child share anonymous memory.
 
-The child inherits the memory with the fork: there is no name, no file, nothing to clean up. It
-writes a text and its length; the parent waits for its end and reads what it wrote.
+The child inherits the memory with the fork: there is no name, no file, nothing to clean up. The
+child writes a text and its length. The parent waits until the child has ended, and reads the text.
 """
 
 from __future__ import annotations

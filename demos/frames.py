@@ -1,8 +1,8 @@
 """A camera and three viewers: 1080p frames through `Latest`, and through `Broadcast`.
 
-The camera never waits for anybody. A viewer of `Latest` always has the newest frame, and simply
-never sees those it was too slow for; a viewer of `Broadcast` gets every frame in order as long as
-it keeps up, and is told how many it lost when it did not. One of the three viewers is slow.
+The camera never waits for a viewer. A viewer of `Latest` always gets the newest frame; the frames
+that it was too slow for it never sees. A viewer of `Broadcast` gets every frame in order as long as
+it keeps up, and is told how many frames it lost when it does not. One of the three viewers is slow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 
 
 def number_of(frame: bytes) -> int:
-    """The number of a frame, which has to be whole: its first line has it, and so has its last."""
+    """The number of a frame: both its first and its last bytes tell it, so a torn one is found."""
     number = int.from_bytes(frame[:8], "little")
     assert len(frame) == SIZE
     assert int.from_bytes(frame[-8:], "little") == number, "a torn frame"
@@ -43,7 +43,7 @@ def number_of(frame: bytes) -> int:
 
 
 def watch_latest(latest: Latest, pause: float, report: Connection) -> None:
-    """A viewer that is interested in nothing but the newest frame."""
+    """A viewer that wants only the newest frame."""
     seen = last = 0
     with latest:
         report.send("ready")
@@ -58,7 +58,7 @@ def watch_latest(latest: Latest, pause: float, report: Connection) -> None:
 
 
 def watch_broadcast(broadcast: Broadcast, pause: float, report: Connection) -> None:
-    """A viewer that wants every frame, and to know which it did not get."""
+    """A viewer that wants every frame, and wants to know how many it did not get."""
     seen = last = 0
     with broadcast, broadcast.subscribe() as frames:
         report.send("ready")
@@ -73,7 +73,11 @@ def watch_broadcast(broadcast: Broadcast, pause: float, report: Connection) -> N
 
 
 def film(send: Callable[[bytearray], object], progress: str) -> float:
-    """The camera: a frame every so often, whoever looks; how many a second it came to."""
+    """The camera: send RATE frames a second, or fewer if sending takes longer.
+
+    Returns:
+        How many frames a second it sent.
+    """
     frame = bytearray(SIZE)
     begin = time.perf_counter()
     for number in range(1, FRAMES + 1):
@@ -95,7 +99,11 @@ def show(
     send: Callable[[bytearray], object],
     end: Callable[[], object],
 ) -> list[Seen]:
-    """Film with three viewers; what each of them saw."""
+    """Film with three viewers.
+
+    Returns:
+        What each viewer saw.
+    """
     processes = []
     reports = []
     for pause in (0, 0, SLOW):
@@ -129,9 +137,9 @@ def show(
 
 
 def main() -> None:
-    """The same film twice."""
+    """Show the same film through both channels."""
     with Latest.create(size=SIZE) as latest:
-        # Its viewers stop at the last frame, which stays: even the slow one comes to see it.
+        # The last frame stays there to get, so even the slow viewer ends with it.
         seen = show("Latest", latest, watch_latest, latest.set, lambda: None)
         assert all(viewed.last == FRAMES for viewed in seen)
         assert seen[2].lost > 0, "the slow viewer was not slow"

@@ -1,8 +1,8 @@
-"""Two programs that know nothing of each other but a name share memory.
+"""Two programs share memory; all that they know of each other is a name.
 
-The first makes a segment and fills it with numbers. The second (this file again, started as a
-program of its own) attaches by the name, adds the numbers up and writes the sum behind them. Who
-made the segment removes its name; who attached never does.
+The first program creates a segment and fills it with numbers. The second (this file again, started
+as a program of its own) attaches by the name, adds the numbers up and writes the sum after them.
+The creator of a segment removes its name; an attacher never does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COUNT = 1000
 
 
 def first_program() -> None:
-    """Make the segment, run the second program, read its answer."""
+    """Create the segment, run the second program, read its answer."""
     name = f"shmkit-demo-{secrets.token_hex(4)}"
     with SharedBuffer.create(f"shm:{name}", 8 * (COUNT + 1)) as memory:
         with memory.view("Q") as numbers:
@@ -32,7 +32,7 @@ def first_program() -> None:
     try:
         SharedBuffer.attach(f"shm:{name}")
     except FileNotFoundError:
-        print("the name went away with its maker")
+        print("the name went away with its creator")
     else:
         raise AssertionError(f"{name} is still there")
 

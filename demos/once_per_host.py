@@ -1,8 +1,8 @@
 """Eight processes that all want the same 512 MiB array, and one copy of it in memory.
 
-Each asks `once` for the array by name. The first builds it, the others map what it built; the last
-one to leave removes it. What a process has for itself alone is next to nothing: its proportional
-set size counts an eighth of every page that all eight share.
+Each process asks `once` for the array by name. The first process builds it, the other seven map
+what it built, and the last one to leave removes it. A process has almost no memory of its own: its
+proportional set size counts an eighth of every page that all eight share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME = f"demo-once-{os.getpid()}"
 
 
 def build() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """What takes long: here, one number in each page of memory."""
+    """Stands for work that takes long: store one number in each page of memory."""
     print(f"process {os.getpid()} builds {SIZE >> 20} MiB", file=sys.stderr)
     array = np.zeros(SIZE, np.uint8)
     array[::4096] = 1
@@ -30,7 +30,7 @@ def build() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 
 
 def proportional_set_size() -> int:
-    """Bytes that count as this process's, a shared page in equal parts to those who share it."""
+    """Bytes of this process, where a page that n processes share counts as one n-th of a page."""
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) << 10
@@ -43,7 +43,7 @@ def work(name: str) -> None:
         assert isinstance(shared, SharedArray)
         total = int(shared.array[::4096].sum(dtype=np.int64))
         print(total, flush=True)
-        input()  # until all have it
+        input()  # wait until all eight have it
         print(os.getpid(), proportional_set_size(), flush=True)
         input()
 
@@ -64,14 +64,14 @@ def main() -> None:
             pid, size = map(int, worker.stdout.readline().split())
             print(f"process {pid}: proportional set size {size / 2**20:6.1f} MiB")
             sizes.append(size)
-        stories = [worker.communicate("\n", timeout=20)[1] for worker in workers]
+        logs = [worker.communicate("\n", timeout=20)[1] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
             worker.wait()
     print(f"all of them: {sum(sizes) / 2**20:.0f} MiB, {COPIES} copies would be ", end="")
     print(f"{COPIES * SIZE >> 20} MiB and more")
-    assert "".join(stories).count("builds") == 1
+    assert "".join(logs).count("builds") == 1
     assert sum(sizes) < 2 * SIZE + COPIES * (64 << 20)
     assert not list(Path("/dev/shm").glob(f"*{NAME}*"))
 

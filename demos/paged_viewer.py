@@ -4,8 +4,8 @@
     python demos/paged_viewer.py FILE --find TEXT   where TEXT is, without a terminal
     python demos/paged_viewer.py                    looks through a sparse file of 256 MB
 
-Everything on the screen is sliced out of a PagedFile, which keeps a few pages of the file and
-throws out the one that was not looked at for longest.
+All text on the screen is sliced out of a PagedFile, which keeps a few pages of the file in memory.
+When it needs room for another page, it drops the page that was not used for longest.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Pager:
         return [*lines, state[: self.columns]]
 
     def down(self, rows: int) -> None:
-        """Go on by some rows; the last one of the file stays on the screen."""
+        """Go forward by some rows, but not past the last row of the file."""
         for _ in range(rows):
             _, after = self.row(self.top)
             if after >= len(self.file):
@@ -66,7 +66,7 @@ class Pager:
     def up(self, rows: int) -> None:
         """Go back by some rows."""
         for _ in range(rows):
-            end = self.top  # of the row above, and before its newline
+            end = self.top  # where the row above ends; its newline does not count
             if end and self.file[end - 1] == ord("\n"):
                 end -= 1
             least = max(0, end - self.columns)
@@ -88,7 +88,7 @@ class Pager:
             self.found = found
 
     def press(self, key: str) -> bool:
-        """Do what a key says; False for the end."""
+        """Do what a key says; False if it ends the program."""
         if key == "q":
             return False
         if key == " ":

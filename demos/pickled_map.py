@@ -1,8 +1,8 @@
 """Shared memory as an argument of a new process, under "spawn".
 
-A spawned process inherits nothing: its arguments are pickled. An `mmap` cannot be, a SharedBuffer
-can, even an anonymous one. What travels is not the bytes but the way to them: both processes have
-the same memory.
+A spawned process inherits nothing: its arguments are pickled. An `mmap` cannot be pickled. A
+SharedBuffer can, even an anonymous one. The pickle does not hold the bytes, it says where they are:
+both processes have the same memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A little database of fixed-size records in a file: two writers and a reader, at the same time.
 
-All three map the same file. A writer fills the fields of a row where they lie, the number that says
-"this row is done" last, and then raises a semaphore; the reader sleeps on that, never on a clock.
-Text keeps its length: names of many alphabets and trailing NULs come back as they were.
+All three processes map the same file. A writer fills the fields of a row in place, the field `done`
+last, and then releases a semaphore. The reader sleeps on that semaphore and never polls. Text keeps
+its length: names in many alphabets, and with trailing NULs, come back as they were stored.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def write(path: Path, writer: int, written: Semaphore) -> None:
             row.writer = writer
             row.name = NAMES[number % len(NAMES)]
             row.amount = number / 8
-            row.done = 1  # last: who sees it sees the rest
+            row.done = 1  # last: a reader that sees it sees the other fields, too
             written.release()
 
 
 def read(rows: Sequence[Row], written: Semaphore) -> float:
-    """Take each row as soon as it is done; returns the sum of the amounts."""
+    """Read each row as soon as it is done; returns the sum of the amounts."""
     total, left = 0.0, set(range(ROWS))
     while left:
         assert written.acquire(timeout=20), "no writer wrote for 20 s"
@@ -59,7 +59,7 @@ def read(rows: Sequence[Row], written: Semaphore) -> float:
 
 
 def main() -> None:
-    """Start the writers, read while they write, and look something up in the end."""
+    """Start the writers, read while they write, and look for the largest amount in the end."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as directory:
         written = Semaphore(0)

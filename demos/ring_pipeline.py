@@ -2,9 +2,9 @@
 
     main  --numbers-->  square()  --squares-->  add_up()
 
-Each ring has one producer and one consumer. A full ring makes its producer wait, so no stage runs
-away from the next. `shutdown()` says that nothing more comes: the loop of the next stage ends when
-it has read everything, and it tells the one after it.
+Each ring has one producer and one consumer. A full ring makes its producer wait, so no stage gets
+far ahead of the next. `shutdown()` says that no more frames come: the loop of the next stage ends
+when it has read all of them, and then that stage shuts its own ring down.
 """
 
 from __future__ import annotations

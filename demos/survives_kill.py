@@ -1,16 +1,15 @@
-"""Workers are killed, again and again, while they count; in the end the sum is right.
+"""Workers are killed again and again while they count. In the end the sum is right.
 
     main  --jobs-->  worker, worker, worker    each adds to one total, under a Lock
 
-Nothing is lost: a worker reads a job in place (`peek`) and writes down that it has it before the
-ring lets go of it; when it is killed, main gives that job to another. So a job may be begun twice.
-Nothing is counted twice:
+No job is lost: a worker reads a job in place (`peek`), and writes down that it has the job before
+the ring releases it. When the worker is killed, main gives that job to another worker. So a job may
+be begun twice. But no job is counted twice:
 
-- The total, and a mark for each job that is in it, are guarded by a Lock. Whoever is killed while
-  it holds the lock leaves them half-changed; the next to acquire it is told so (`AFTER_DEATH`) and
-  puts them right.
-- What is about to be changed is written down first, in a journal of one line. So the next one can
-  finish what was begun.
+- A Lock guards the total, and a mark for each job that is in the total. A holder that is killed may
+  leave them changed in part. The next holder is told so (`AFTER_DEATH`), and repairs them.
+- A worker writes into a journal of one entry what it is about to change, before it does. So the
+  next holder can finish what was begun.
 """
 
 from __future__ import annotations
@@ -26,23 +25,26 @@ JOBS = 4000
 WORKERS = 3
 KILLS = 25
 
-# Words of the shared memory: the total; the journal; the job each worker has, plus 1; then a mark
-# for each job that was counted.
+# Words of the shared memory: the total; the journal (three words); the job each worker has, plus 1;
+# then a mark for each job that was counted.
 TOTAL, OPEN, JOB, BEFORE, HAS = 0, 1, 2, 3, 4
 DONE = HAS + WORKERS
 
 
 def count(memory: memoryview[int], job: int) -> None:
-    """Add a job's number to the total, once, whoever is killed in between; under the lock."""
+    """Add a job's number to the total, exactly once, even if workers are killed here.
+
+    Called with the lock.
+    """
     if memory[DONE + job]:
-        return  # a worker had counted it, and was killed before it could say so
+        return  # another worker counted it, and was killed before it could say so
     memory[JOB], memory[BEFORE] = job, memory[TOTAL]
     memory[OPEN] = 1
     finish(memory)
 
 
 def finish(memory: memoryview[int]) -> None:
-    """Do what the journal says, or what is left of it."""
+    """Do what the journal says, or the rest of it."""
     if memory[OPEN]:
         job = memory[JOB]
         memory[TOTAL] = memory[BEFORE] + job
@@ -69,12 +71,12 @@ def work(jobs: Ring, lock: Lock, shared: SharedBuffer, me: int) -> None:
 
 
 def put(jobs: Ring, job: int) -> None:
-    """Hand a job to whoever comes first."""
+    """Put a job into the ring; the first worker that is free takes it."""
     while True:
         try:
             return jobs.put(job.to_bytes(8, "little"))
         except PeerDied:
-            continue  # every worker there was has been killed, and there are new ones
+            continue  # all earlier workers were killed, and new ones are here
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     main  --tasks-->  worker, worker  --results-->  main
 
-`run` is given a module and takes `Queue` and `JoinableQueue` from it, as a program would from
-`multiprocessing` or, with the import swapped, from `shmkit`. Tasks are small records, then images
-of eight megabytes, which the workers darken and send back.
+`run` takes `Queue` and `JoinableQueue` from the module that it is given: from `multiprocessing`, or
+with the import swapped from `shmkit`. The tasks are small records first, and then images of eight
+megabytes, which the workers darken and send back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A binary file of coloured vertices, changed field by field where it lies.
+"""Change a binary file of coloured vertices field by field, in place.
 
 Each record of the file is what a C program would write: three floats, three 16-bit colours and two
-bytes of padding. A dataclass says so once; `vertices[3].red = 7` then writes two bytes of the file,
-and nothing is read, unpacked or copied for it. Views stay valid in whatever order all is closed.
+bytes of padding. A dataclass describes it. Then `vertices[3].red = 7` writes two bytes of the file,
+and no other byte is read, unpacked or copied. A view stays valid when its buffer is closed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Words counted over real files by a pool of processes, one of which is killed on the way.
+"""Count the words of real files with a pool of processes, one of which is killed on the way.
 
-With the standard library's executor, a killed worker takes the whole pool along: every future
-fails. Here its one call fails with `WorkerDied`, and is submitted again; nobody else notices.
+With the standard library's executor, a killed worker breaks the whole pool: every future fails.
+Here only the one call that the worker had fails, with `WorkerDied`. This program submits it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Counts = collections.Counter[bytes]
 
 
 def count(content: bytes, name: str, is_first_try: bool) -> Counts:
-    """Count the words of a file; in one of them, the worker is killed half-way."""
+    """Count the words of a file; at the first try of one file, the worker is killed."""
     words = collections.Counter(WORD.findall(content))
     if name == POISONED and is_first_try:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -33,7 +33,7 @@ def count(content: bytes, name: str, is_first_try: bool) -> Counts:
 
 
 def main() -> None:
-    """Count with the pool, then without, and compare."""
+    """Count with the pool, then without it, and compare."""
     contents = {path.name: path.read_bytes() for path in FILES}
     total = Counts()
     deaths = []

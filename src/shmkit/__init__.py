@@ -20,8 +20,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shmkit.channels.fanout.broadcast import Broadcast as Broadcast
-    from shmkit.channels.fanout.latest import Latest as Latest
+    from shmkit.channels.fanout import Broadcast as Broadcast
+    from shmkit.channels.fanout import Latest as Latest
     from shmkit.channels.objects.queue import JoinableQueue as JoinableQueue
     from shmkit.channels.objects.queue import Queue as Queue
     from shmkit.channels.ring import Ring as Ring
@@ -51,7 +51,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Acquired": "shmkit.sync.lock",
-    "Broadcast": "shmkit.channels.fanout.broadcast",
+    "Broadcast": "shmkit.channels.fanout",
     "ClosedError": "shmkit.errors",
     "CorruptSegment": "shmkit.errors",
     "Empty": "shmkit.errors",
@@ -60,7 +60,7 @@ _HOME = {
     "Full": "shmkit.errors",
     "IncompatibleSegment": "shmkit.errors",
     "JoinableQueue": "shmkit.channels.objects.queue",
-    "Latest": "shmkit.channels.fanout.latest",
+    "Latest": "shmkit.channels.fanout",
     "Lock": "shmkit.sync.lock",
     "PagedFile": "shmkit.memory.paged",
     "PeerDied": "shmkit.errors",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from shmkit import Broadcast, ClosedError, Empty, FrameTooLarge, RoleTaken, ShutDown
+from shmkit.segment.words import READERS_BELL
 from tests.processes import wait_until
 
 __all__ = ["CASES", "Case", "Reader", "asleep", "numbered"]
@@ -91,9 +92,9 @@ class Reader:
 
 
 def asleep(handle: Any) -> None:
-    """Wait until somebody sleeps at the gong."""
+    """Wait until a reader sleeps on the handle's eventcount."""
     words = handle.buffer.view("Q")
-    wait_until(lambda: words[0x280 // 8])
+    wait_until(lambda: words[READERS_BELL])
 
 
 # ------------------------------------------------------------------ one frame, and the next
@@ -281,7 +282,7 @@ def a_timeout_ends_a_wait(publisher: Broadcast, reader: Broadcast) -> None:
 
 @case()
 def all_who_sleep_are_woken(publisher: Broadcast, reader: Broadcast) -> None:
-    """Each at its first frame, and at those after."""
+    """Each at its first frame, and at each later one."""
     with ThreadPoolExecutor(4) as threads:
         readers = [reader.subscribe() for _ in range(4)]
         for number in range(10):

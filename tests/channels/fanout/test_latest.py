@@ -31,12 +31,17 @@ from shmkit import (
     ShmkitError,
     ShutDown,
 )
+from shmkit.segment.words import (
+    LATEST_LENGTHS,
+    LATEST_SIZE,
+    LATEST_VERSION,
+    READERS_BELL,
+    STATE,
+)
 from tests.channels.fanout.test_broadcast import kill_at_line
 from tests.contracts.broadcast import asleep
 from tests.contracts.latest import CASES, SIZE, checked, value
 from tests.processes import run_python
-
-VERSION, LIMIT, LENGTHS = 0x080 // 8, 0x088 // 8, 0x090 // 8
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -115,7 +120,7 @@ def test_a_dropped_handle_is_reported() -> None:
 def test_what_is_said_of_the_size_is_checked() -> None:
     for said in (0, 1 << 20, (1 << 64) - 1):
         with Latest.create(size=1024) as latest:
-            latest.buffer.view("Q")[LIMIT] = said
+            latest.buffer.view("Q")[LATEST_SIZE] = said
             assert latest.size == 1024
             with pytest.raises(ValueError, match="1024"):
                 latest.set(bytes(1025))
@@ -281,7 +286,7 @@ def watch(link: Any, latest: Latest) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs fork while tracing")
-@pytest.mark.parametrize("quick", [True, False], ids=["fast path", "careful path"])
+@pytest.mark.parametrize("quick", [True, False], ids=["common case", "always prepared"])
 def test_a_writer_killed_at_any_line(quick: bool) -> None:
     """The newest value is whole, and a successor goes on."""
     result = run_python(kill_writers_everywhere, quick, timeout=50)
@@ -298,10 +303,9 @@ def kill_writers_everywhere(quick: bool) -> None:
             pid = os.fork()
             if pid == 0:
                 sys.settrace(kill_at_line(line))
-                if not quick:
-                    latest._claim()
-                    latest._quick = False
                 for version in range(before + 1, before + 5):
+                    if not quick:
+                        latest._largest = -1
                     latest.set(value(version))
                 os._exit(0)
             died = os.waitpid(pid, 0)[1] != 0
@@ -320,7 +324,7 @@ def kill_writers_everywhere(quick: bool) -> None:
 
 
 class Overtaken:
-    """A map in whose slices the writer sets values, half-way through the copy."""
+    """A map whose slices are copied in two steps, between which the writer sets values."""
 
     def __init__(self, latest: Latest, times: int) -> None:
         self.latest, self.times = latest, times
@@ -342,11 +346,7 @@ def test_a_copy_that_was_overtaken_is_made_anew(times: int) -> None:
         for start in range(8):
             latest.set(value(latest.version + 1))
             version = latest.version
-            for get in (
-                latest.get,
-                latest._get_carefully,
-                lambda: latest.wait()[1],
-            ):
+            for get in (latest.get, lambda: latest.wait()[1]):
                 Overtaken(latest, times)
                 got = checked(get())
                 assert version <= got <= latest.version
@@ -360,7 +360,15 @@ def test_a_copy_that_was_overtaken_is_made_anew(times: int) -> None:
 
 @pytest.mark.parametrize("said", [0, 1, 6, 1 << 20, 1 << 62, 1 << 63, (1 << 64) - 1])
 @pytest.mark.parametrize(
-    "word", [VERSION, LIMIT, *range(LENGTHS, LENGTHS + 4), 0x068 // 8, 0x280 // 8, 0x288 // 8]
+    "word",
+    [
+        LATEST_VERSION,
+        LATEST_SIZE,
+        *range(LATEST_LENGTHS, LATEST_LENGTHS + 4),
+        STATE,
+        READERS_BELL,
+        READERS_BELL + 1,
+    ],
 )
 def test_hostile_words_are_answered(word: int, said: int) -> None:
     """With an error that says what, or as if nothing were; never a hang, never outside."""
@@ -390,7 +398,7 @@ def test_a_hostile_length_is_found() -> None:
     for length in (1025, 1 << 20, 1 << 40, (1 << 64) - 1):
         with Latest.create(size=1024) as latest:
             latest.set(b"x")
-            latest.buffer.view("Q")[LENGTHS + 1] = length
+            latest.buffer.view("Q")[LATEST_LENGTHS + 1] = length
             with pytest.raises(CorruptSegment, match=f"{length} bytes in a cell of 1024"):
                 latest.get()
             for call in (latest.get, latest.wait, lambda latest=latest: latest.set(b"y")):

@@ -1,4 +1,4 @@
-r"""Broadcast: one process publishes frames, everybody reads everything, at their own pace.
+r"""Broadcast: one process publishes frames, every reader reads all of them, at its own pace.
 
         publish                 oldest                     tail
       publisher --->  +-----------v-------------------------v-----------+
@@ -7,43 +7,61 @@ r"""Broadcast: one process publishes frames, everybody reads everything, at thei
                       +-----------------------------------------------  +
                                       ^ reader    ^ reader
 
-The publisher never waits. It writes over the oldest frames, and a reader that was too slow for them
-loses them, is told how many, and goes on at the oldest that is whole. Bytes of the header:
+The publisher never waits. It writes over the oldest frames. A reader that was too slow for them
+loses them, is told how many, and goes on at the oldest whole frame. Two words of the header say
+where things are, and only the publisher stores them (segment/words.py, BROADCAST):
 
-    offset  field                                                    written by   read by
-    0x080   tail: bytes published (u64, monotonic)                   publisher    readers
-    0x088   oldest: position of the oldest whole frame (monotonic)   publisher    readers
+    tail     bytes published since creation
+    oldest   position of the oldest whole frame
 
-Frames are as in frame.py, with one difference: word 1 of a frame's header is its number, counted
-from 0, and the header at the tail has its number already, before there is a frame. So wherever a
-reader is put down, it knows how many frames it lost.
+Frames are as in frame.py, with one difference: word 1 of a frame's header is the frame's number,
+counted from 0. The header at the tail has its number before the frame itself is there. So a reader
+that jumps to any frame boundary can tell how many frames it lost.
 
-    publish    oldest -> fence -> frame -> the next one's number -> fence -> tail -> ring
-    read       tail -> fence -> frame, copied -> fence -> oldest: is it past the frame? read it anew
+    publish    oldest -> fence -> frame -> the next one's number -> fence -> tail -> wake readers
+    read       tail -> fence -> frame, copied -> fence -> oldest: past the frame? then read again
 
-What is before `oldest` may be written over at any time, nothing else is: so the word is the intent
-that a reader checks, and a frame boundary for those who come late or fell behind. It is stored
-ahead, for a sixteenth of the data at a time, and then costs a publish nothing. (A sequence lock,
-as in Linux, `include/linux/seqlock.h`, whose sequence is a position.)
+Bytes before `oldest` may be written over at any time, and no other published bytes. So `oldest`
+announces what the publisher is about to write over, and a reader checks its copy against it. It
+is also a frame boundary, where a late or a slow reader begins. It moves ahead by a sixteenth of the
+data at a time, so that most publishes need not touch it. (This is a sequence lock, as in Linux,
+`include/linux/seqlock.h`, with a position for the sequence.)
 
-Killed before the tail is stored, nothing was published, whatever is written behind it; after it,
-the frame was. A successor starts from the two words and walks over its predecessor's frames.
+A publisher that is killed before it stores the tail has published nothing, whatever it wrote after
+the tail; one that is killed later has published the frame. A successor starts from the two words,
+and walks over the frames of its predecessor.
 """
 
 from __future__ import annotations
 
-import operator
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shmkit.channels.fanout.one_writer import READERS, OneWriter, contiguous
-from shmkit.channels.fanout.subscription import OLDEST, Subscription
-from shmkit.channels.frame import HEADER, LOW, PAD
-from shmkit.channels.handle import BUSY, LIMIT, STATES
+from shmkit.channels.fanout.one_writer import (
+    LARGE,
+    MAY_WRITE,
+    READERS,
+    OneWriter,
+    Options,
+    reentered,
+)
+from shmkit.channels.fanout.subscription import Subscription
+from shmkit.channels.frame import as_bytes
+from shmkit.channels.handle import LIMIT, STATES
 from shmkit.errors import FrameTooLarge
 from shmkit.segment.fences import STRONG_ORDER, fence
-from shmkit.segment.header import DATA_BELL, LEAST_DATA, READY, STATE, TAIL
+from shmkit.segment.words import (
+    BROADCAST_KIND,
+    FRAME_HEADER,
+    OLDEST,
+    PAD,
+    READERS_BELL,
+    READY,
+    SIZE_MASK,
+    STATE,
+    TAIL,
+)
 
 if TYPE_CHECKING:
     from shmkit.memory.url import Url, Where
@@ -59,11 +77,11 @@ class BroadcastStatistics:
     Attributes:
         capacity: bytes of its data.
         used: bytes of the frames that can still be read, headers included.
-        frames: how many frames those are.
+        frames: how many frames can still be read.
         published: how many frames were published since it was created.
         state: "open", "shut down", "shut down at once" or "corrupt".
-        publishers: pid of the one who publishes, if there is one.
-        participants: pids of all who are attached.
+        publishers: pid of the publisher, if there is one.
+        participants: pids of all attached handles.
     """
 
     capacity: int
@@ -76,7 +94,7 @@ class BroadcastStatistics:
 
 
 class Broadcast(OneWriter):
-    """One process publishes, any number read every frame in order; publishing never waits.
+    """One process publishes, any number of readers get each frame in order; no publish waits.
 
     Made by `create`, `attach` and `ensure`. The first publish of a handle makes it the publisher;
     reading is done through a `Subscription`. Any number of threads may use a handle. It pickles,
@@ -89,9 +107,17 @@ class Broadcast(OneWriter):
 
     __slots__ = ("_data_word", "_mask", "_number", "_room", "_size", "_subscriptions", "_tail")
 
-    _KIND: ClassVar[int] = 2
-    _NOUN: ClassVar[str] = "broadcast"
+    _KIND: ClassVar[int] = BROADCAST_KIND.number
+    _NOUN: ClassVar[str] = BROADCAST_KIND.noun
     _ROLE: ClassVar[str] = "publisher"
+    _SIZE: ClassVar[str] = "capacity"
+    _MOST: ClassVar[int] = 1 << 46
+    _CELLS: ClassVar[int] = 1
+
+    # Of this handle's last publish, for the next one. They count only while the tail is `_tail`.
+    _tail: int
+    _number: int  # of the frame that begins there
+    _room: int  # position up to which frames may be written
 
     def __init__(self, segment: Segment) -> None:
         self._data_word = segment.data_word
@@ -102,8 +128,8 @@ class Broadcast(OneWriter):
 
     def _begin(self) -> None:
         super()._begin()
-        self._tail = self._number = 0
-        self._room = -1
+        self._tail = -1
+        self._number = self._room = 0
         for subscription in list(self._subscriptions):
             subscription._begin()
 
@@ -130,8 +156,7 @@ class Broadcast(OneWriter):
             ValueError: a bad name or capacity.
             OSError: ENOSPC, no room for it.
         """
-        size = _data_size(capacity)
-        return cls._create(where, size, participants=participants, keep=keep)
+        return cls._new(where, Options(capacity, keep, participants))
 
     @classmethod
     def ensure(
@@ -142,11 +167,11 @@ class Broadcast(OneWriter):
         *,
         participants: int = READERS,
     ) -> Self:
-        """Join the broadcast of that name, or create it, also in place of one left half-made.
+        """Join the broadcast of that name, or create it.
 
         Args:
             where: as in `create`.
-            capacity: as in `create`; a broadcast that exists keeps its own, also of what follows.
+            capacity: as in `create`; a broadcast that exists keeps all its own options.
             keep: as in `create`.
             participants: as in `create`.
 
@@ -154,13 +179,17 @@ class Broadcast(OneWriter):
             IncompatibleSegment, CorruptSegment: as `attach`.
             ValueError, OSError: as `create`.
         """
-        size = _data_size(capacity)
-        return cls._create(where, size, participants=participants, keep=keep, ensure=True)
+        return cls._new(where, Options(capacity, keep, participants), ensure=True)
 
     def close(self) -> None:
         """Leave, close this handle's subscriptions, and give its role back. Idempotent.
 
-        It is no end for the others: a successor may attach. `shutdown` is the end.
+        The broadcast goes on for every other handle, and a successor may publish. `shutdown` ends
+        it.
+
+        Raises:
+            RuntimeError: called from inside a publish of the same thread, by a signal handler or a
+                finalizer.
         """
         for subscription in list(self._subscriptions):
             subscription.close()
@@ -181,122 +210,118 @@ class Broadcast(OneWriter):
             CorruptSegment: an index or a frame's length in the memory is impossible.
             ClosedError: this handle was closed.
             TypeError: `data` has no contiguous buffer.
+            RuntimeError: called from inside a publish of the same thread, by a signal handler or a
+                finalizer.
         """
         if type(data) is not bytes:
-            data = contiguous(data)
+            data = as_bytes(data)
         size = len(data)
-        words = self._words
-        # No call from here until _limit is stored.
-        tail = self._tail
-        end = tail + ((size + 31) & -16)
-        limit = self._limit
-        if end <= limit and words[STATE] == READY:
-            self._limit = BUSY
-            mask, data_word = self._mask, self._data_word
+        if self._is_inside():
+            raise reentered(self._NOUN)
+        try:
+            self._enter()
+            words, mask, data_word = self._words, self._mask, self._data_word
+            tail, number = words[TAIL], self._number
+            end = tail + ((size + 31) & -16)
+            if (
+                tail != self._tail
+                or end > self._room
+                or words[STATE] != READY
+                or self._state != MAY_WRITE
+            ):
+                tail, number = self._prepare(size)
+                end = tail + ((size + 31) & -16)
             at = tail & mask
             words[data_word + (at >> 3)] = size  # step: publish.header
-            at += self._base + 16
+            at += self._base + FRAME_HEADER
             self._map[at : at + size] = data  # step: publish.payload
-            number = self._number = self._number + 1
-            words[data_word + ((end & mask) >> 3) + 1] = number  # step: publish.number
-            self._tail = words[TAIL] = end  # step: publish.tail
-            self._limit = limit
-            if words[DATA_BELL]:  # step: publish.bell
+            words[data_word + ((end & mask) >> 3) + 1] = number + 1  # step: publish.number
+            if self._fenced or size > LARGE:
+                fence()
+            words[TAIL] = end  # step: publish.tail
+            self._number = number + 1
+            self._tail = end  # last: what is remembered is of this tail
+            if self._fenced:
+                fence()
+            if words[READERS_BELL]:  # step: publish.bell
                 self._bell.ring()
-        else:
-            self._publish_carefully(data, size)
+            self._leave()
+        except BaseException:
+            try:
+                self._leave()  # first of all: the next handler may raise at any call
+            except RuntimeError:
+                pass  # the exception came before the guard was taken, or after
+            raise
 
-    def _publish_carefully(self, data: bytes | memoryview, size: int) -> None:
-        def write(words: memoryview[int]) -> None:
-            self._check_size(size)
-            if self._claim() or words[TAIL] != self._tail:
-                self._resume()
-            step = (size + 31) & -16
-            if self._tail + step > self._room:
-                self._make_room(step)
-            self._write(data, size)
+    def _prepare(self, size: int) -> tuple[int, int]:
+        """See to all that the common case of `publish` takes for granted.
 
-        self._write_in_turn(write)
-        fence()  # step: publish.bell
-        self._bell.ring()
-
-    def _check_size(self, size: int) -> None:
-        limit = min(self._size // 2 - HEADER, LOW)
+        Returns:
+            Where the frame begins, and its number.
+        """
+        words = self._words_for_putting()
+        limit = min(self._size // 2 - FRAME_HEADER, SIZE_MASK)
         if size > limit:
             raise FrameTooLarge(
                 f"a frame of {size} bytes, this broadcast takes {limit} at most: create it with a "
-                f"capacity of {2 * (size + HEADER)} or more, better several times that",
+                f"capacity of {2 * (size + FRAME_HEADER)} or more, better several times that",
                 size=size,
                 limit=limit,
             )
-
-    def _resume(self) -> None:
-        """Begin at the published tail: where a predecessor stopped, or what was not finished."""
-        words = self._words
+        self._claim()
+        self._tail = -1  # until the frame is published, whatever happens before
         tail, oldest = words[TAIL], words[OLDEST]
         if not 0 <= tail - oldest <= self._size or (tail | oldest) & 15 or tail >= LIMIT:
             raise self._corrupt(f"tail {tail} and oldest {oldest} in {self._size} bytes of data")
         number = words[self._data_word + ((tail & self._mask) >> 3) + 1]
         if number >= LIMIT:
             raise self._corrupt(f"frame {number} comes next")
-        self._tail, self._number, self._room = tail, number, -1
+        start = self._make_room((size + 31) & -16, tail, oldest)
+        if start != tail:
+            index = self._data_word + ((tail & self._mask) >> 3)
+            words[index] = start - tail - FRAME_HEADER | PAD  # step: publish.pad
+            words[self._data_word + 1] = number  # step: publish.pad_number
+            # The tail stays: the frame that follows is published together with the filler.
+        return start, number
 
-    def _make_room(self, step: int) -> None:
-        """Give up the oldest frames until `step` bytes, and what comes soon, may be written."""
-        words, tail, size = self._words, self._tail, self._size
+    def _make_room(self, step: int, tail: int, oldest: int) -> int:
+        """Give up the oldest frames until `step` bytes, and what comes soon, may be written.
+
+        Returns:
+            Where the next frame begins: at the tail, or at the next lap if it does not fit before.
+        """
+        size = self._size
         start, lap_end = tail, (tail | self._mask) + 1
         if tail + step > lap_end:
             start, lap_end = lap_end, lap_end + size
         room = max(start + step, min(start + size // 16, lap_end))
-        was = words[OLDEST]
-        if not 0 <= tail - was <= size or was & 15:
-            raise self._corrupt(f"tail {tail} and oldest {was} in {size} bytes of data")
-        # The header behind what is written is written, too.
-        oldest = self._walk(was, room + HEADER - size)
-        if oldest != was:
-            words[OLDEST] = oldest  # step: publish.oldest
+        # The header after the last frame is written, too: it has the number of the next one.
+        whole = self._walk(oldest, room + FRAME_HEADER - size, tail)
+        if whole != oldest:
+            self._words[OLDEST] = whole  # step: publish.oldest
         fence()  # the copying of large frames keeps no order
-        if start != tail:
-            index = self._data_word + ((tail & self._mask) >> 3)
-            words[index] = start - tail - HEADER | PAD  # step: publish.pad
-            words[self._data_word + 1] = self._number  # step: publish.pad_number
-            # Not published: the frame that follows takes it along.
-            self._tail = start
         self._room = room
+        return start
 
-    def _walk(self, position: int, least: int) -> int:
-        """From frame to frame to the first at `least` or after."""
+    def _walk(self, position: int, least: int, tail: int) -> int:
+        """From frame to frame to the first that begins at `least` or later."""
         words, mask = self._words, self._mask
         while position < least:
             lap = position & ~mask
             word = self._data_word - (lap >> 3)
-            bound = min(self._tail, lap + mask + 1)
+            bound = min(tail, lap + mask + 1)
             until = min(least, bound)
             while position < until:
                 size = words[word + (position >> 3)]
-                if size > bound - position - HEADER:
-                    if size >> 32 != PAD >> 32 or size & LOW != bound - position - HEADER:
+                if size > bound - position - FRAME_HEADER:
+                    filler = bound - position - FRAME_HEADER | PAD
+                    if size != filler:
                         raise self._corrupt(
                             f"frame header {size:#x} at {position}, and frames until {bound}"
                         )
-                    size &= LOW
+                    size &= SIZE_MASK
                 position += (size + 31) & -16
         return position
-
-    def _write(self, data: bytes | memoryview, size: int) -> None:
-        words, tail, mask = self._words, self._tail, self._mask
-        end = tail + ((size + 31) & -16)
-        at = tail & mask
-        words[self._data_word + (at >> 3)] = size  # step: publish.header
-        at += self._base + HEADER
-        self._map[at : at + size] = data  # step: publish.payload
-        number = self._number + 1
-        words[self._data_word + ((end & mask) >> 3) + 1] = number  # step: publish.number
-        if not STRONG_ORDER:
-            fence()
-        self._number = number
-        self._tail = words[TAIL] = end  # step: publish.tail
-        self._limit = self._room if self._quick else -1
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more frames in; readers read what is there, then get ShutDown. Idempotent.
@@ -308,7 +333,7 @@ class Broadcast(OneWriter):
             CorruptSegment: the broadcast was found broken before.
             ClosedError: this handle was closed.
         """
-        self._shut(immediate)
+        self._end(immediate)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -341,8 +366,8 @@ class Broadcast(OneWriter):
         """Bytes of data."""
         return self._size
 
-    def _at(self, position: int) -> tuple[int, int]:
-        """The position in the data, and the number of the frame there or to come there.
+    def _frame_at(self, position: int) -> tuple[int, int]:
+        """A frame boundary, and the number of the frame that begins there or will begin there.
 
         Args:
             position: index of the word that has it, TAIL or OLDEST.
@@ -357,7 +382,7 @@ class Broadcast(OneWriter):
             number = words[self._data_word + ((found & self._mask) >> 3) + 1]
             if not STRONG_ORDER:
                 fence()
-            # The tail first: the oldest can only have come nearer to it then.
+            # `oldest` last: if it has passed the boundary, the number may be another frame's.
             tail, oldest = words[TAIL], words[OLDEST]
             if oldest <= found <= tail:
                 if number >= LIMIT:
@@ -374,8 +399,8 @@ class Broadcast(OneWriter):
             ClosedError: this handle was closed.
         """
         words = self._open_words()
-        oldest, first = self._at(OLDEST)
-        tail, published = self._at(TAIL)
+        oldest, first = self._frame_at(OLDEST)
+        tail, published = self._frame_at(TAIL)
         return BroadcastStatistics(
             capacity=self._size,
             used=min(tail - oldest, self._size),
@@ -387,13 +412,4 @@ class Broadcast(OneWriter):
         )
 
     def __repr__(self) -> str:
-        return self._story(f"{self._words[TAIL]} bytes published")
-
-
-def _data_size(capacity: int) -> int:
-    capacity = operator.index(capacity)
-    if not 0 < capacity <= 1 << 46:
-        raise ValueError(
-            f"capacity={capacity}: a broadcast has 1 byte or more, and fits into memory"
-        )
-    return max(LEAST_DATA, 1 << (capacity - 1).bit_length())
+        return self._describe(f"{self._words[TAIL]} bytes published")

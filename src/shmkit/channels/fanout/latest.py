@@ -1,54 +1,63 @@
-r"""Latest: the newest value only, for any number of readers; setting never waits, nor does getting.
+r"""Latest: the newest value only, for any number of readers. Neither set nor get ever waits.
 
                version 1      version 2      version 3      version 4
     data     +--------------+--------------+--------------+--------------+
              | cell 1       | cell 2       | cell 3       | cell 0       |
              +--------------+--------------+--------------+--------------+
 
-A value's version is its number, counted from 1; it is in the cell that the two low bits of its
-version name. The data begins with cell 0. Bytes of the header, all written by the writer:
+A value's version is its number, counted from 1. The two low bits of the version name the cell that
+has the value; the data begins with cell 0. The words are in the header (segment/words.py, LATEST),
+and only the writer stores them, except `size`, which the creator stores:
 
-    offset  field
-    0x080   version: that of the newest value (u64, monotonic); 0 before the first
-    0x088   size: bytes of the largest value (u64), by the creator; 0: those of a cell
-    0x090   lengths: bytes of the value in each of the four cells (u64 each)
+    version  that of the newest value; 0 before the first
+    size     bytes of the largest value
+    lengths  bytes of the value in each of the four cells
 
-    set        length -> value -> fence -> version -> fence -> ring
-    get        version -> fence -> length, value, copied -> fence -> version: three on? then anew
+    set        length -> value -> fence -> version -> fence -> wake readers
+    get        version -> fence -> length, value, copied -> fence -> version: three on? then again
 
-Version v + 4 is written into the cell of version v, and not before version v + 3 is published: so a
-copy of v is whole if the version after it is at most v + 2. The cell that is being written is never
-one that readers are sent to, and a writer that is killed leaves it to its successor. (Simpson's
-four-slot mechanism, "Four-slot fully asynchronous communication mechanism", 1990, has as many cells
-for one reader that never has to try again; here any number may read, and one that is overtaken
-three times during a copy tries again.)
+Version v + 4 is written into the cell of version v, and not before version v + 3 is published. So a
+copy of version v is whole if the newest version after the copy is at most v + 2. No reader is ever
+sent to the cell that is being written, so a writer may be killed while it writes: the successor
+writes the same cell again. (Simpson's four-slot mechanism, "Four-slot fully asynchronous
+communication mechanism", 1990, has as many cells, for one reader that never tries again. Here any
+number of readers may read, and one that is overtaken three times during a copy tries again.)
 """
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shmkit.channels.fanout.one_writer import READERS, OneWriter, contiguous
-from shmkit.channels.handle import BUSY, LIMIT, STATES
+from shmkit.channels.fanout.one_writer import (
+    LARGE,
+    MAY_WRITE,
+    READERS,
+    OneWriter,
+    Options,
+    reentered,
+)
+from shmkit.channels.frame import as_bytes
+from shmkit.channels.handle import LIMIT, STATES
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
-from shmkit.segment.header import DATA_BELL, LEAST_DATA, POISONED, READY, STATE, TAIL
+from shmkit.segment.words import (
+    CUT,
+    LATEST_KIND,
+    LATEST_LENGTHS,
+    LATEST_SIZE,
+    LATEST_VERSION,
+    READERS_BELL,
+    READY,
+    STATE,
+)
 
 if TYPE_CHECKING:
     from shmkit.memory.url import Url, Where
     from shmkit.segment.segment import Segment
 
 __all__ = ["Latest", "LatestStatistics"]
-
-# Indices of 8-byte words.
-VERSION: Final = TAIL
-_SIZE: Final = VERSION + 1
-_LENGTHS: Final = VERSION + 2
-
-_QUICK_SIZE: Final = 1 << 16  # the copying of more than this may keep no order
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,8 @@ class LatestStatistics:
         version: how many values were set since it was created.
         length: bytes of the newest.
         state: "open", "shut down" or "corrupt".
-        writers: pid of the one who sets, if there is one.
-        participants: pids of all who are attached.
+        writers: pid of the writer, if there is one.
+        participants: pids of all attached handles.
         sleeps: how often this handle slept.
     """
 
@@ -75,27 +84,26 @@ class LatestStatistics:
 
 
 class Latest(OneWriter):
-    """One process sets a value, any number get the newest; no one waits for anyone.
+    """One process sets a value, any number of readers get the newest; no set and no get waits.
 
     Made by `create`, `attach` and `ensure`. The first set of a handle makes it the writer. Any
     number of threads may use a handle. It pickles, and in a forked child it is a handle of the
     child's own, without the role.
     """
 
-    __slots__ = ("_cell", "_quick_cell", "_version")
+    __slots__ = ("_cell", "_largest")
 
-    _KIND: ClassVar[int] = 3
-    _NOUN: ClassVar[str] = "latest"
+    _KIND: ClassVar[int] = LATEST_KIND.number
+    _NOUN: ClassVar[str] = LATEST_KIND.noun
     _ROLE: ClassVar[str] = "writer"
+    _SIZE: ClassVar[str] = "size"
+    _MOST: ClassVar[int] = 1 << 44
+    _CELLS: ClassVar[int] = 4
 
     def __init__(self, segment: Segment) -> None:
         self._cell = segment.header.data_size // 4
-        self._quick_cell = self._cell if STRONG_ORDER else -1
+        self._largest = -1  # bytes of the largest value; read when the role is claimed
         super().__init__(segment)
-
-    def _begin(self) -> None:
-        super()._begin()
-        self._version = -1
 
     @classmethod
     def create(
@@ -106,7 +114,7 @@ class Latest(OneWriter):
         *,
         participants: int = READERS,
     ) -> Self:
-        """Make a new one, without a value.
+        """Make a new latest, without a value.
 
         Args:
             where: the memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path.
@@ -120,10 +128,7 @@ class Latest(OneWriter):
             ValueError: a bad name or size.
             OSError: ENOSPC, no room for it.
         """
-        data = _data_size(size)
-        self = cls._create(where, data, participants=participants, keep=keep)
-        self._words[_SIZE] = size
-        return self
+        return cls._new(where, Options(size, keep, participants))
 
     @classmethod
     def ensure(
@@ -134,11 +139,11 @@ class Latest(OneWriter):
         *,
         participants: int = READERS,
     ) -> Self:
-        """Join the one of that name, or create it, also in place of one left half-made.
+        """Join the latest of that name, or create it.
 
         Args:
             where: as in `create`.
-            size: as in `create`; one that exists keeps its own, also of what follows.
+            size: as in `create`; a latest that exists keeps all its own options.
             keep: as in `create`.
             participants: as in `create`.
 
@@ -146,11 +151,11 @@ class Latest(OneWriter):
             IncompatibleSegment, CorruptSegment: as `attach`.
             ValueError, OSError: as `create`.
         """
-        data = _data_size(size)
-        self = cls._create(where, data, participants=participants, keep=keep, ensure=True)
-        if self._segment.buffer.created:
-            self._words[_SIZE] = size
-        return self
+        return cls._new(where, Options(size, keep, participants), ensure=True)
+
+    @classmethod
+    def _fill(cls, words: memoryview[int], size: int) -> None:
+        words[LATEST_SIZE] = size
 
     # -- setting -----------------------------------------------------------------------------------
 
@@ -165,76 +170,81 @@ class Latest(OneWriter):
 
         Raises:
             FrameTooLarge: it has more than `size` bytes.
-            ShutDown: it was shut down.
+            ShutDown: the latest was shut down.
             RoleTaken: another live handle is the writer.
             CorruptSegment: the version in the memory is impossible.
             ClosedError: this handle was closed.
             TypeError: `data` has no contiguous buffer.
+            RuntimeError: called from inside a set of the same thread, by a signal handler or a
+                finalizer.
         """
         if type(data) is not bytes:
-            data = contiguous(data)
+            data = as_bytes(data)
         size = len(data)
-        words = self._words
-        # No call from here until _limit is stored.
-        limit = self._limit
-        if size <= limit and words[STATE] == READY:
-            self._limit = BUSY
-            version = self._version + 1
+        if self._is_inside():
+            raise reentered(self._NOUN)
+        try:
+            self._enter()
+            words = self._words
+            version = words[LATEST_VERSION] + 1
+            if (
+                size > self._largest
+                or version >= LIMIT
+                or words[STATE] != READY
+                or self._state != MAY_WRITE
+            ):
+                version = self._prepare(size)
             cell = version & 3
-            words[_LENGTHS + cell] = size  # step: set.length
+            words[LATEST_LENGTHS + cell] = size  # step: set.length
             at = self._base + cell * self._cell
             self._map[at : at + size] = data  # step: set.value
-            self._version = words[VERSION] = version  # step: set.version
-            self._limit = limit
-            if words[DATA_BELL]:  # step: set.bell
+            if self._fenced or size > LARGE:
+                fence()
+            words[LATEST_VERSION] = version  # step: set.version
+            if self._fenced:
+                fence()
+            if words[READERS_BELL]:  # step: set.bell
                 self._bell.ring()
-            return version
-        return self._set_carefully(data, size)
-
-    def _set_carefully(self, data: bytes | memoryview, size: int) -> int:
-        def write(words: memoryview[int]) -> int:
-            most = self.size
-            if size > most:
-                raise FrameTooLarge(
-                    f"a value of {size} bytes, this latest takes {most} at most: create it with "
-                    f"size={size} or more",
-                    size=size,
-                    limit=most,
-                )
-            if self._claim() or words[VERSION] != self._version:
-                self._version = self._checked_version(words)
-            fence()  # the copying of large values keeps no order
-            version = self._version + 1
-            cell = version & 3
-            words[_LENGTHS + cell] = size  # step: set.length
-            at = self._base + cell * self._cell
-            self._map[at : at + size] = data  # step: set.value
-            fence()
-            self._version = words[VERSION] = version  # step: set.version
-            self._limit = min(most, _QUICK_SIZE) if self._quick else -1
-            return version
-
-        version = self._write_in_turn(write)
-        fence()  # step: set.bell
-        self._bell.ring()
+            self._leave()
+        except BaseException:
+            try:
+                self._leave()  # first of all: the next handler may raise at any call
+            except RuntimeError:
+                pass  # the exception came before the guard was taken, or after
+            raise
         return version
 
+    def _prepare(self, size: int) -> int:
+        """See to all that the common case of `set` takes for granted; gives the next version."""
+        words = self._words_for_putting()
+        largest = self.size
+        if size > largest:
+            raise FrameTooLarge(
+                f"a value of {size} bytes, this latest takes {largest} at most: create it with "
+                f"size={size} or more",
+                size=size,
+                limit=largest,
+            )
+        self._claim()
+        self._largest = largest
+        return self._checked_version(words) + 1
+
     def _checked_version(self, words: memoryview[int]) -> int:
-        version = words[VERSION]
+        version = words[LATEST_VERSION]
         if version >= LIMIT:
             raise self._corrupt(f"version {version}")
         return version
 
     def shutdown(self) -> None:
-        """Let no more values in; who waits for one gets ShutDown, the last is there to get.
+        """Let no more values in. A waiter gets ShutDown, and the last value stays there to get.
 
         Idempotent.
 
         Raises:
-            CorruptSegment: it was found broken before.
+            CorruptSegment: the latest was found broken before.
             ClosedError: this handle was closed.
         """
-        self._shut(immediate=False)
+        self._end(immediate=False)
 
     # -- getting -----------------------------------------------------------------------------------
 
@@ -246,24 +256,10 @@ class Latest(OneWriter):
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
-        words = self._words
-        version = words[VERSION]
-        cell = version & 3
-        size = words[_LENGTHS + cell]
-        if 0 < version < LIMIT and size <= self._quick_cell and words[STATE] < POISONED:
-            at = self._base + cell * self._cell
-            data: bytes = self._map[at : at + size]  # step: read.copy
-            if words[VERSION] - version < 3:
-                return data
-        return self._get_carefully()
-
-    def _get_carefully(self) -> bytes:
-        words = self._open_words()
-        self._checked_state(words)
-        found = self._read(words)
-        if found is None:
+        newest = self._newest()
+        if newest is None:
             raise Empty(f"latest {self._name} has no value yet: wait() waits for the first")
-        return found[1]
+        return newest[1]
 
     def wait(
         self, newer_than: int | None = None, timeout: float | None = None
@@ -275,11 +271,11 @@ class Latest(OneWriter):
             timeout: seconds to wait at most; None for ever, 0 not at all.
 
         Returns:
-            Its version and a copy of it. Versions between that and `newer_than` were passed over.
+            The version and a copy of the value. Versions between it and `newer_than` were skipped.
 
         Raises:
             Empty: nothing newer came in time.
-            ShutDown: it was shut down, and there is nothing newer.
+            ShutDown: the latest was shut down, and there is nothing newer.
             PeerDied: there is nothing newer and the writer was killed; told once per death.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
@@ -288,43 +284,50 @@ class Latest(OneWriter):
         known = 0 if newer_than is None else max(newer_than, 0)
         while True:
             words = self._open_words()
-            state = self._checked_state(words)  # before the version: who shut it had set before
+            state = self._checked_state(
+                words
+            )  # before the version: a shutdown comes after the last
             version = self._checked_version(words)
             if version > known:
-                found = self._read(words)
-                if found is not None:
-                    return found
+                newest = self._newest()
+                if newest is not None:
+                    return newest
             if state != READY:
                 raise ShutDown(f"latest {self._name} was shut down, at version {version}")
             if not self._wait(
-                self._bell, self._writer, VERSION, version, deadline, self._open_words
+                self._bell, self._writer, LATEST_VERSION, version, deadline, self._open_words
             ):
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
-    def _read(self, words: memoryview[int]) -> tuple[int, bytes] | None:
+    def _newest(self) -> tuple[int, bytes] | None:
         """The newest value with its version, or None before the first."""
-        values = self._map
-        if self._closed:  # looked at after it was taken
-            raise self._closed_error()
+        values, words = self._map, self._words  # in this order: `close` takes the words away first
+        if not READY <= words[STATE] <= CUT:
+            self._check_open()
+            self._checked_state(words)
         while True:
-            version = self._checked_version(words)
+            version = words[LATEST_VERSION]
+            if version >= LIMIT:
+                raise self._corrupt(f"version {version}")
             if not version:
                 return None
-            fence()
+            if not STRONG_ORDER:
+                fence()
             cell = version & 3
-            size = words[_LENGTHS + cell]
+            size = words[LATEST_LENGTHS + cell]
             if size <= self._cell:
                 at = self._base + cell * self._cell
                 data: bytes = values[at : at + size]  # step: read.copy
-            fence()
-            now = words[VERSION]
-            if now < version or (size > self._cell and now < version + 3):
-                raise self._corrupt(
-                    f"version {version} has {size} bytes in a cell of {self._cell}, and {now} came "
-                    "after it"
-                )
-            if now < version + 3:
+            if not STRONG_ORDER or size > LARGE:
+                fence()
+            passed = words[LATEST_VERSION] - version
+            if 0 <= passed < 3 and size <= self._cell:
                 return version, data
+            if passed < 3:
+                raise self._corrupt(
+                    f"version {version} has {size} bytes in a cell of {self._cell}, and "
+                    f"{version + passed} came after it"
+                )
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -335,7 +338,7 @@ class Latest(OneWriter):
         Raises:
             ClosedError: this handle was closed.
         """
-        return self._open_words()[VERSION]
+        return self._open_words()[LATEST_VERSION]
 
     @property
     def size(self) -> int:
@@ -344,21 +347,21 @@ class Latest(OneWriter):
         Raises:
             ClosedError: this handle was closed.
         """
-        size = self._open_words()[_SIZE]
+        size = self._open_words()[LATEST_SIZE]
         return size if 0 < size <= self._cell else self._cell
 
     def statistics(self) -> LatestStatistics:
-        """It at this moment.
+        """The latest at this moment.
 
         Raises:
             ClosedError: this handle was closed.
         """
         words = self._open_words()
-        version = words[VERSION]
+        version = words[LATEST_VERSION]
         return LatestStatistics(
             size=self.size,
             version=version,
-            length=words[_LENGTHS + (version & 3)],
+            length=words[LATEST_LENGTHS + (version & 3)],
             state=STATES.get(words[STATE], "corrupt"),
             writers=tuple(self._writer.holders()),
             participants=tuple(self._segment.membership.members()),
@@ -366,11 +369,4 @@ class Latest(OneWriter):
         )
 
     def __repr__(self) -> str:
-        return self._story(f"version {self._words[VERSION]}")
-
-
-def _data_size(size: int) -> int:
-    size = operator.index(size)
-    if not 0 < size <= 1 << 44:
-        raise ValueError(f"size={size}: a latest has 1 byte or more, and fits into memory")
-    return max(LEAST_DATA, 4 << (size - 1).bit_length())
+        return self._describe(f"version {self._words[LATEST_VERSION]}")

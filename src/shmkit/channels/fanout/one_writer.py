@@ -1,58 +1,103 @@
-"""OneWriter: what Broadcast and Latest share, one process that writes and any number that read.
+"""OneWriter: what Broadcast and Latest share. One process writes, any number of processes read.
 
-Readers write nothing that the writer looks at, but for the flag that says that someone may be
-asleep: it never waits for them, and their death is nothing to it. The writer's role is a lock byte
-that the kernel takes back, so a successor goes on where a dead one stopped. Readers sleep at a gong
-(sync/gong.py), which wakes them all.
+Readers store nothing that the writer depends on, except a flag that says that a reader may be
+asleep. So the writer never waits for readers, and the death of a reader changes nothing. The
+writer's role is a byte that the kernel locks: when the writer dies the kernel takes it back, and
+a successor goes on where the writer stopped. Readers sleep on one eventcount, which wakes them all.
+
+Writing threads of one handle exclude each other with a lock, the guard. A call that finds its own
+thread inside the guard comes from a signal handler, a finalizer or a debugger that interrupted a
+call: it gets a RuntimeError, since waiting would be for ever.
+
+A write goes on from what the shared words say, and the handle remembers nothing that an exception
+could leave wrong. Its `_state` says whether a write may take the common case.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+import operator
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
-from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import BUSY, STATES, Handle
+from shmkit.channels.handle import STATES, Handle
 from shmkit.channels.roles import Side
-from shmkit.channels.turn import Turn
-from shmkit.deadline import Deadline
-from shmkit.segment.fences import ATOMIC_RUNS, join_fence_all
-from shmkit.segment.header import CUT, DATA_BELL, READY, SHUT, STATE
-from shmkit.segment.presence import PRODUCER_BYTE
+from shmkit.segment.fences import join_fence_all
 from shmkit.segment.segment import Segment
+from shmkit.segment.words import (
+    CUT,
+    LEAST_DATA,
+    PRODUCER_BYTE,
+    READERS_BELL,
+    READY,
+    SHUT,
+    STATE,
+    WRITER_ROLE,
+)
 from shmkit.sync.doorbell import NO_WORDS
 from shmkit.sync.eventcount import EventCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["READERS", "OneWriter", "contiguous"]
+    from shmkit.deadline import Deadline
+    from shmkit.memory.url import Url, Where
 
-_T = TypeVar("_T")
+__all__ = ["LARGE", "MAY_WRITE", "READERS", "OneWriter", "Options", "reentered"]
 
 READERS: Final = 120
-"""How many handles may be attached, unless the creator says otherwise: what three pages hold."""
+"""How many handles may be attached, unless the creator says otherwise: what fits in three pages."""
+
+LARGE: Final = 1 << 16
+"""Bytes. Copying more than this may use stores that keep no order, so a fence follows it."""
+
+
+# Whether a write may take the common case, and why not.
+NO_ROLE: Final = "the role was not claimed in this process"
+MAY_WRITE: Final = "the role is this handle's"
+CLOSED: Final = "this handle was closed"
+
+
+class Options(NamedTuple):
+    """What a Broadcast or a Latest is created with.
+
+    Attributes:
+        size: bytes, as the caller gave them; `OneWriter._new` checks them.
+        keep: whether a named segment stays when its creator goes.
+        participants: how many handles may be attached at a time.
+    """
+
+    size: int
+    keep: bool
+    participants: int
 
 
 class OneWriter(Handle):
-    """A handle on a channel that one process writes and any number read."""
+    """A handle on a channel that one process writes and any number of processes read."""
 
     __slots__ = (
         "_bell",
-        "_is_writer",
-        "_limit",
+        "_enter",
+        "_fenced",
+        "_is_inside",
+        "_leave",
         "_may_sleep",
-        "_quick",
-        "_turn",
+        "_state",
         "_writer",
     )
 
     _ROLE: ClassVar[str]
+    _SIZE: ClassVar[str]  # what the option is called that says the size
+    _MOST: ClassVar[int]  # bytes that the size may be
+    _CELLS: ClassVar[int]  # how many of that size the data has room for
 
-    _limit: int  # of the writer's fast path; below 0 whenever there is something to see to first
-    _quick: bool  # whether the writer may take its fast path
+    _state: str  # NO_ROLE, MAY_WRITE or CLOSED
+    _fenced: bool  # whether this machine needs a fence around each write
+    _is_inside: Callable[[], bool]  # whether this thread has the guard
+    _enter: Callable[[], object]  # take the guard
+    _leave: Callable[[], None]  # give it back
 
     def __init__(self, segment: Segment) -> None:
-        """Take over a segment; `create`, `attach` and `ensure` are the ways to make one."""
+        """Take over a segment; `create`, `attach` and `ensure` are the ways to make a handle."""
         super().__init__(segment)
         self._bell = self._new_bell()
         self._writer = self._new_side()
@@ -62,78 +107,105 @@ class OneWriter(Handle):
         membership.watch(self, segment.close, f"unclosed {self._NOUN} {self._name}")
 
     def _begin(self) -> None:
-        """Without a role: at first, and anew in a forked child."""
-        self._turn = Turn(TimeoutError)  # nobody waits with a deadline here
-        self._is_writer = self._quick = self._may_sleep = False
-        self._limit = -1
+        """Start without the role: at first, and again in a forked child."""
+        # An RLock knows its owner from the instant it is taken; threading.Condition asks it, too.
+        guard: Any = threading.RLock()
+        self._is_inside = guard._is_owned
+        self._enter = guard.acquire
+        self._leave = guard.release
+        self._state = CLOSED if self._closed else NO_ROLE
+        self._fenced = True
+        self._may_sleep = False
 
     def _new_bell(self) -> EventCount:
         semaphores = self._segment.membership.semaphores
-        return EventCount(self._words, DATA_BELL, STATE, semaphores, ("data", "space"))
+        return EventCount(self._words, READERS_BELL, STATE, semaphores, ("data", "space"))
 
     def _new_side(self) -> Side:
-        return Side(self._segment, self._ROLE, 0, PRODUCER_BYTE, self._NOUN)
+        return Side(self._segment, self._ROLE, WRITER_ROLE, PRODUCER_BYTE, self._NOUN)
 
-    # -- coming and going ------------------------------------------------------------------------
+    # -- creating and closing --------------------------------------------------------------------
+
+    @classmethod
+    def _new(cls, where: Where | Url, options: Options, *, ensure: bool = False) -> Self:
+        """Check the options, and create a segment; with `ensure` join the one that is there."""
+        size = operator.index(options.size)
+        if not 0 < size <= cls._MOST:
+            raise ValueError(
+                f"{cls._SIZE}={size}: a {cls._NOUN} takes 1 to {cls._MOST} bytes, and has to fit "
+                "into memory"
+            )
+        self = cls._create(
+            where,
+            max(LEAST_DATA, cls._CELLS << (size - 1).bit_length()),
+            participants=options.participants,
+            keep=options.keep,
+            ensure=ensure,
+        )
+        if self._segment.buffer.created:
+            self._fill(self._words, size)
+        return self
+
+    @classmethod
+    def _fill(cls, words: memoryview[int], size: int) -> None:
+        """Store the words of a new segment that are not zero."""
 
     def close(self) -> None:
         """Leave, and give the role of this handle back. Idempotent.
 
-        It is no end for the others: a successor may attach. `shutdown` is the end.
+        The channel goes on for every other handle, and a successor may write. `shutdown` ends it.
+
+        Raises:
+            RuntimeError: called from inside a write of the same thread, by a signal handler or a
+                finalizer.
         """
-        if self._closed:
-            return
+        if self._is_inside():
+            raise reentered(self._NOUN)
         self._closed = True
-        self._turn.end()
-        self._await_fast_path(self._is_off_fast_path)
-        self._limit = -1
-        if self._is_writer:
-            self._writer.release()
+        try:
+            self._enter()  # after the writes of other threads; a later one is refused
+            if self._state == MAY_WRITE:
+                self._writer.release()
+            self._state = CLOSED
+            self._leave()
+        except BaseException:
+            try:
+                self._leave()  # first of all: the next handler may raise at any call
+            except RuntimeError:
+                pass  # the exception came before the guard was taken, or after
+            raise
         self._segment.close()
         self._bell.close()
         self._words, self._map = NO_WORDS, self._segment.map
 
     # -- looking ---------------------------------------------------------------------------------
 
-    def _story(self, more: str) -> str:
+    def _describe(self, more: str) -> str:
         if self._closed:
             return f"<{type(self).__name__} {self._name} closed>"
         state = STATES.get(self._words[STATE], "corrupt")
-        role = self._ROLE if self._is_writer else "no role"
+        role = self._ROLE if self._state == MAY_WRITE else "no role"
         return f"<{type(self).__name__} {self._name} {state}, {more}, {role} here>"
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _write_in_turn(self, write: Callable[[memoryview[int]], _T]) -> _T:
-        """Call a function in the turn of this handle's writing threads, off the fast path."""
-        self._check_open()
+    def _claim(self) -> None:
+        """Take the role for this handle, unless it has it. Called with the guard.
 
-        def act() -> _T:
-            self._await_fast_path(self._is_off_fast_path)
-            self._limit = -1
-            return write(self._words_for_putting())
-
-        return self._turn.run(Deadline(None), act)
-
-    def _claim(self) -> bool:
-        """Take the role for this handle; whether it is new to it.
-
-        The fast path needs runs of bytecode that nothing interrupts, stores that are seen in their
-        order, and sleepers that fence for both.
+        Raises:
+            RoleTaken: another live handle has the role.
         """
-        if self._is_writer:
-            return False
-        self._writer.claim()
-        self._is_writer = True
-        self._quick = ATOMIC_RUNS and join_fence_all()
-        return True
+        if self._state == NO_ROLE:
+            if self._segment.membership.presence.holds(PRODUCER_BYTE):
+                self._writer.release()  # an exception came in the middle of the last claim
+            self._writer.claim()
+            # Where every sleeper fences for the writer, too, a write needs no fence of its own.
+            self._fenced = not join_fence_all()
+            self._state = MAY_WRITE
 
-    def _is_off_fast_path(self) -> bool:
-        return self._limit != BUSY
-
-    def _shut(self, immediate: bool) -> None:
+    def _end(self, immediate: bool) -> None:
         words = self._open_words()
-        self._segment.membership.register()  # in a forked child, for the bells that others hear
+        self._segment.membership.register()  # in a forked child, to have the semaphores open
         state = self._checked_state(words)
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT
@@ -154,11 +226,11 @@ class OneWriter(Handle):
 
         Args:
             bell: where to sleep.
-            writer: whose death to tell of.
+            writer: the side whose death ends the wait.
             word: index of the word.
             seen: the value it had.
             deadline: when to give up.
-            check: called now and then; raises if who waits was closed.
+            check: called now and then; raises if the waiter was closed.
 
         Returns:
             False when the deadline passed first.
@@ -169,8 +241,8 @@ class OneWriter(Handle):
         if deadline.is_now:
             return False
         if not self._may_sleep:
-            self._segment.membership.register()  # in a forked child, for the bells that it hears
-            join_fence_all()  # a sleeper fences for the writer, too
+            self._segment.membership.register()  # in a forked child, to have the semaphores open
+            join_fence_all()
             self._may_sleep = True
 
         def look() -> None:
@@ -180,10 +252,13 @@ class OneWriter(Handle):
         return bell.wait(word, seen, deadline, look)
 
 
-def contiguous(data: Any) -> bytes | memoryview:
-    """`data` as plain bytes whose `len` is true, without a copy.
+def reentered(noun: str) -> RuntimeError:
+    """The error of a call that interrupted another call of its own thread.
 
-    Raises:
-        TypeError: it has no buffer, or the buffer is not contiguous.
+    Args:
+        noun: what both calls are on.
     """
-    return data if type(data) is bytes else as_bytes(memoryview(data))
+    return RuntimeError(
+        f"a call inside another one on the same {noun}: a signal handler or a finalizer needs a "
+        "handle of its own"
+    )

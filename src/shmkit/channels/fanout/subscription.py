@@ -1,37 +1,35 @@
-"""Subscription: one reader of a broadcast, which keeps its position and counts what it lost.
+"""Subscription: one reader of a broadcast. It keeps its own position and counts what it lost.
 
-A reader only reads: it copies a frame out, and then looks whether `oldest` has passed it. If so the
-copy may be torn: it is thrown away, and reading goes on at `oldest`, whose header tells its number
-and so how many frames lie between. broadcast.py draws the bytes and the order of steps.
+A reader stores nothing in the shared memory. It copies a frame out, and then looks whether `oldest`
+has passed the frame. If so, the copy may be torn: the reader throws it away and goes on at
+`oldest`, where the header tells the frame's number, and so how many frames lie between.
+broadcast.py draws the bytes and the order of steps.
 
-Threads may share a subscription: each frame goes to one of them. Nothing is taken from the memory,
-so a thread may copy first and then see whether the frame is still its to deliver: the position is
-compared and moved in a run of bytecode that nothing interrupts (ordering.py).
+Threads may share a subscription: a lock lets one of them read at a time, and each frame goes to one
+thread. Where it reads, which frame that is and how many were lost change together, in one
+assignment, so an exception leaves all three as they were or all three new.
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from shmkit.channels.frame import HEADER, LOW, PAD
-from shmkit.channels.turn import Turn
+from shmkit.channels.fanout.one_writer import LARGE, reentered
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown
-from shmkit.segment.fences import ATOMIC_RUNS, STRONG_ORDER, fence
-from shmkit.segment.header import CUT, READY, STATE, TAIL
+from shmkit.segment.fences import STRONG_ORDER, fence
+from shmkit.segment.words import FRAME_HEADER, OLDEST, PAD, READY, SHUT, SIZE_MASK, STATE, TAIL
 from shmkit.sync.doorbell import NO_WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from shmkit.channels.fanout.broadcast import Broadcast
 
-__all__ = ["OLDEST", "Subscription", "SubscriptionStatistics"]
-
-OLDEST: Final = TAIL + 1
-_QUICK: Final = STRONG_ORDER and ATOMIC_RUNS
+__all__ = ["Subscription", "SubscriptionStatistics"]
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,10 @@ class SubscriptionStatistics:
 
 
 class Subscription:
-    """One reader of a broadcast: every frame in order, but for those it is too slow for.
+    """One reader of a broadcast: every frame in order, except those that it is too slow for.
 
     Made by `Broadcast.subscribe`. Threads that share it get each frame once between them. It does
-    not pickle: hand the broadcast on, and subscribe there. In a forked child it is a reader of the
+    not pickle: pass the broadcast on, and subscribe there. In a forked child it is a reader of the
     child's own, at the same position.
     """
 
@@ -65,19 +63,24 @@ class Subscription:
         "_broadcast",
         "_closed",
         "_data_word",
+        "_end",
+        "_enter",
         "_first",
-        "_head",
-        "_lost",
+        "_is_inside",
+        "_leave",
         "_map",
         "_mask",
-        "_number",
         "_payload",
+        "_place",
         "_publisher",
-        "_seen",
-        "_tail_seen",
-        "_turn",
         "_words",
     )
+
+    _place: tuple[int, int, int]
+    """Position of the next frame, its number, and how many frames were lost before it."""
+    _is_inside: Callable[[], bool]  # whether this thread has the guard
+    _enter: Callable[[], object]  # take the guard
+    _leave: Callable[[], None]  # give it back
 
     def __init__(self, broadcast: Broadcast, start: str) -> None:
         """Begin to read; `Broadcast.subscribe` is the way to make one."""
@@ -88,19 +91,21 @@ class Subscription:
         self._words = segment.words
         self._data_word = segment.data_word
         self._mask = segment.header.data_size - 1
-        self._payload = segment.base + HEADER
+        self._end = segment.header.data_size - FRAME_HEADER
+        self._payload = segment.base + FRAME_HEADER
         self._bell = broadcast._new_bell()
         self._publisher = broadcast._new_side()
-        self._head, self._number = broadcast._at(OLDEST if start == "oldest" else TAIL)
-        self._first = self._number  # what counts as lost comes after it
-        self._seen = self._head  # how far the fast path may read: never past the end of the data
-        self._tail_seen = self._head
-        self._lost = 0
+        head, number = broadcast._frame_at(OLDEST if start == "oldest" else TAIL)
+        self._place = head, number, 0
+        self._first = number
         self._begin()
 
     def _begin(self) -> None:
-        """At first, and in a forked child."""
-        self._turn = Turn(lambda: Empty("another get on this subscription did not end in time"))
+        """Start without a thread inside: at first, and again in a forked child."""
+        guard: Any = threading.RLock()
+        self._is_inside = guard._is_owned
+        self._enter = guard.acquire
+        self._leave = guard.release
 
     def get(self, timeout: float | None = None) -> bytes:
         """The next frame, waiting while there is none.
@@ -109,7 +114,7 @@ class Subscription:
             timeout: seconds to wait at most; None for ever, 0 not at all.
 
         Returns:
-            The frame's bytes, a copy. `lost` tells whether some before it were lost.
+            The frame's bytes, a copy. `lost` tells whether frames before it were lost.
 
         Raises:
             Empty: none came in time.
@@ -117,23 +122,11 @@ class Subscription:
             PeerDied: everything has been read and the publisher was killed; told once per death.
             CorruptSegment: an index or a frame's length in the memory is impossible.
             ClosedError: this subscription or its broadcast was closed.
+            RuntimeError: called from inside a get of the same thread, by a signal handler or a
+                finalizer.
         """
-        words = self._words
-        # No call from here until _number is stored.
-        head = self._head
-        seen = self._seen
-        if head < seen and words[STATE] < CUT:
-            at = head & self._mask
-            size = words[self._data_word + (at >> 3)]
-            if size <= seen - head - 16:
-                at += self._payload
-                frame: bytes = self._map[at : at + size]  # step: read.copy
-                # The copy is whole if it was not overtaken; and ours, if no other thread took it.
-                if words[OLDEST] <= head and self._head == head:
-                    self._head = head + ((size + 31) & -16)
-                    self._number += 1
-                    return frame
-        return self._get_carefully(timeout)
+        frame = self._take()
+        return self._await_frame(timeout) if frame is None else frame
 
     def get_nowait(self) -> bytes:
         """`get`, or Empty at once."""
@@ -152,71 +145,95 @@ class Subscription:
                 return
             yield frame
 
-    def _get_carefully(self, timeout: float | None) -> bytes:
-        deadline = Deadline(timeout)
-        broadcast, turn = self._broadcast, self._turn
-        self._check_open()
+    def _await_frame(self, timeout: float | None) -> bytes:
+        deadline, broadcast = Deadline(timeout), self._broadcast
         while True:
-            frame = turn.run(deadline, self._take)
+            seen = self._place[0]  # while there is no frame, this is the tail
+            frame = self._take()
             if frame is not None:
                 return frame
             if not broadcast._wait(
-                self._bell, self._publisher, TAIL, self._tail_seen, deadline, self._check_open
+                self._bell, self._publisher, TAIL, seen, deadline, self._check_open
             ):
                 raise Empty(f"broadcast {broadcast._name} has nothing new")
 
     def _take(self) -> bytes | None:
-        """The next frame, or None if there is none, or none any more for this thread."""
-        words, data, broadcast = self._words, self._map, self._broadcast
-        self._check_open()  # after they were taken: they are not the empty ones
-        state = broadcast._checked_state(words)  # before the tail: who shut it had published before
-        if state == CUT:
-            raise ShutDown(f"broadcast {broadcast._name} was shut down at once")
-        while True:
-            head, number = self._head, self._number  # a pair: no call between
-            tail = self._tail_seen = words[TAIL]
-            fence()
-            if words[OLDEST] > head:
-                self._skip_lost(head, number)
-                continue
-            if head >= tail:
-                break
-            bound = min(tail, (head | self._mask) + 1)
-            at = head & self._mask
-            word = words[self._data_word + (at >> 3)]
-            size = word & LOW
-            fits = size <= bound - head - HEADER and word >> 32 in (0, PAD >> 32)
-            frame: bytes | None = None
-            if fits and word < PAD:
-                at += self._payload
-                frame = data[at : at + size]  # step: read.copy
-            fence()
-            if words[OLDEST] > head:
-                continue
-            if not fits:
-                raise self._corrupt(f"frame header {word:#x} at {head}, and frames until {bound}")
-            if self._head == head:
-                self._head = head + ((size + 31) & -16)
-                self._seen = bound if _QUICK else 0
-                if frame is not None:
-                    self._number += 1
-                    return frame
+        """Copy the next frame out and go past it; None if there is none.
+
+        Raises:
+            ShutDown, CorruptSegment, ClosedError, RuntimeError: as `get`.
+        """
+        if self._is_inside():
+            raise reentered("subscription")
+        try:
+            self._enter()
+            data, words = self._map, self._words  # in this order: `close` takes the words first
+            while True:
+                state = words[STATE]  # before the tail: a shutdown comes after the last frame
+                if state != READY and state != SHUT:
+                    self._check_open()
+                    self._broadcast._checked_state(words)
+                    raise ShutDown(f"broadcast {self._broadcast._name} was shut down at once")
+                head, number, lost = self._place
+                tail = words[TAIL]
+                if not STRONG_ORDER:
+                    fence()
+                if tail == head:
+                    if state == SHUT:
+                        raise ShutDown(
+                            f"broadcast {self._broadcast._name} was shut down and is read"
+                        )
+                    frame = None
+                    break
+                at = head & self._mask
+                size = words[self._data_word + (at >> 3)]
+                # A frame ends at the tail or before, and so at the end of the data. Both are
+                # checked, for the header may be of a frame that was written over.
+                if size <= tail - head - FRAME_HEADER and size <= self._end - at:
+                    at += self._payload
+                    frame = data[at : at + size]  # step: read.copy
+                    if not STRONG_ORDER or size > LARGE:
+                        fence()
+                    if words[OLDEST] <= head:
+                        self._place = head + ((size + 31) & -16), number + 1, lost
+                        break
+                self._go_on(words, tail, size)
+            self._leave()
+        except BaseException:
+            try:
+                self._leave()  # first of all: the next handler may raise at any call
+            except RuntimeError:
+                pass  # the exception came before the guard was taken, or after
+            raise
+        return frame
+
+    def _go_on(self, words: memoryview[int], tail: int, word: int) -> None:
+        """Go past what is not a whole frame: frames that were written over, or a lap's filler.
+
+        Args:
+            words: the segment as 8-byte words.
+            tail: as it was before the header was looked at.
+            word: the first word of the header.
+
+        Raises:
+            CorruptSegment: it is neither.
+        """
+        head, number, lost = self._place
+        fence()
+        if words[OLDEST] > head:
+            oldest, first = self._broadcast._frame_at(OLDEST)
+            missed = first - number
+            if not 0 <= missed <= (oldest - head) // FRAME_HEADER:
+                raise self._corrupt(f"frame {first} at {oldest}, but frame {number} at {head}")
+            self._place = oldest, first, lost + missed
+            return
         if head > tail:
             raise self._corrupt(f"tail {tail}, where it was {head} before")
-        if state != READY:
-            raise ShutDown(f"broadcast {broadcast._name} was shut down and is read")
-        return None
-
-    def _skip_lost(self, head: int, number: int) -> None:
-        """From frame `number` at `head`, go to the oldest whole one, and count those between."""
-        oldest, first = self._broadcast._at(OLDEST)
-        lost = first - number
-        if not 0 <= lost <= (oldest - head) // HEADER:
-            raise self._corrupt(f"frame {first} at {oldest}, but frame {number} at {head}")
-        if self._head == head:
-            self._head = self._seen = oldest
-            self._number = first
-            self._lost += lost
+        bound = min(tail, (head | self._mask) + 1)
+        size = word & SIZE_MASK
+        if word - size != PAD or size > bound - head - FRAME_HEADER:
+            raise self._corrupt(f"frame header {word:#x} at {head}, and frames until {bound}")
+        self._place = head + ((size + 31) & -16), number, lost
 
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._broadcast._corrupt(detail)
@@ -229,11 +246,10 @@ class Subscription:
 
     def close(self) -> None:
         """Stop reading. Idempotent; the broadcast stays open."""
-        if not self._closed:
-            self._closed = True
-            self._seen = 0
-            self._bell.close()
-            self._words, self._map = NO_WORDS, None
+        self._closed = True
+        self._words = NO_WORDS
+        self._map = None
+        self._bell.close()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -257,11 +273,8 @@ class Subscription:
 
     @property
     def lost(self) -> int:
-        """How many frames this reader was too slow for, of those before the next `get` knows of.
-
-        They are counted when `get` comes to the gap.
-        """
-        return self._lost
+        """How many frames this reader was too slow for; they are counted when `get` passes them."""
+        return self._place[2]
 
     @property
     def broadcast(self) -> Broadcast:
@@ -281,14 +294,15 @@ class Subscription:
             ClosedError: it was closed.
         """
         self._check_open()
-        number = self._number
+        _, number, lost = self._place
         return SubscriptionStatistics(
-            received=number - self._first - self._lost,
-            lost=self._lost,
-            behind=max(0, self._broadcast._at(TAIL)[1] - number),
+            received=number - self._first - lost,
+            lost=lost,
+            behind=max(0, self._broadcast._frame_at(TAIL)[1] - number),
             sleeps=self._bell.sleeps,
         )
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"at frame {self._number}"
-        return f"<Subscription to {self._broadcast._name} {state}, {self._lost} lost>"
+        number, lost = self._place[1:]
+        state = "closed" if self.closed else f"at frame {number}"
+        return f"<Subscription to {self._broadcast._name} {state}, {lost} lost>"
