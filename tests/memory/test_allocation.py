@@ -103,6 +103,48 @@ def test_full_dev_shm(own_namespace: list[str], step: str, where: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+# ------------------------------------------------------------------ no /dev/shm to use
+
+UNUSABLE = """
+import sys
+from shmkit import SharedBuffer
+for use in (
+    lambda: SharedBuffer.create("shm:x", 100),
+    lambda: SharedBuffer.create("shm:", 100),
+    lambda: SharedBuffer.ensure("shm:x", 100, keep=True),
+    *([lambda: SharedBuffer.attach("shm:x", timeout=None)] if sys.argv[2] == "missing" else []),
+):
+    try:
+        use()
+    except OSError as error:
+        assert not isinstance(error, (FileExistsError, FileNotFoundError)), repr(error)
+        assert "/dev/shm" in str(error) and "'file:PATH'" in str(error), error
+    else:
+        raise AssertionError("it worked")
+with SharedBuffer.create(None, 100) as one, SharedBuffer.create("file:" + sys.argv[1], 100) as two:
+    one[0] = two[0] = 1
+    two.unlink()
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "mount"),
+    [("missing", "tmpfs /dev"), ("read-only", "-o ro tmpfs /dev/shm")],
+)
+def test_dev_shm_that_cannot_be_used(own_namespace: list[str], tmp_path: Path, way, mount) -> None:
+    """One clear error at once, and files and anonymous memory go on working."""
+    script = f'mount -t tmpfs {mount} && exec "$@"'
+    python = [sys.executable, "-W", "error", "-c", UNUSABLE, str(tmp_path / "x"), way]
+    result = subprocess.run(
+        [*own_namespace, "sh", "-c", script, "sh", *python],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 # ------------------------------------------------------------------ more than the machine has
 
 

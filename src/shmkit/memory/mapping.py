@@ -158,7 +158,8 @@ def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
         )
     else:
         memory = mmap.mmap(fd, start + length, access=_ACCESS[access], offset=offset - start)
-    return Region(memory, start, memoryview(memory)[start:])
+    whole = memoryview(memory)
+    return Region(memory, start, whole[start:] if start else whole)
 
 
 def map_anonymous(size: int) -> Region:

@@ -126,7 +126,7 @@ class Lock:
                 guard.leave()
         except BaseException:
             try:
-                guard.leave()
+                guard.leave()  # again: a handler may have raised as the first began
             finally:
                 if self._call is call and self._mutex.held:
                     self._mutex.pass_on(how)
@@ -167,13 +167,17 @@ class Lock:
         if guard.is_mine():
             raise self._nested()
         try:
-            # While it is held no thread has the guard for longer than a moment.
-            if guard.try_take() or (self._mutex.held and guard.take(Deadline(None))):
-                self._mutex.release()
-            else:
-                raise RuntimeError("release of a lock that this handle does not hold")
-        finally:
-            guard.leave()
+            try:
+                # While it is held no thread has the guard for longer than a moment.
+                if guard.try_take() or (self._mutex.held and guard.take(Deadline(None))):
+                    self._mutex.release()
+                else:
+                    raise RuntimeError("release of a lock that this handle does not hold")
+            finally:
+                guard.leave()
+        except BaseException:
+            guard.leave()  # again: a handler may have raised as the first began
+            raise
         if self._waiting:
             self._freed.set()
 

@@ -369,11 +369,11 @@ class Handle:
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
     def _close_descriptors(self, close: Any = os.close) -> None:
-        while True:
+        while self._descriptors:
             try:
                 fd = self._descriptors.pop()
             except IndexError:
-                return
+                return  # another thread was faster
             close(fd)
 
     # ------------------------------------------------------------------ for subclasses
