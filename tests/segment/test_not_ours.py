@@ -60,6 +60,7 @@ def put_there(path: Path, size: int, filled: str, made_by: str) -> bytes:
     held = content(size, filled)
     if made_by == "SharedMemory" and size:
         memory = SharedMemory(path.name, create=True, size=size)
+        assert memory.buf is not None
         memory.buf[:size] = held
         memory.close()
     else:

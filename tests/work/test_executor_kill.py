@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from shmkit import ProcessPoolExecutor, WorkerDied
-from shmkit.segment.header import DATA_BELL
+from shmkit.segment.words import DATA_BELL
 from shmkit.tools.testing.steps import choose
 from tests.processes import run_python, wait_until
 
