@@ -362,7 +362,7 @@ def soak(seconds: float, where: str | None = None, seed: int = 0, pace: float = 
     hidden.clear()
     started = time.monotonic()
     with Ring.create(where, capacity=CAPACITY, producers="many", consumers="many") as ring:
-        names = [semaphore.name for semaphore in ring._segment.membership.semaphores.values()]
+        name = ring.url.name if ring.url.scheme == "shm" else ""
         supervisor = Supervisor(ring, counts, report, seed)
         try:
             supervisor.run(seconds, pace)
@@ -370,7 +370,7 @@ def soak(seconds: float, where: str | None = None, seed: int = 0, pace: float = 
         finally:
             supervisor.kill_all()
     report.seconds = time.monotonic() - started
-    report.left = [name for name in names if Path("/dev/shm", f"sem.{name}").exists()]
+    report.left = [name] if name and Path("/dev/shm", name).exists() else []
     _account(report, counts)
     return report
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import resource_tracker
@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from shmkit import IncompatibleSegment, Ring, Semaphore, SharedBuffer
-from shmkit.memory import ownership
-from shmkit.segment import segment
+from shmkit import IncompatibleSegment, Ring, SharedBuffer
+from shmkit.memory import creation
+from shmkit.segment import header
 from shmkit.segment.segment import Segment
 from tests import leaks
 from tests.processes import run_python, wait_until
@@ -161,34 +161,29 @@ def test_a_ring_in_use_is_joined_by_another_incarnation_of_the_name(named: str) 
 # ------------------------------------------------------------------ its owner leaves
 
 
-def test_an_owner_that_leaves_while_another_attaches(named: str, monkeypatch: Any) -> None:
-    """Between opening the memory and entering: there is nothing to join any more."""
-    owner = Ring.create(named, capacity=4096)
-    wait = Segment._await_magic
+def leaving_meanwhile(owner: Ring, monkeypatch: Any) -> None:
+    """Have an owner leave when another has opened the memory, and has not entered yet."""
+    bind = Segment._bind
 
-    def leave(self: Segment, deadline: Any) -> None:
+    def leave(self: Segment) -> None:
+        monkeypatch.setattr(Segment, "_bind", bind)
         owner.unlink()
         owner.close()
-        wait(self, deadline)
+        bind(self)
 
-    monkeypatch.setattr(Segment, "_await_magic", leave)
+    monkeypatch.setattr(Segment, "_bind", leave)
+
+
+def test_an_owner_that_leaves_while_another_attaches(named: str, monkeypatch: Any) -> None:
+    """Between opening the memory and entering: there is nothing to join any more."""
+    leaving_meanwhile(Ring.create(named, capacity=4096), monkeypatch)
     with pytest.raises(FileNotFoundError):
         Ring.attach(named)
 
 
 def test_an_owner_that_leaves_while_another_ensures(named: str, monkeypatch: Any) -> None:
-    """Between its look at the name and its attach: it makes the ring, and does not wait first."""
-    owner = Ring.create(named, capacity=4096)
-    remove = Segment._remove_corpse
-
-    def leave(buffer: SharedBuffer, semaphores: Any) -> bool:
-        answer = remove(buffer, semaphores)
-        owner.unlink()
-        owner.close()
-        return answer
-
-    monkeypatch.setattr(Segment, "_remove_corpse", staticmethod(leave))
-    monkeypatch.setattr(segment, "_TAKEOVER", 1000.0)  # the time it would wait
+    """It makes the ring."""
+    leaving_meanwhile(Ring.create(named, capacity=4096), monkeypatch)
     with Ring.ensure(named, capacity=8192) as ring:
         assert ring.capacity == 8192
         ring.put(b"into what others find")
@@ -198,108 +193,59 @@ def test_an_owner_that_leaves_while_another_ensures(named: str, monkeypatch: Any
 
 
 @linux
-def test_the_last_one_out_removes_the_semaphores_whoever_it_is(named: str) -> None:
+def test_the_last_one_out_removes_the_semaphores_whoever_it_is(
+    named: str, semaphores: Callable[[], list[Path]]
+) -> None:
     owner = Ring.create(named, capacity=4096)
     heir = Ring.attach(named)
-    names = [semaphore.name for semaphore in heir._segment.membership.semaphores.values()]
     owner.close()
     heir.put(b"frame")
+    assert semaphores()
     heir.close()
-    assert not [name for name in names if Path(f"/dev/shm/sem.{name}").exists()]
+    assert not semaphores()
     with Ring.attach(named) as ring:  # and the name is still there
         assert ring.get(timeout=0) == b"frame"
     owner.unlink()
 
 
-# ------------------------------------------------------------------ half-made
+# ------------------------------------------------------------------ killed while it is made
 
 
 @linux
-def test_a_creator_at_work_is_waited_for(named: str, fork: Any) -> None:
-    child = fork(stop_in_the_middle, named)
-    wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
-    with pytest.raises(IncompatibleSegment, match="being made"):
-        Ring.attach(named, timeout=0.1)
-    with ThreadPoolExecutor(2) as threads:
-        attaching = threads.submit(Ring.attach, named, timeout=20)
-        ensuring = threads.submit(Ring.ensure, named, capacity=4096)
-        with pytest.raises(TimeoutError):
-            attaching.result(0.3)
-        assert not ensuring.done()
-        os.kill(child.pid, signal.SIGCONT)
-        made = child.receive()
-        with attaching.result(10) as first, ensuring.result(10) as second:
-            assert made == incarnation(first) == incarnation(second)
-            assert first.get(timeout=5) == b"made"
-    child.link.send("enough")
-    child.finish()
-
-
-def stop_in_the_middle(link: Any, where: str) -> None:
-    """Make a ring, and be stopped where its semaphores are made: before the magic is stored."""
-    create = Semaphore.create
-
-    def stop(*args: Any, **kwargs: Any) -> Semaphore:
-        Semaphore.create = create
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return create(*args, **kwargs)
-
-    Semaphore.create = stop
-    with Ring.create(where, capacity=4096) as ring:
-        ring.put(b"made")
-        link.send(incarnation(ring))
-        link.recv()
-
-
-@linux
-def test_a_creator_killed_at_any_line_is_taken_over(named: str, tmp_path: Path) -> None:
-    """Whatever is left: attach tells what it is, ensure makes a ring that works, nothing stays."""
-    result = run_python(kill_creators_everywhere, named, str(tmp_path), timeout=50)
-    counts, left = result.stdout.splitlines()
-    killed, half_made, semaphores = map(int, counts.split())
+def test_a_creator_killed_at_any_line_leaves_nothing_or_a_ring(named: str) -> None:
+    """Nothing is ever half-made: attach finds no ring or a whole one, ensure one that works."""
+    result = run_python(kill_creators_everywhere, named, timeout=50)
+    killed, whole = map(int, result.stdout.split())
     assert killed > 100
-    assert half_made > 2
-    assert semaphores > 10
-    if named.startswith("file"):  # of a named one the resource tracker removes them in the end
-        assert left == ""
+    assert 2 < whole < killed
 
 
-def kill_creators_everywhere(where: str, folder: str) -> None:
-    made = Path(folder, "semaphores")
-    made.touch()
+def kill_creators_everywhere(where: str) -> None:
     resource_tracker.ensure_running()  # one for all, not one for each
-    vars(ownership)["_TRACKER"] = 0  # so there is none to wait for
-    killed = []
+    killed = whole = 0
     for number in range(1, 10_000, 2):
         pid = os.fork()
         if pid == 0:
-            note_semaphores(made)
             sys.settrace(kill_at(number))
             Ring.create(f"{where}-{number}", capacity=4096)
             os._exit(0)
         if os.waitpid(pid, 0)[1] == 0:
+            whole += attach_to_what_is_left(f"{where}-{number}")
+            take_what_is_left(f"{where}-{number}")
             break
-        killed.append(f"{where}-{number}")
-    # They wait a while before they take what may be a creator's on its way: so all at once.
-    with ThreadPoolExecutor(16) as threads:
-        half_made = sum(threads.map(attach_to_what_is_left, killed[::5]))
-        list(threads.map(take_what_is_left, [*killed, f"{where}-{number}"]))
-    names = made.read_text().split()
-    print(len(killed), half_made, len(names))
-    print(*(name for name in names if Path(f"/dev/shm/sem.{name}").exists()))
+        killed += 1
+        whole += attach_to_what_is_left(f"{where}-{number}")
+        take_what_is_left(f"{where}-{number}")
+    print(killed, whole)
 
 
 def attach_to_what_is_left(where: str) -> bool:
-    """Whether it is told to be half-made; it may not be there, or work."""
+    """Whether there is a ring."""
     try:
         Ring.attach(where).close()
     except FileNotFoundError:
         return False
-    except IncompatibleSegment as error:
-        if "unlink" in str(error) or "ensure" in str(error):
-            return True
-        raise
-    return False
+    return True
 
 
 def take_what_is_left(where: str) -> None:
@@ -309,18 +255,6 @@ def take_what_is_left(where: str) -> None:
             if other.get(timeout=0) != b"works":
                 raise AssertionError(where)
         ring.unlink()
-
-
-def note_semaphores(path: Path) -> None:
-    """Have the names of semaphores written down when they are made."""
-    create = Semaphore.create
-
-    def note(name: str, *args: Any, **kwargs: Any) -> Semaphore:
-        with path.open("a") as file:
-            file.write(f"{name}\n")
-        return create(name, *args, **kwargs)
-
-    Semaphore.create = note
 
 
 def kill_at(number: int) -> Any:
@@ -339,66 +273,63 @@ def kill_at(number: int) -> Any:
     return trace
 
 
+# ------------------------------------------------------------------ where it takes two steps
+
+
+@pytest.fixture
+def two_steps(monkeypatch: Any) -> None:
+    """As on a system without files that have no name."""
+    monkeypatch.setattr(creation, "ONE_STEP", False)
+
+
 @linux
-@pytest.mark.parametrize("capacity", [4096, 8192])
-def test_many_take_over_what_a_dead_creator_left(named: str, fork: Any, capacity: int) -> None:
-    """All get the same ring, whatever capacity the dead one wanted."""
+def test_a_creator_at_work_is_waited_for(named: str, fork: Any, two_steps: None) -> None:
     child = fork(stop_in_the_middle, named)
     wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
-    takers = [fork(take_over, named, capacity) for _ in range(4)]
-    assert [taker.receive() for taker in takers] == ["ready"] * 4
-    child.kill()
-    found = [taker.receive() for taker in takers]
-    assert found == [found[0]] * 4
-    for taker in takers:
-        taker.link.send("enough")
-        taker.finish()
-
-
-def take_over(link: Any, where: str, capacity: int) -> None:
-    link.send("ready")
-    ring = Ring.ensure(where, capacity=capacity)
-    link.send((incarnation(ring), ring.capacity))
-    link.recv()
-    ring.close()
-
-
-@linux
-def test_the_tracker_of_a_dead_creator_does_not_take_the_name_of_the_next(
-    start_child: Any, unique_name: Any
-) -> None:
-    """It knows names, not memory, and comes some time after the death."""
-    where = f"shm:{unique_name()}"
-    child = start_child(stop_in_the_middle, where)
-    wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
-    tracker = int(Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text())
-    os.kill(tracker, signal.SIGSTOP)
-    with ThreadPoolExecutor(1) as threads:
-        child.kill()
-        taking = threads.submit(Ring.ensure, where, capacity=4096)
+    with pytest.raises(IncompatibleSegment):
+        Ring.attach(named, timeout=0.1)
+    with ThreadPoolExecutor(2) as threads:
+        attaching = threads.submit(Ring.attach, named, timeout=20)
+        ensuring = threads.submit(Ring.ensure, named, capacity=4096)
         with pytest.raises(TimeoutError):
-            taking.result(0.3)
-        os.kill(tracker, signal.SIGCONT)
-        with taking.result(20) as ring:
-            wait_until(lambda: not Path(f"/proc/{tracker}").exists())
-            with Ring.attach(where) as other:
-                assert incarnation(other) == incarnation(ring)
+            attaching.result(0.3)
+        assert not ensuring.done()
+        os.kill(child.pid, signal.SIGCONT)
+        made = child.receive()
+        with attaching.result(10) as first, ensuring.result(10) as second:
+            assert made == incarnation(first) == incarnation(second)
+            assert first.get(timeout=5) == b"made"
+    child.link.send("enough")
+    child.finish()
 
 
-def test_a_file_that_is_just_being_made_is_waited_for(tmp_path: Path) -> None:
-    """Between open and its first byte it is empty, and locked by its creator."""
+def stop_in_the_middle(link: Any, where: str) -> None:
+    """Make a ring, and be stopped when it has its name and no content."""
+    fill = header.fill
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        fill(*args, **kwargs)
+
+    vars(header)["fill"] = stop
+    with Ring.create(where, capacity=4096) as ring:
+        ring.put(b"made")
+        link.send(incarnation(ring))
+        link.recv()
+
+
+def test_a_file_that_is_just_being_made_is_waited_for(tmp_path: Path, two_steps: None) -> None:
+    """Between open and its first byte it is empty."""
     with Ring.create(tmp_path / "other", capacity=4096) as other:
         other.put(b"content")
     content = (tmp_path / "other").read_bytes()
     path = tmp_path / "ring"
     with path.open("xb") as creator, ThreadPoolExecutor(1) as threads:
-        fcntl.flock(creator, fcntl.LOCK_EX)
         waiting = threads.submit(Ring.attach, path, timeout=20)
         with pytest.raises(TimeoutError):
             waiting.result(0.05)
         creator.write(content)
         creator.flush()
-        fcntl.flock(creator, fcntl.LOCK_UN)
         with waiting.result(20) as ring:
             assert ring.get(timeout=0) == b"content"
 
@@ -429,7 +360,7 @@ def create_without_room(where: str | None) -> None:
         except OSError as error:
             code, message = error.errno, str(error)
     left = leaks.since(before, (where or "no name").removeprefix("shm:"))
-    print(errno.errorcode[code or 0], str((1 << 24) + 4096) in message, left)
+    print(errno.errorcode[code or 0], str((1 << 24) + 8192) in message, left)
 
 
 def test_no_directory_is_told(tmp_path: Path) -> None:
