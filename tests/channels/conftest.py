@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shmkit import Semaphore
+from shmkit.segment import named_semaphores
 from tests.processes import TIMEOUT, reap
+from tests.sync.peers import by_name
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -63,15 +64,24 @@ def fork() -> Iterator[Callable[..., Forked]]:
 
 @pytest.fixture
 def semaphores(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
-    """Files of the semaphores that this test's process has made, as far as they are there."""
+    """Have semaphores with names; files of those that this test's process made, if they are there.
+
+    Others are in their segment, and nothing is to be left of them.
+    """
+    by_name(monkeypatch)
     made: list[str] = []
-    create = Semaphore.create
 
-    def note(name: str, *args: Any, **kwargs: Any) -> Semaphore:
-        made.append(name)
-        return create(name, *args, **kwargs)
+    class Noted(named_semaphores.NamedSemaphore):
+        """A semaphore whose name is written down when it is made."""
 
-    monkeypatch.setattr(Semaphore, "create", note)
+        __slots__ = ()
+
+        def __init__(self, name: str, count: int | None = None) -> None:
+            super().__init__(name, count)
+            if count is not None:
+                made.append(name)
+
+    monkeypatch.setattr(named_semaphores, "NamedSemaphore", Noted)
 
     def there() -> list[Path]:
         assert made, "no semaphore was made"

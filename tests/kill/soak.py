@@ -359,10 +359,10 @@ def soak(seconds: float, where: str | None = None, seed: int = 0, pace: float = 
         AssertionError: a child ended by itself, or not when it should, or nothing moved.
     """
     report, counts = Report(), Counts()
-    before = names_of_ours()
     hidden.clear()
     started = time.monotonic()
     with Ring.create(where, capacity=CAPACITY, producers="many", consumers="many") as ring:
+        name = ring.url.name if ring.url.scheme == "shm" else ""
         supervisor = Supervisor(ring, counts, report, seed)
         try:
             supervisor.run(seconds, pace)
@@ -370,14 +370,9 @@ def soak(seconds: float, where: str | None = None, seed: int = 0, pace: float = 
         finally:
             supervisor.kill_all()
     report.seconds = time.monotonic() - started
-    report.left = sorted(names_of_ours() - before)
+    report.left = [name] if name and Path("/dev/shm", name).exists() else []
     _account(report, counts)
     return report
-
-
-def names_of_ours() -> set[str]:
-    """Names in /dev/shm that the library thinks of itself."""
-    return {path.name for path in Path("/dev/shm").glob("*shmkit*")}
 
 
 def _account(report: Report, counts: Counts) -> None:

@@ -159,10 +159,13 @@ class Segment:
         size, write = _new(kind, data_size, flags, participants, fill)
         while True:
             try:
+                buffer = SharedBuffer._ensure_filled(url, size, write, keep=keep, mode=mode)
+            except IncompatibleSegment:  # smaller than this would be; ours all the same?
                 try:
-                    buffer = SharedBuffer._ensure_filled(url, size, write, keep=keep, mode=mode)
-                except IncompatibleSegment:  # smaller than this would be; ours all the same?
                     buffer = SharedBuffer.attach(url)
+                except FileNotFoundError:
+                    continue
+            try:
                 if buffer.created:
                     return cls._join_own(buffer, kind)
                 return cls.join(buffer, kind, first)

@@ -1,4 +1,4 @@
-"""Making a ring and joining it: the first of many, the wait for one, and a creator's death."""
+"""Making a ring and joining it: who comes first, who waits, and what a creator's death leaves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import resource_tracker
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from shmkit import IncompatibleSegment, Ring, SharedBuffer
+from shmkit.memory import creation
+from shmkit.segment import header
 from shmkit.segment.segment import Segment
 from tests import leaks
 from tests.processes import run_python, wait_until
@@ -158,29 +161,29 @@ def test_a_ring_in_use_is_joined_by_another_incarnation_of_the_name(named: str) 
 # ------------------------------------------------------------------ its owner leaves
 
 
-def leaves_once(owner: Ring, monkeypatch: Any) -> None:
-    """Have the owner leave when a newcomer has opened the memory, and is not yet in."""
+def leaving_meanwhile(owner: Ring, monkeypatch: Any) -> None:
+    """Have an owner leave when another has opened the memory, and has not entered yet."""
     bind = Segment._bind
 
     def leave(self: Segment) -> None:
-        if not owner.closed:
-            owner.unlink()
-            owner.close()
+        monkeypatch.setattr(Segment, "_bind", bind)
+        owner.unlink()
+        owner.close()
         bind(self)
 
     monkeypatch.setattr(Segment, "_bind", leave)
 
 
 def test_an_owner_that_leaves_while_another_attaches(named: str, monkeypatch: Any) -> None:
-    """There is nothing to join any more."""
-    leaves_once(Ring.create(named, capacity=4096), monkeypatch)
+    """Between opening the memory and entering: there is nothing to join any more."""
+    leaving_meanwhile(Ring.create(named, capacity=4096), monkeypatch)
     with pytest.raises(FileNotFoundError):
         Ring.attach(named)
 
 
 def test_an_owner_that_leaves_while_another_ensures(named: str, monkeypatch: Any) -> None:
-    """The newcomer makes a ring, which others find."""
-    leaves_once(Ring.create(named, capacity=4096), monkeypatch)
+    """It makes the ring."""
+    leaving_meanwhile(Ring.create(named, capacity=4096), monkeypatch)
     with Ring.ensure(named, capacity=8192) as ring:
         assert ring.capacity == 8192
         ring.put(b"into what others find")
@@ -189,49 +192,69 @@ def test_an_owner_that_leaves_while_another_ensures(named: str, monkeypatch: Any
         ring.unlink()
 
 
-# ------------------------------------------------------------------ its creator is killed
+@linux
+def test_the_last_one_out_removes_the_semaphores_whoever_it_is(
+    named: str, semaphores: Callable[[], list[Path]]
+) -> None:
+    owner = Ring.create(named, capacity=4096)
+    heir = Ring.attach(named)
+    owner.close()
+    heir.put(b"frame")
+    assert semaphores()
+    heir.close()
+    assert not semaphores()
+    with Ring.attach(named) as ring:  # and the name is still there
+        assert ring.get(timeout=0) == b"frame"
+    owner.unlink()
+
+
+# ------------------------------------------------------------------ killed while it is made
 
 
 @linux
 def test_a_creator_killed_at_any_line_leaves_nothing_or_a_ring(named: str) -> None:
+    """Nothing is ever half-made: attach finds no ring or a whole one, ensure one that works."""
     result = run_python(kill_creators_everywhere, named, timeout=50)
-    killed, there = map(int, result.stdout.split())
+    killed, whole = map(int, result.stdout.split())
     assert killed > 100
-    assert 0 < there < killed
+    assert 2 < whole < killed
 
 
 def kill_creators_everywhere(where: str) -> None:
     resource_tracker.ensure_running()  # one for all, not one for each
-    killed = there = 0
+    killed = whole = 0
     for number in range(1, 10_000, 2):
-        mine = f"{where}-{number}"
         pid = os.fork()
         if pid == 0:
             sys.settrace(kill_at(number))
-            Ring.create(mine, capacity=4096)
+            Ring.create(f"{where}-{number}", capacity=4096)
             os._exit(0)
         if os.waitpid(pid, 0)[1] == 0:
-            there -= 1  # this one was made by a creator that got to its end
-        else:
-            killed += 1
-        there += is_a_ring(mine)
-        with Ring.ensure(mine, capacity=4096) as ring:
-            ring.put(b"works")
-            with Ring.attach(mine) as other:
-                if other.get(timeout=0) != b"works":
-                    raise AssertionError(mine)
-            ring.unlink()
-        if pid and number > 2 * killed:
+            whole += attach_to_what_is_left(f"{where}-{number}")
+            take_what_is_left(f"{where}-{number}")
             break
-    print(killed, there)
+        killed += 1
+        whole += attach_to_what_is_left(f"{where}-{number}")
+        take_what_is_left(f"{where}-{number}")
+    print(killed, whole)
 
 
-def is_a_ring(where: str) -> bool:
+def attach_to_what_is_left(where: str) -> bool:
+    """Whether there is a ring."""
     try:
-        with Ring.attach(where) as ring:
-            return ring.capacity == 4096
+        Ring.attach(where).close()
     except FileNotFoundError:
         return False
+    return True
+
+
+def take_what_is_left(where: str) -> None:
+    with Ring.ensure(where, capacity=8192) as ring:
+        ring.put(b"works")
+        with Ring.attach(where) as other:
+            if other.get(timeout=0) != b"works":
+                raise AssertionError(where)
+        ring.unlink()
 
 
 def kill_at(number: int) -> Any:
@@ -248,6 +271,67 @@ def kill_at(number: int) -> Any:
         return trace
 
     return trace
+
+
+# ------------------------------------------------------------------ where it takes two steps
+
+
+@pytest.fixture
+def two_steps(monkeypatch: Any) -> None:
+    """As on a system without files that have no name."""
+    monkeypatch.setattr(creation, "ONE_STEP", False)
+
+
+@linux
+def test_a_creator_at_work_is_waited_for(named: str, fork: Any, two_steps: None) -> None:
+    child = fork(stop_in_the_middle, named)
+    wait_until(lambda: Path(f"/proc/{child.pid}/stat").read_text().split()[2] == "T")
+    with pytest.raises(IncompatibleSegment):
+        Ring.attach(named, timeout=0.1)
+    with ThreadPoolExecutor(2) as threads:
+        attaching = threads.submit(Ring.attach, named, timeout=20)
+        ensuring = threads.submit(Ring.ensure, named, capacity=4096)
+        with pytest.raises(TimeoutError):
+            attaching.result(0.3)
+        assert not ensuring.done()
+        os.kill(child.pid, signal.SIGCONT)
+        made = child.receive()
+        with attaching.result(10) as first, ensuring.result(10) as second:
+            assert made == incarnation(first) == incarnation(second)
+            assert first.get(timeout=5) == b"made"
+    child.link.send("enough")
+    child.finish()
+
+
+def stop_in_the_middle(link: Any, where: str) -> None:
+    """Make a ring, and be stopped when it has its name and no content."""
+    fill = header.fill
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        fill(*args, **kwargs)
+
+    vars(header)["fill"] = stop
+    with Ring.create(where, capacity=4096) as ring:
+        ring.put(b"made")
+        link.send(incarnation(ring))
+        link.recv()
+
+
+def test_a_file_that_is_just_being_made_is_waited_for(tmp_path: Path, two_steps: None) -> None:
+    """Between open and its first byte it is empty."""
+    with Ring.create(tmp_path / "other", capacity=4096) as other:
+        other.put(b"content")
+    content = (tmp_path / "other").read_bytes()
+    path = tmp_path / "ring"
+    with path.open("xb") as creator, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(Ring.attach, path, timeout=20)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.05)
+        creator.write(content)
+        creator.flush()
+        with waiting.result(20) as ring:
+            assert ring.get(timeout=0) == b"content"
 
 
 # ------------------------------------------------------------------ no room
@@ -276,7 +360,7 @@ def create_without_room(where: str | None) -> None:
         except OSError as error:
             code, message = error.errno, str(error)
     left = leaks.since(before, (where or "no name").removeprefix("shm:"))
-    print(errno.errorcode[code or 0], str((1 << 24) + 4096) in message, left)
+    print(errno.errorcode[code or 0], str((1 << 24) + 8192) in message, left)
 
 
 def test_no_directory_is_told(tmp_path: Path) -> None:
