@@ -203,7 +203,7 @@ def test_a_wrong_import_breaks_the_floors(tmp_path) -> None:
     """The contract looks at what it says it looks at: turned upside down, it fails."""
     text = (ROOT / "pyproject.toml").read_text()
     swapped = text.replace(
-        '"channels",\n    "sync : segment",', '"sync : segment",\n    "channels",'
+        '"channels",\n    "sync : core : segment",', '"sync : core : segment",\n    "channels",'
     )
     assert swapped != text
     config = tmp_path / "pyproject.toml"
