@@ -504,6 +504,13 @@ class Cursor:
                 if self.loan is loan:
                     self._settle()
 
+    def _escape(self, guard: Any) -> None:
+        """Leave the common case by an exception, if this thread got as far as the guard."""
+        if guard._is_owned():
+            if guard is self.guard:  # else this is a forked child
+                self._settle()
+            guard.release()
+
     def _settle(self) -> None:
         """Leave the side; whatever an exception has skipped of it is done by the next time."""
         mutex = self.mutex
@@ -586,48 +593,50 @@ class WriteCursor(Cursor):
 
     def put(self, frame: bytes | memoryview) -> bool:
         """Copy a frame in, if that is the common case; whether it was."""
-        size = len(frame)
-        with self.guard:
-            if self.state != FREE:
-                return False
-            mutex, words = self.mutex, self.words
-            try:
+        guard = self.guard
+        if guard._is_owned():
+            return False  # inside another call: the careful code refuses it
+        size, words, done = len(frame), self.words, False
+        try:
+            guard.acquire()
+            if self.state == FREE:
                 self.state = BUSY
-                if mutex is not None and not mutex.acquire(True, PATIENCE):
-                    self.state = FREE
-                    return False
-                tail = words[TAIL]
-                end = tail + ((size + 31) & -16)
-                done = (
-                    (16 <= end - self.seen <= self.size or self._look_at_head(end))
-                    and size <= self.largest
-                    and end <= (tail | self.mask) + 1
-                    and not tail & IMPOSSIBLE
-                    and words[SKIP] != tail
-                    and words[STATE] == READY
-                    and (self.note is None or self.note(tail, end))
-                )
-                if self.state != BUSY:
-                    raise self.nested()  # a handler forked in here: the parent goes on with it
-                if done:
-                    at = self.base + (tail & self.mask)
-                    words[at >> 3] = size  # step: put.header
-                    at += 16
-                    self.data[at : at + size] = frame  # step: put.payload
-                    if _WEAK_ORDER:
-                        fence()
-                    words[TAIL] = end  # step: put.tail
-                if mutex is not None:
-                    mutex.release()
+                mutex = self.mutex
+                if mutex is None or mutex.acquire(True, PATIENCE):
+                    tail = words[TAIL]
+                    end = tail + ((size + 31) & -16)
+                    done = (
+                        (16 <= end - self.seen <= self.size or self._look_at_head(end))
+                        and size <= self.largest
+                        and end <= (tail | self.mask) + 1
+                        and not tail & IMPOSSIBLE
+                        and words[SKIP] != tail
+                        and words[STATE] == READY
+                        and (self.note is None or self.note(tail, end))
+                    )
+                    if self.state != BUSY:
+                        raise self.nested()  # a handler forked in here: the parent goes on
+                    if done:
+                        at = self.base + (tail & self.mask)
+                        words[at >> 3] = size  # step: put.header
+                        at += 16
+                        self.data[at : at + size] = frame  # step: put.payload
+                        if _WEAK_ORDER:
+                            fence()
+                        words[TAIL] = end  # step: put.tail
+                    if mutex is not None:
+                        mutex.release()
                 self.state = FREE
-            except BaseException:
-                try:
-                    self._settle()
-                finally:
-                    self._settle()
-                raise
-        # The guard was given back, which on x86 is a fence: a consumer that was about to sleep
-        # either sees the tail, or its flag is seen here.
+            guard.release()
+        except BaseException:
+            # Twice, for a handler that raises as the first begins.
+            try:
+                self._escape(guard)
+            finally:
+                self._escape(guard)
+            raise
+        # Giving the guard back was a fence, on x86: a consumer that is about to sleep either sees
+        # the tail, or its flag is seen here.
         if _WEAK_ORDER:
             fence()
         if done and words[DATA_BELL]:  # step: put.bell
@@ -662,47 +671,48 @@ class ReadCursor(Cursor):
 
     def get(self) -> bytes | None:
         """Take the oldest frame out, if that is the common case; None if it is not."""
-        frame: bytes | None = None
-        with self.guard:
-            if self.state != FREE:
-                return None
-            mutex, words = self.mutex, self.words
-            try:
+        guard = self.guard
+        if guard._is_owned():
+            return None  # inside another call: the careful code refuses it
+        words, frame = self.words, None
+        try:
+            guard.acquire()
+            if self.state == FREE:
                 self.state = BUSY
-                if mutex is not None and not mutex.acquire(True, PATIENCE):
-                    self.state = FREE
-                    return None
-                head, state = words[HEAD], words[STATE]
-                is_there = 16 <= self.seen - head <= self.size or self._look_at_tail(head)
-                at = self.base + (head & self.mask)
-                size = words[at >> 3]  # with a flag or a kind in it, no frame is so large
-                end = head + ((size + 31) & -16)
-                done = (
-                    is_there
-                    and end <= self.seen
-                    and end <= (head | self.mask) + 1
-                    and not head & IMPOSSIBLE
-                    and words[SKIP] != head
-                    and state in _OPEN
-                    and (self.note is None or self.note(head, end))
-                )
-                if self.state != BUSY:
-                    raise self.nested()  # a handler forked in here: the parent goes on with it
-                if done:
-                    at += 16
-                    frame = self.data[at : at + size]  # step: get.copy
-                    if _WEAK_ORDER:
-                        fence()
-                    words[HEAD] = end  # step: get.head
-                if mutex is not None:
-                    mutex.release()
+                mutex = self.mutex
+                if mutex is None or mutex.acquire(True, PATIENCE):
+                    head, state = words[HEAD], words[STATE]
+                    is_there = 16 <= self.seen - head <= self.size or self._look_at_tail(head)
+                    at = self.base + (head & self.mask)
+                    size = words[at >> 3]  # with a flag or a kind in it, no frame is so large
+                    end = head + ((size + 31) & -16)
+                    done = (
+                        is_there
+                        and end <= self.seen
+                        and end <= (head | self.mask) + 1
+                        and not head & IMPOSSIBLE
+                        and words[SKIP] != head
+                        and state in _OPEN
+                        and (self.note is None or self.note(head, end))
+                    )
+                    if self.state != BUSY:
+                        raise self.nested()  # a handler forked in here: the parent goes on
+                    if done:
+                        at += 16
+                        frame = self.data[at : at + size]  # step: get.copy
+                        if _WEAK_ORDER:
+                            fence()
+                        words[HEAD] = end  # step: get.head
+                    if mutex is not None:
+                        mutex.release()
                 self.state = FREE
-            except BaseException:
-                try:
-                    self._settle()
-                finally:
-                    self._settle()
-                raise
+            guard.release()
+        except BaseException:
+            try:
+                self._escape(guard)
+            finally:
+                self._escape(guard)
+            raise
         if _WEAK_ORDER:
             fence()
         if frame is not None and words[SPACE_BELL]:  # step: get.bell
