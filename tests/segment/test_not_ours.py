@@ -60,7 +60,9 @@ def put_there(path: Path, size: int, filled: str, made_by: str) -> bytes:
     held = content(size, filled)
     if made_by == "SharedMemory" and size:
         memory = SharedMemory(path.name, create=True, size=size)
-        memory.buf[:size] = held
+        view: Any = memory.buf
+        view[:size] = held
+        del view
         memory.close()
     else:
         path.write_bytes(held)

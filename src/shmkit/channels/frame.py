@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 from shmkit.segment.words import FRAME_HEADER as HEADER
-from shmkit.segment.words import PAD
+from shmkit.segment.words import KIND_SHIFT, PAD
 from shmkit.segment.words import SIZE_MASK as LOW
 
 __all__ = ["HEADER", "LOW", "PAD", "as_bytes", "second_word", "step_of"]
@@ -46,5 +46,5 @@ def second_word(word: int, position: int, payload: bytes | memoryview) -> int:
         The low bits of position / 16, and above them a CRC-32 of the payload and of all that the
         header says.
     """
-    start = (word ^ (word >> 32) ^ (position >> 4)) & LOW
-    return position >> 4 & LOW | zlib.crc32(payload, start) << 32
+    start = (word ^ (word >> KIND_SHIFT) ^ (position >> 4)) & LOW
+    return position >> 4 & LOW | zlib.crc32(payload, start) << KIND_SHIFT

@@ -89,7 +89,19 @@ class Handle:
         participants: int,
         keep: bool,
         ensure: bool = False,
+        fill: Callable[[memoryview[int]], None] | None = None,
     ) -> Self:
+        """Create a segment; with `ensure` join the one that is there.
+
+        Args:
+            where: its memory.
+            data_size: bytes of data, a power of two.
+            flags: of the kind.
+            participants: how many handles there may be at a time.
+            keep: whether a named segment stays when its creator goes.
+            ensure: join the one that is there.
+            fill: stores the words of a new segment that are not zero, before it has its name.
+        """
         make = Segment.ensure if ensure else Segment.create
         return cls._over(
             make(
@@ -99,6 +111,7 @@ class Handle:
                 flags=flags,
                 participants=participants,
                 keep=keep,
+                fill=None if fill is None else lambda view: fill(view.cast("Q")),
             )
         )
 

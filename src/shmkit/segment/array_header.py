@@ -1,18 +1,6 @@
-r"""The bytes before the items of a shared array, and what an attacher checks of them.
+"""The bytes before the items of a shared array, and what an attacher checks of them.
 
-Little-endian; the common fields lie where every segment of this library has them.
-
-    offset  field
-    0x000   magic "SHMKIT\x01\0", stored last
-    0x008   layout version, kind (0x41), flags (u16 each; flag 1: Fortran order), 2 bytes zero
-    0x010   total size, data offset, data size in bytes, 0 (u64 each)
-    0x030   16 random bytes
-    0x040   0, creator's pid, 0, created in ns (u64 each)
-    0x060   CRC-32 of 0x008-0x05f (u32), 4 bytes zero
-    0x068   state: 1, ready
-    0x080   description: its length in bytes and its CRC-32 (u32 each)
-    0x088   description: shape and dtype, a Python literal in ASCII as .npy files have it
-    data offset, a multiple of 4096: the items
+They are drawn in words.py: HEADER and ARRAY. An array has no participants and no semaphores.
 """
 
 from __future__ import annotations
@@ -26,26 +14,30 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from shmkit.errors import CorruptSegment, IncompatibleSegment
+from shmkit.segment.words import (
+    ARRAY_DESCRIPTION,
+    ARRAY_KIND,
+    ARRAY_TEXT,
+    ARRAY_TEXT_LENGTH,
+    CHECKSUM_AND_STATE,
+    CHECKSUM_AT,
+    FIXED,
+    FIXED_AT,
+    FORTRAN,
+    MAGIC,
+    PAGE,
+    READY,
+    VERSION,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["MAGIC", "ArrayHeader", "pack", "unpack"]
+__all__ = ["ArrayHeader", "pack", "unpack"]
 
-MAGIC: Final = b"SHMKIT\x01\0"
-KIND: Final = 0x41
-VERSION: Final = 1
-_FORTRAN: Final = 1
-_READY: Final = 1
-_ALIGNED: Final = 4096
-
-_FIXED = struct.Struct("<HHHxxQQQQ16sQQQQ")  # 0x008 to 0x05f
-_CRC = struct.Struct("<IxxxxQ")  # and the state
-_DESCRIPTION = struct.Struct("<II")
-_FIXED_AT: Final = 0x008
-_CRC_AT: Final = 0x060
-_DESCRIPTION_AT: Final = 0x080
-_TEXT_AT: Final = _DESCRIPTION_AT + _DESCRIPTION.size
+_FIXED: Final = struct.Struct(FIXED)
+_CRC: Final = struct.Struct(CHECKSUM_AND_STATE)
+_DESCRIPTION: Final = struct.Struct(ARRAY_DESCRIPTION)
 
 
 class ArrayHeader(NamedTuple):
@@ -76,12 +68,12 @@ def pack(shape: tuple[int, ...], dtype: np.dtype[Any], *, fortran: bool) -> tupl
         TypeError: a dtype that cannot be described.
     """
     text = repr((shape, _described(dtype))).encode("ascii", "backslashreplace")
-    offset = -(-(_TEXT_AT + len(text)) // _ALIGNED) * _ALIGNED
+    offset = -(-(ARRAY_TEXT + len(text)) // PAGE) * PAGE
     size = prod(shape) * dtype.itemsize
     fixed = _FIXED.pack(
         VERSION,
-        KIND,
-        _FORTRAN if fortran else 0,
+        ARRAY_KIND.number,
+        FORTRAN if fortran else 0,
         offset + size,
         offset,
         size,
@@ -92,8 +84,8 @@ def pack(shape: tuple[int, ...], dtype: np.dtype[Any], *, fortran: bool) -> tupl
         0,
         time.time_ns(),
     )
-    head = MAGIC + fixed + _CRC.pack(zlib.crc32(fixed), _READY)
-    head = head.ljust(_DESCRIPTION_AT, b"\0")
+    head = MAGIC + fixed + _CRC.pack(zlib.crc32(fixed), READY)
+    head = head.ljust(ARRAY_TEXT_LENGTH, b"\0")
     return head + _DESCRIPTION.pack(len(text), zlib.crc32(text)) + text, offset + size
 
 
@@ -126,25 +118,25 @@ def unpack(head: memoryview, size: int, where: str) -> ArrayHeader:
             "class that created it, or take another name",
             where=where,
         )
-    if len(head) < _ALIGNED:
+    if len(head) < PAGE:
         raise _corrupt(where, f"it has {size} bytes, less than its header")
-    version, kind, flags, total, offset, length, *_ = _FIXED.unpack_from(head, _FIXED_AT)
+    version, kind, flags, total, offset, length, *_ = _FIXED.unpack_from(head, FIXED_AT)
     if version != VERSION:
         raise IncompatibleSegment(
             f"{where!r} has layout version {version}, this shmkit reads {VERSION}", where=where
         )
-    crc, _ = _CRC.unpack_from(head, _CRC_AT)
-    if crc != zlib.crc32(head[_FIXED_AT:_CRC_AT]):
+    crc, _ = _CRC.unpack_from(head, CHECKSUM_AT)
+    if crc != zlib.crc32(head[FIXED_AT:CHECKSUM_AT]):
         raise _corrupt(where, "the checksum of the header does not fit its fields")
-    if kind != KIND:
+    if kind != ARRAY_KIND.number:
         raise IncompatibleSegment(
-            f"{where!r} holds something of kind {kind}, and a shared array is of kind {KIND}: "
-            "attach with the class that created it",
+            f"{where!r} holds something of kind {kind}, and a shared array is of kind "
+            f"{ARRAY_KIND.number}: attach with the class that created it",
             where=where,
         )
     if total > size:
         raise _corrupt(where, f"it has {size} bytes, and its header speaks of {total}")
-    header = _described_by(head, offset, bool(flags & _FORTRAN), where)
+    header = _described_by(head, offset, bool(flags & FORTRAN), where)
     if header.size != length or offset + length != total:
         raise _corrupt(
             where,
@@ -157,9 +149,9 @@ def unpack(head: memoryview, size: int, where: str) -> ArrayHeader:
 def _described_by(head: memoryview, offset: int, fortran: bool, where: str) -> ArrayHeader:
     from numpy.lib.format import descr_to_dtype
 
-    length, crc = _DESCRIPTION.unpack_from(head, _DESCRIPTION_AT)
-    text = head[_TEXT_AT : _TEXT_AT + length].tobytes()
-    if offset % _ALIGNED or not _TEXT_AT + length <= offset <= len(head):
+    length, crc = _DESCRIPTION.unpack_from(head, ARRAY_TEXT_LENGTH)
+    text = head[ARRAY_TEXT : ARRAY_TEXT + length].tobytes()
+    if offset % PAGE or not ARRAY_TEXT + length <= offset <= len(head):
         raise _corrupt(where, f"a description of {length} bytes before a data offset of {offset}")
     if zlib.crc32(text) != crc:
         raise _corrupt(where, "the checksum of the description does not fit it")

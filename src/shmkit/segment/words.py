@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 __all__ = [
     "ALWAYS_OPEN",
     "ARRAY",
+    "ARRAY_DESCRIPTION",
     "ARRAY_KIND",
     "ARRAY_TEXT",
     "ARRAY_TEXT_LENGTH",
@@ -36,6 +37,7 @@ __all__ = [
     "CALL_NOTE",
     "CHECKED",
     "CHECKSUM",
+    "CHECKSUM_AND_STATE",
     "CHECKSUM_AT",
     "CONSUMER_BYTE",
     "CUT",
@@ -535,6 +537,7 @@ FIXED: Final = HEADER.format("version", "created")
 FIXED_AT: Final = HEADER.at("version")
 CHECKSUM: Final = HEADER.format("checksum", "checksum")
 CHECKSUM_AT: Final = HEADER.at("checksum")
+CHECKSUM_AND_STATE: Final = HEADER.format("checksum", "state")
 OVERFLOW_MAGIC: Final = b"SHMKIT\x02\0"
 OVERFLOW_NONCE: Final = OVERFLOW.at("magic")  # bytes
 
@@ -590,6 +593,7 @@ BUILT_BYTES: Final = 1
 BUILT_ARRAY: Final = 2
 
 ARRAY_TEXT_LENGTH: Final = ARRAY.at("text_length")  # in bytes
+ARRAY_DESCRIPTION: Final = ARRAY.format("text_length", "text_checksum")
 ARRAY_TEXT: Final = ARRAY.at("text")  # in bytes
 FORTRAN: Final = 1  # flag of an array: the first index changes fastest
 

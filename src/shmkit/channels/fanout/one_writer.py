@@ -135,16 +135,14 @@ class OneWriter(Handle):
                 f"{cls._SIZE}={size}: a {cls._NOUN} takes 1 to {cls._MOST} bytes, and has to fit "
                 "into memory"
             )
-        self = cls._create(
+        return cls._create(
             where,
             max(LEAST_DATA, cls._CELLS << (size - 1).bit_length()),
             participants=options.participants,
             keep=options.keep,
             ensure=ensure,
+            fill=lambda words: cls._fill(words, size),
         )
-        if self._segment.buffer.created:
-            self._fill(self._words, size)
-        return self
 
     @classmethod
     def _fill(cls, words: memoryview[int], size: int) -> None:

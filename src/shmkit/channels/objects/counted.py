@@ -9,12 +9,11 @@ are drawn in segment/words.py: QUEUE.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from shmkit.channels.objects.object_ring import ObjectRing
+from shmkit.channels.ring import RingOptions
 from shmkit.deadline import Deadline
-from shmkit.errors import IncompatibleSegment
 from shmkit.segment.fences import fence
 from shmkit.segment.words import (
     ALWAYS_OPEN,
@@ -135,27 +134,19 @@ class CountedRing(ObjectRing):
     @classmethod
     def make(cls, where: Where, maxsize: int, capacity: int) -> Self:
         """Make a new one, with room for an object of `capacity` bytes."""
-        self = cls.create(where, capacity=capacity + _OVERHEAD, participants=PARTICIPANTS)
-        self._words[MAXSIZE] = max(0, maxsize)
-        self._words[ALWAYS_OPEN] = 1
+        def fill(words: memoryview[int]) -> None:
+            words[MAXSIZE] = max(0, maxsize)
+            words[ALWAYS_OPEN] = 1
+
+        options = RingOptions(
+            capacity + _OVERHEAD, producers="many", consumers="many", participants=PARTICIPANTS
+        )
+        self = cls._make(where, options, fill=fill)
         self.learn()
         return self
 
     def learn(self) -> None:
-        """Take over what the creator decided.
-
-        Raises:
-            IncompatibleSegment: it decided nothing.
-        """
-        deadline = Deadline(5)
-        while not self._words[ALWAYS_OPEN]:
-            if deadline.expired():
-                where = str(self.url)
-                self.close()
-                raise IncompatibleSegment(
-                    f"queue {where!r} is half-made: unlink it and create it anew", where=where
-                )
-            time.sleep(0.001)  # its creator is two stores away, or was killed
+        """Take over what the creator decided."""
         tally = self._tally
         tally.maxsize = self._words[MAXSIZE]
         if self._is_counted:

@@ -6,6 +6,7 @@ that note every frame (`Cursor.note`).
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
@@ -97,7 +98,7 @@ def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> l
     """As `Ring.get_many`."""
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
-    most = (1 << 62) if max_frames is None else max_frames
+    most = sys.maxsize if max_frames is None else max_frames
 
     def attempt() -> list[bytes] | Wait:
         at = reader.find()

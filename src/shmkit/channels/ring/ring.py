@@ -233,7 +233,14 @@ class Ring(Handle):
         return cls._make(where, options, ensure=True)
 
     @classmethod
-    def _make(cls, where: Where | Url, options: RingOptions, *, ensure: bool = False) -> Self:
+    def _make(
+        cls,
+        where: Where | Url,
+        options: RingOptions,
+        *,
+        ensure: bool = False,
+        fill: Callable[[memoryview[int]], None] | None = None,
+    ) -> Self:
         flags, size = options.stored(where)
         return cls._create(
             where,
@@ -242,6 +249,7 @@ class Ring(Handle):
             participants=options.participants,
             keep=options.keep,
             ensure=ensure,
+            fill=fill,
         )
 
     def shutdown(self, immediate: bool = False) -> None:
