@@ -401,7 +401,7 @@ GOOD = b"((3,), '<f4')"
 WRONG: dict[str, tuple[bytes, type[Exception], str]] = {
     "cut off": (described(GOOD)[:4100], CorruptSegment, "has 4100 bytes, and its header speaks"),
     "cut off in the header": (described(GOOD)[:100], CorruptSegment, "less than its header"),
-    "version": (fixed(described(GOOD), 8, "<H", 2), IncompatibleSegment, "layout version 2"),
+    "version": (fixed(described(GOOD), 8, "<H", 1), IncompatibleSegment, "layout version 1"),
     "kind": (fixed(described(GOOD), 10, "<H", 1), IncompatibleSegment, "of kind 1"),
     "offset": (fixed(described(GOOD), 0x18, "<Q", 8192), CorruptSegment, "offset of 8192"),
     "odd offset": (fixed(described(GOOD), 0x18, "<Q", 4097), CorruptSegment, "offset of 4097"),
