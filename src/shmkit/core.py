@@ -367,6 +367,7 @@ class Cursor:
         base: byte in `data` where the ring's data begins.
         size: bytes of the ring's data, a power of two.
         mutex: the lock between the processes on this side; None where there is one process.
+        bell: what wakes the other side: `ring()`.
 
     Attributes:
         state: whether the common case may be taken, or why not.
@@ -375,11 +376,14 @@ class Cursor:
         guard: the lock between threads, for the common case, and to change `loan`. Held for
             microseconds; for PATIENCE if the mutex is with a process that is stopped.
         loan: which thread has the side to itself for more than that, or None.
-        note: called within the lock before each commit, by layers above; None for nothing.
+        note: called within the lock before each commit, with the position that is to be left and
+            the next one; False refuses it. None for nothing.
+        seen: how far the other side was seen to be. It only gets further, so a late look is safe.
     """
 
     __slots__ = (
         "base",
+        "bell",
         "data",
         "guard",
         "idle",
@@ -396,7 +400,14 @@ class Cursor:
     )
 
     def __init__(
-        self, title: str, words: memoryview[int], data: Any, base: int, size: int, mutex: Any
+        self,
+        title: str,
+        words: memoryview[int],
+        data: Any,
+        base: int,
+        size: int,
+        mutex: Any,
+        bell: Any,
     ) -> None:
         self.title = title
         self.words = words
@@ -406,6 +417,7 @@ class Cursor:
         self.mask = size - 1
         self.largest = size - 16
         self.mutex = mutex
+        self.bell = bell
         self.note: Callable[[int, int], bool] | None = None
         self.idle = NO_ROLE
         self.start_anew()
@@ -419,7 +431,7 @@ class Cursor:
         if self.idle != CLOSED:
             self.idle = NO_ROLE
         self.state = self.idle
-        self.seen = 0  # how far the other side was seen to be; it only gets further
+        self.seen = 0
 
     # -- the careful calls: one at a time ----------------------------------------------------------
 
@@ -504,6 +516,13 @@ class Cursor:
                 if self.loan is loan:
                     self._settle()
 
+    def _escape(self, guard: Any) -> None:
+        """Leave the common case by an exception, if this thread got as far as the guard."""
+        if guard._is_owned():
+            if guard is self.guard:  # else this is a forked child
+                self._settle()
+            guard.release()
+
     def _settle(self) -> None:
         """Leave the side; whatever an exception has skipped of it is done by the next time."""
         mutex = self.mutex
@@ -568,66 +587,59 @@ class Cursor:
 
 
 class WriteCursor(Cursor):
-    """The producers' side of a ring.
+    """The producers' side of a ring; `seen` is the head, `bell` wakes a consumer.
 
-    Args:
-        bell: what wakes a consumer.
-        others: as of `Cursor`.
-
-    Attributes:
-        seen: the head, as far as it was seen; room for frames reaches up to a ring's size behind.
+    Room for frames reaches up to a ring's size behind the head.
     """
 
-    __slots__ = ("bell",)
-
-    def __init__(self, *others: Any, bell: Any) -> None:
-        super().__init__(*others)
-        self.bell = bell
+    __slots__ = ()
 
     def put(self, frame: bytes | memoryview) -> bool:
         """Copy a frame in, if that is the common case; whether it was."""
-        size = len(frame)
-        with self.guard:
-            if self.state != FREE:
-                return False
-            mutex, words = self.mutex, self.words
-            try:
+        guard = self.guard
+        if guard._is_owned():
+            return False  # inside another call: the careful code refuses it
+        size, words, done = len(frame), self.words, False
+        try:
+            guard.acquire()
+            if self.state == FREE:
                 self.state = BUSY
-                if mutex is not None and not mutex.acquire(True, PATIENCE):
-                    self.state = FREE
-                    return False
-                tail = words[TAIL]
-                end = tail + ((size + 31) & -16)
-                done = (
-                    (16 <= end - self.seen <= self.size or self._look_at_head(end))
-                    and size <= self.largest
-                    and end <= (tail | self.mask) + 1
-                    and not tail & IMPOSSIBLE
-                    and words[SKIP] != tail
-                    and words[STATE] == READY
-                    and (self.note is None or self.note(tail, end))
-                )
-                if self.state != BUSY:
-                    raise self.nested()  # a handler forked in here: the parent goes on with it
-                if done:
-                    at = self.base + (tail & self.mask)
-                    words[at >> 3] = size  # step: put.header
-                    at += 16
-                    self.data[at : at + size] = frame  # step: put.payload
-                    if _WEAK_ORDER:
-                        fence()
-                    words[TAIL] = end  # step: put.tail
-                if mutex is not None:
-                    mutex.release()
+                mutex = self.mutex
+                if mutex is None or mutex.acquire(True, PATIENCE):
+                    tail = words[TAIL]
+                    end = tail + ((size + 31) & -16)
+                    done = (
+                        (16 <= end - self.seen <= self.size or self._look_at_head(end))
+                        and size <= self.largest
+                        and end <= (tail | self.mask) + 1
+                        and not tail & IMPOSSIBLE
+                        and words[SKIP] != tail
+                        and words[STATE] == READY
+                        and (self.note is None or self.note(tail, end))
+                    )
+                    if self.state != BUSY:
+                        raise self.nested()  # a handler forked in here: the parent goes on
+                    if done:
+                        at = self.base + (tail & self.mask)
+                        words[at >> 3] = size  # step: put.header
+                        at += 16
+                        self.data[at : at + size] = frame  # step: put.payload
+                        if _WEAK_ORDER:
+                            fence()
+                        words[TAIL] = end  # step: put.tail
+                    if mutex is not None:
+                        mutex.release()
                 self.state = FREE
-            except BaseException:
-                try:
-                    self._settle()
-                finally:
-                    self._settle()
-                raise
-        # The guard was given back, which on x86 is a fence: a consumer that was about to sleep
-        # either sees the tail, or its flag is seen here.
+            guard.release()
+        except BaseException:
+            # Twice, for a handler that raises as the first begins.
+            try:
+                self._escape(guard)
+            finally:
+                self._escape(guard)
+            raise
+        # Giving the guard back was a fence, on x86: a consumer that is about to sleep either sees
+        # the tail, or its flag is seen here.
         if _WEAK_ORDER:
             fence()
         if done and words[DATA_BELL]:  # step: put.bell
@@ -644,65 +656,57 @@ class WriteCursor(Cursor):
 
 
 class ReadCursor(Cursor):
-    """The consumers' side of a ring.
+    """The consumers' side of a ring; `seen` is the tail, `bell` wakes a producer.
 
-    Args:
-        bell: what wakes a producer.
-        others: as of `Cursor`.
-
-    Attributes:
-        seen: the tail, as far as it was seen; up to there frames are whole.
+    Up to the tail all frames are whole.
     """
 
-    __slots__ = ("bell",)
-
-    def __init__(self, *others: Any, bell: Any) -> None:
-        super().__init__(*others)
-        self.bell = bell
+    __slots__ = ()
 
     def get(self) -> bytes | None:
         """Take the oldest frame out, if that is the common case; None if it is not."""
-        frame: bytes | None = None
-        with self.guard:
-            if self.state != FREE:
-                return None
-            mutex, words = self.mutex, self.words
-            try:
+        guard = self.guard
+        if guard._is_owned():
+            return None  # inside another call: the careful code refuses it
+        words, frame = self.words, None
+        try:
+            guard.acquire()
+            if self.state == FREE:
                 self.state = BUSY
-                if mutex is not None and not mutex.acquire(True, PATIENCE):
-                    self.state = FREE
-                    return None
-                head, state = words[HEAD], words[STATE]
-                is_there = 16 <= self.seen - head <= self.size or self._look_at_tail(head)
-                at = self.base + (head & self.mask)
-                size = words[at >> 3]  # with a flag or a kind in it, no frame is so large
-                end = head + ((size + 31) & -16)
-                done = (
-                    is_there
-                    and end <= self.seen
-                    and end <= (head | self.mask) + 1
-                    and not head & IMPOSSIBLE
-                    and words[SKIP] != head
-                    and state in _OPEN
-                    and (self.note is None or self.note(head, end))
-                )
-                if self.state != BUSY:
-                    raise self.nested()  # a handler forked in here: the parent goes on with it
-                if done:
-                    at += 16
-                    frame = self.data[at : at + size]  # step: get.copy
-                    if _WEAK_ORDER:
-                        fence()
-                    words[HEAD] = end  # step: get.head
-                if mutex is not None:
-                    mutex.release()
+                mutex = self.mutex
+                if mutex is None or mutex.acquire(True, PATIENCE):
+                    head, state = words[HEAD], words[STATE]
+                    is_there = 16 <= self.seen - head <= self.size or self._look_at_tail(head)
+                    at = self.base + (head & self.mask)
+                    size = words[at >> 3]  # with a flag or a kind in it, no frame is so large
+                    end = head + ((size + 31) & -16)
+                    done = (
+                        is_there
+                        and end <= self.seen
+                        and end <= (head | self.mask) + 1
+                        and not head & IMPOSSIBLE
+                        and words[SKIP] != head
+                        and state in _OPEN
+                        and (self.note is None or self.note(head, end))
+                    )
+                    if self.state != BUSY:
+                        raise self.nested()  # a handler forked in here: the parent goes on
+                    if done:
+                        at += 16
+                        frame = self.data[at : at + size]  # step: get.copy
+                        if _WEAK_ORDER:
+                            fence()
+                        words[HEAD] = end  # step: get.head
+                    if mutex is not None:
+                        mutex.release()
                 self.state = FREE
-            except BaseException:
-                try:
-                    self._settle()
-                finally:
-                    self._settle()
-                raise
+            guard.release()
+        except BaseException:
+            try:
+                self._escape(guard)
+            finally:
+                self._escape(guard)
+            raise
         if _WEAK_ORDER:
             fence()
         if frame is not None and words[SPACE_BELL]:  # step: get.bell

@@ -47,7 +47,7 @@ class Handle:
 
     _KIND: ClassVar[int]
     _NOUN: ClassVar[str]  # what the channel is called in messages
-    _FLAGS: ClassVar[int] = 0  # those of the header that this class knows
+    _FLAGS: ClassVar[int] = 0  # the flags in a header that this class knows
 
     _segment: Segment
     _words: memoryview[int]
@@ -135,7 +135,7 @@ class Handle:
         raise NotImplementedError
 
     def unlink(self) -> None:
-        """Remove the name: nobody can attach any more; who is attached goes on."""
+        """Remove the name: no process can attach any more; attached ones go on."""
         self._segment.unlink()
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
 """Calls that come between: threads that switch at any moment, signal handlers, finalizers.
 
-The fast paths have no lock, so this is what they have to live with. Whatever comes between is done
-before, after, or refused with an error; no frame is torn, lost or doubled.
+A call that comes between is done before, after, or refused with an error at once; no frame is torn,
+lost or doubled, and no lock stays taken.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from shmkit import Acquired, Empty, Full, Lock, Ring, ShutDown
+from shmkit import Acquired, Empty, Full, Lock, Queue, Ring, ShutDown
 from tests.processes import run_python
 
 # These take SIGALRM for themselves, which pytest-timeout has else.
@@ -413,33 +413,179 @@ def test_a_finalizer_that_puts(where: Any) -> None:
     assert [number for number in got if number >= 1_000_000] == by_finalizer
 
 
-def test_a_trace_function_is_no_trouble(where: Any) -> None:
-    """A debugger, a profiler: Python between any two lines of who puts and who gets."""
-    assert run_python(put_and_get_traced, where, timeout=50).stdout == "1200\n"
+@pytest.mark.parametrize("many", ["one", "many"])
+def test_a_trace_function_is_no_trouble(where: Any, many: str) -> None:
+    """A debugger, a profiler: Python between any two lines of the threads of one handle."""
+    assert run_python(put_and_get_traced, where, many, timeout=50).stdout == "1200\n"
 
 
-def put_and_get_traced(where: str | None) -> None:
+def put_and_get_traced(where: str | None, many: str) -> None:
     def trace(frame: Any, event: str, argument: Any) -> Any:
         return trace
 
     sys.setswitchinterval(1e-6)
     threading.settrace(trace)
-    got: list[int] = []
-    with Ring.create(where, capacity=4096) as ring:
+    got: list[list[int]] = [[], []]
+    with Ring.create(where, capacity=4096, producers=many, consumers=many) as ring:
 
-        def put() -> None:
-            for number in range(1200):
+        def put(first: int) -> None:
+            for number in range(first, first + 600):
                 ring.put(sealed(number, 30), 20)
-            ring.shutdown()
 
-        def get() -> None:
-            got.extend(map(opened, ring))
+        def get(mine: list[int]) -> None:
+            mine.extend(map(opened, ring))
 
-        threads = [threading.Thread(target=target) for target in (put, get)]
-        for thread in threads:
+        putting = [threading.Thread(target=put, args=(first,)) for first in (0, 600)]
+        getting = [threading.Thread(target=get, args=(mine,)) for mine in got]
+        for thread in putting + getting:
             thread.start()
-        for thread in threads:
+        for thread in putting:
             thread.join()
-    if got != list(range(1200)):
-        raise AssertionError(f"{len(got)} frames came, {len(set(got))} different ones")
-    print(len(got))
+        ring.shutdown()
+        for thread in getting:
+            thread.join()
+    if sorted(got[0] + got[1]) != list(range(1200)):
+        raise AssertionError(f"{len(got[0] + got[1])} frames came, of 1200")
+    for mine in got:
+        for own in ([n for n in mine if n < 600], [n for n in mine if n >= 600]):
+            if own != sorted(own):
+                raise AssertionError("frames of one thread came in another order")
+    print(len(got[0] + got[1]))
+
+
+# ------------------------------------------------------------------ calls on the same object
+
+
+class Channel:
+    """A ring or a queue, by the same two calls."""
+
+    def __init__(self, kind: str, where: Any) -> None:
+        if "queue" in kind:
+            maxsize = 20 if kind == "counted queue" else 0
+            self.made: Any = Queue(maxsize, where=where, capacity=4000)
+        else:
+            many = "many" if kind == "shared ring" else "one"
+            self.made = Ring.create(where, capacity=8192, producers=many, consumers=many)
+        self.put_numbers: list[int] = []
+        self.got_numbers: list[int] = []
+        self.refused = 0
+
+    def call(self, dice: random.Random, first: int) -> None:
+        """Put or get."""
+        if dice.random() < 0.5:
+            number = first + len(self.put_numbers)
+            self.made.put_nowait(sealed(number, dice.randrange(300)))
+            self.put_numbers.append(number)
+        else:
+            self.got_numbers.append(opened(self.made.get_nowait()))
+
+    def call_within(self, dice: random.Random) -> None:
+        """`call`, perhaps inside of another one; refused at once, if at all."""
+        began = time.perf_counter()
+        try:
+            self.call(dice, 1_000_000)
+        except (Full, Empty):
+            pass
+        except RuntimeError:
+            self.refused += 1
+        assert time.perf_counter() - began < 1
+
+    def check(self) -> None:
+        """Everything came once, and nothing is taken: another handle can do all."""
+        other = pickle.loads(pickle.dumps(self.made))
+        if isinstance(self.made, Ring) and self.made.statistics().producers:
+            self.made.close()
+        while not other.empty():
+            self.got_numbers.append(opened(other.get(timeout=5)))
+        assert sorted(self.got_numbers) == sorted(self.put_numbers)
+        for _ in range(3):
+            other.put(b"fine", timeout=5)
+            assert other.get(timeout=5) == b"fine"
+        other.close()
+
+
+CHANNELS = pytest.mark.parametrize("kind", ["ring", "shared ring", "queue", "counted queue"])
+
+
+@own_alarm
+@main_thread
+@CHANNELS
+def test_a_handler_that_calls_what_it_interrupts(kind: str, where: Any) -> None:
+    channel = Channel(kind, where)
+    dice, within = random.Random(5), random.Random(6)
+    with channel.made:
+        with alarms(lambda: channel.call_within(within)):
+            end = time.monotonic() + 3
+            while time.monotonic() < end:
+                try:
+                    channel.call(dice, 0)
+                except (Full, Empty):
+                    continue
+        channel.check()
+
+
+@CHANNELS
+def test_a_finalizer_that_calls_what_it_interrupts(kind: str, where: Any) -> None:
+    channel = Channel(kind, where)
+    dice, within = random.Random(7), random.Random(8)
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            channel.call_within(within)
+
+    with channel.made:
+        threshold = gc.get_threshold()
+        gc.set_threshold(7, 2, 2)
+        try:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                Cycle()
+                try:
+                    channel.call(dice, 0)
+                except (Full, Empty):
+                    continue
+        finally:
+            gc.set_threshold(*threshold)
+            gc.collect()
+        channel.check()
+
+
+@own_alarm
+@main_thread
+@pytest.mark.parametrize("kind", ["ring", "shared ring"])
+@pytest.mark.parametrize("what", ["put_many", "reserve", "get_many", "peek"])
+def test_a_handler_that_interrupts_a_careful_call(kind: str, what: str, where: Any) -> None:
+    """Inside a frame the same side is refused; the other one works."""
+    channel = Channel(kind, where)
+    ring: Ring = channel.made
+    within = random.Random(9)
+    with ring:
+        with alarms(lambda: channel.call_within(within)):
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                try:
+                    call_carefully(channel, what)
+                except (Full, Empty):
+                    continue
+        channel.check()
+
+
+def call_carefully(channel: Channel, what: str) -> None:
+    ring, number = channel.made, len(channel.put_numbers)
+    frames = [sealed(number + n, n * 50) for n in range(3)]
+    if what == "put_many":
+        done = ring.put_many(frames, 0)
+        channel.put_numbers += range(number, number + done)
+    elif what == "reserve":
+        with ring.reserve(len(frames[0]), 0) as room:
+            room[:] = frames[0]
+        channel.put_numbers.append(number)
+    elif what == "get_many":
+        channel.got_numbers += map(opened, ring.get_many(2, 0))
+    else:
+        with ring.peek(0) as view:
+            got = opened(bytes(view))
+        channel.got_numbers.append(got)

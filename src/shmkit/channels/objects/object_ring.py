@@ -21,18 +21,22 @@ from shmkit.channels.frame import step_of
 from shmkit.channels.objects.codec import Encoded, Memory, Received, decode, encode, load
 from shmkit.channels.objects.family import shares_tracker
 from shmkit.channels.objects.overflow import Label, Overflow
+from shmkit.channels.objects.tally import Tally
 from shmkit.channels.ring import Reader, Ring
 from shmkit.core import Wait
 from shmkit.deadline import Deadline
 from shmkit.memory.backends.base import identity_of
 from shmkit.segment.segment import PARTICIPANTS
 from shmkit.segment.words import (
+    CUT,
     FRAME_HEADER,
     HEAD,
     KIND_MASK,
     KIND_SHIFT,
     OBJECT_RING_KIND,
+    READY,
     SIZE_MASK,
+    STATE,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +129,7 @@ class ObjectRing(Ring):
     calls for bytes do not know what an object is.
     """
 
-    __slots__ = ("_overflow",)
+    __slots__ = ("_overflow", "_tally")
 
     _reader: ObjectReader
 
@@ -153,6 +157,7 @@ class ObjectRing(Ring):
         segment.membership.call_when_last(self._overflow.note_last)
         super().__init__(segment)
         self._reader.overflow = self._overflow
+        self._tally: Tally | None = None
 
     def _closer(self, segment: Segment) -> Callable[[], None]:
         def close(overflow: Overflow = self._overflow) -> None:
@@ -188,7 +193,15 @@ class ObjectRing(Ring):
         """Leave, as `Ring.close`; the last handle on a nameless ring removes what is beside it."""
         if not self._closed:
             super().close()
+            if self._tally is not None:
+                self._tally.close()
             self._overflow.remove_all()
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Let no more objects in; as `Ring.shutdown`. With `immediate` what is in is lost."""
+        super().shutdown(immediate)
+        if immediate:
+            self._overflow.sweep(lambda _: False)
 
     def flush(self) -> None:
         """As `Ring.flush`; the objects beside it first."""
@@ -280,7 +293,60 @@ class ObjectRing(Ring):
         frame: Any = self.get(timeout)
         return load(frame) if type(frame) is bytes else frame.load()
 
+    # -- for Queue -------------------------------------------------------------------------------
+
+    def common_put(self) -> Callable[[bytes], bool]:
+        """What puts a plain pickle in the common case; if it did not, `put_encoded` is to."""
+        return self._writer.put
+
+    def common_get(self) -> Callable[[], bytes | None]:
+        """What gets a plain pickle in the common case; if it is None, `get_frame` is to."""
+        return self._reader.get
+
+    def get_frame(self, timeout: float | None) -> Any:
+        """A plain pickle or something to `load`; see `Queue.get`."""
+        return self._reader.get_carefully(Deadline(timeout))
+
+    def count(self, maxsize: int) -> None:
+        """Count objects from now on, as every handle on the ring has to from the first object on.
+
+        Args:
+            maxsize: the most objects there may be; 0 for no limit but room.
+        """
+        self._tally = tally = Tally(self._words, maxsize)
+        self._writer.note, self._reader.note = tally.note_put, tally.note_get
+
     # -- looking ---------------------------------------------------------------------------------
+
+    @property
+    def maxsize(self) -> int:
+        """The most objects there may be; 0 for no limit but room."""
+        return self._tally.maxsize if self._tally is not None else 0
+
+    def qsize(self) -> int:
+        """How many objects are in that could be got; a moment later it may be another number."""
+        if self._open_words()[STATE] == CUT:
+            return 0
+        tally = self._tally
+        if tally is None:
+            return super().qsize()
+        taken = tally.taken()  # first: it is not to overtake
+        count = tally.put() - taken
+        # More than `maxsize` were never in at once: some were taken between the two looks.
+        return min(count, tally.maxsize) if tally.maxsize else count
+
+    def empty(self) -> bool:
+        """Whether nothing is in that could be got."""
+        return self._open_words()[STATE] == CUT or super().empty()
+
+    def full(self) -> bool:
+        """Whether a put would have to wait."""
+        return super().full() or 0 < self.maxsize <= self.qsize()
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether it was shut down."""
+        return self._open_words()[STATE] != READY
 
     def sweep(self) -> int:
         """Remove the objects beside the ring that a killed process left there.

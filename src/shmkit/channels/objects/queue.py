@@ -7,14 +7,14 @@ They promise what `multiprocessing.Queue` and `JoinableQueue` promise, and the `
   raises there, what was put is there for `get_nowait` at once, and stays when the process that put
   it is killed. `join_thread` and `cancel_join_thread` have nothing to do.
 - Room is bounded also without `maxsize`: `put` waits while `capacity` bytes are waiting to be got.
-- `qsize` works on every system, and `maxsize` counts exactly, whoever is killed.
+- `qsize` works on every system, and `maxsize` counts exactly, whatever is killed.
 - What a killed process was doing is finished or undone; its locks pass on. Deaths are not told:
-  `get` waits for whoever may still put, with the `timeout` it is given.
+  `get` waits for processes that may still put, with the `timeout` it is given.
 - Arrays come out as arrays that own their memory and are writable; large buffers are copied once in
   and once out (codec.py), larger objects than the queue has room for go beside it (overflow.py).
 
 A task of a JoinableQueue that was taken by a process that is then killed stays unfinished, as in
-the standard library: whoever supervises the processes puts it in again, and calls `task_done`.
+the standard library: the supervisor of the processes puts it in again, and calls `task_done`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from shmkit.channels.objects.codec import encode, load
-from shmkit.channels.objects.counted import CountedRing, JoinableRing
+from shmkit.channels.objects.queue_ring import JoinableRing, QueueRing, learn, make_ring
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from shmkit.channels.objects.object_ring import ObjectRing
     from shmkit.channels.ring import RingStatistics
     from shmkit.memory.url import Url, Where
 
@@ -54,13 +55,13 @@ class Queue(Generic[T]):
         OSError: ENOSPC, no room for it.
     """
 
-    _RING: type[CountedRing] = CountedRing
-    _ring: CountedRing
+    _RING: type[ObjectRing] = QueueRing
+    _ring: ObjectRing
 
     def __init__(self, maxsize: int = 0, *, where: Where = None, capacity: int = 8 << 20) -> None:
-        self._take(self._RING.make(where, maxsize, capacity))
+        self._take(make_ring(self._RING, where, maxsize, capacity))
 
-    def _take(self, ring: CountedRing) -> None:
+    def _take(self, ring: ObjectRing) -> None:
         self._ring = ring
         self._put, self._get = ring.common_put(), ring.common_get()
 
@@ -76,15 +77,15 @@ class Queue(Generic[T]):
             FileNotFoundError: there is none of that name.
             IncompatibleSegment: it is no queue of this class.
             CorruptSegment: its header is broken.
-            PermissionError: it is another user's: what it holds are pickles, and those are code.
+            PermissionError: it is another user's: it holds pickles, and pickles are code.
         """
         self = cls._over(cls._RING.attach(where, timeout=timeout))
         self._ring.sweep()
         return self
 
     @classmethod
-    def _over(cls, ring: CountedRing) -> Self:
-        ring.learn()
+    def _over(cls, ring: ObjectRing) -> Self:
+        learn(ring)
         self = cls.__new__(cls)
         self._take(ring)
         return self
@@ -192,7 +193,7 @@ class Queue(Generic[T]):
     def close(self) -> None:
         """Close this handle: `put` and `get` raise ValueError from now on. Idempotent.
 
-        What was put stays for the others, as long as one of them has the queue.
+        What was put stays for the other processes, as long as one of them has the queue.
         """
         self._ring.close()
 
@@ -203,7 +204,7 @@ class Queue(Generic[T]):
         """Do nothing: there is no thread that the process's end would wait for."""
 
     def unlink(self) -> None:
-        """Remove the name of a named queue: nobody can attach any more, who has it goes on."""
+        """Remove the name of a named queue: no process can attach any more; attached ones go on."""
         self._ring.unlink()
 
     def __enter__(self) -> Self:

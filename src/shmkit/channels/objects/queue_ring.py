@@ -1,0 +1,155 @@
+"""What queues are made of: object rings that know how many objects there may be, and tasks done.
+
+Deaths are not told: like the standard library's queues they wait for processes that may come.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from shmkit.channels.objects.object_ring import ObjectRing
+from shmkit.channels.ring import RingOptions
+from shmkit.deadline import Deadline
+from shmkit.segment.fences import fence
+from shmkit.segment.words import (
+    ALWAYS_OPEN,
+    CUT,
+    DONE_BELL,
+    JOIN_NEWS,
+    JOINABLE_QUEUE_KIND,
+    MAXSIZE,
+    QUEUE_KIND,
+    STATE,
+    TASKS_DONE,
+)
+from shmkit.sync.doorbell import Doorbell
+
+if TYPE_CHECKING:
+    from shmkit.memory.url import Where
+    from shmkit.segment.segment import Segment
+
+__all__ = ["JoinableRing", "QueueRing", "learn", "make_ring"]
+
+PARTICIPANTS: Final = 256
+_OVERHEAD: Final = 4096  # more than an object's frame has around it
+
+R = TypeVar("R", bound=ObjectRing)
+
+
+def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
+    """Make a new ring for a queue, with room for an object of `capacity` bytes."""
+
+    def fill(words: memoryview[int]) -> None:
+        words[MAXSIZE] = max(0, maxsize)
+        words[ALWAYS_OPEN] = 1
+
+    options = RingOptions(
+        capacity + _OVERHEAD, producers="many", consumers="many", participants=PARTICIPANTS
+    )
+    ring = kind._make(where, options, fill=fill)
+    learn(ring)
+    return ring
+
+
+def learn(ring: ObjectRing) -> None:
+    """Take over what the creator decided."""
+    maxsize = ring._words[MAXSIZE]
+    if maxsize or isinstance(ring, JoinableRing):
+        ring.count(maxsize)
+
+
+class QueueRing(ObjectRing):
+    """What a Queue is made of."""
+
+    __slots__ = ()
+
+    _KIND = QUEUE_KIND.number
+    _NOUN = QUEUE_KIND.noun
+    _TELLS_DEATHS = False
+    _WARNING = ""
+
+
+class JoinableRing(ObjectRing):
+    """What a JoinableQueue is made of: it counts tasks done, too."""
+
+    __slots__ = ("_done", "_put_seen")
+
+    _KIND = JOINABLE_QUEUE_KIND.number
+    _NOUN = JOINABLE_QUEUE_KIND.noun
+    _TELLS_DEATHS = False
+    _WARNING = ""
+
+    def __init__(self, segment: Segment) -> None:
+        """Take over a segment; `make_ring` and `attach` are the ways to it."""
+        super().__init__(segment)
+        bells = segment.membership.semaphores
+        self._put_seen = 0
+        self._done = Doorbell(segment.words, DONE_BELL, ALWAYS_OPEN, bells, "done", shared=True)
+
+    def unfinished(self) -> int:
+        """Objects put that no `task_done` was called for.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        words = self._open_words()
+        done = words[TASKS_DONE]  # first: nothing left is then true, though more may come
+        tally = self._tally
+        assert tally is not None, "learn() has been called"
+        return (tally.taken() if words[STATE] == CUT else tally.put()) - done
+
+    def task_done(self) -> None:
+        """Say of an object that was taken that its task is done.
+
+        Raises:
+            ValueError: called more often than objects were put.
+            ClosedError: this handle was closed.
+        """
+        # Within the consumers' lock: consumers call this.
+        if self._reader.attempt(self._note_done, Deadline(None)) == 0:
+            fence()
+            self._done.ring()
+
+    def _note_done(self) -> int:
+        words = self._open_words()
+        done = words[TASKS_DONE]
+        left = self._put_seen - done
+        if left <= 1 or words[STATE] == CUT:
+            left = self.unfinished()
+            self._put_seen = done + left
+            if left <= 0:
+                raise ValueError("task_done() called too many times")
+        words[TASKS_DONE] = done + 1  # step: task.done
+        if left == 1:
+            words[JOIN_NEWS] += 1  # step: task.news
+        return left - 1
+
+    def join(self) -> None:
+        """Wait until as many tasks are done as objects were put.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        while True:
+            seen = self._open_words()[JOIN_NEWS]
+            if self.unfinished() <= 0:
+                self._done.ring()  # for the next joiner
+                return
+            # Not for ever: the process that did the last task may have been killed before it told.
+            self._done.wait(JOIN_NEWS, seen, Deadline(0.5), self._check_open)
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Let no more objects in; with `immediate`, what is in is lost, and counts as done."""
+        super().shutdown(immediate)
+        if immediate:
+            self._reader.attempt(self._note_news, Deadline(None))
+            fence()
+            self._done.ring()
+
+    def _note_news(self) -> None:
+        self._words[JOIN_NEWS] += 1
+
+    def close(self) -> None:
+        """Leave, as `Ring.close`."""
+        super().close()
+        self._done.close()
