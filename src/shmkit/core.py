@@ -367,6 +367,7 @@ class Cursor:
         base: byte in `data` where the ring's data begins.
         size: bytes of the ring's data, a power of two.
         mutex: the lock between the processes on this side; None where there is one process.
+        bell: what wakes the other side: `ring()`.
 
     Attributes:
         state: whether the common case may be taken, or why not.
@@ -375,11 +376,14 @@ class Cursor:
         guard: the lock between threads, for the common case, and to change `loan`. Held for
             microseconds; for PATIENCE if the mutex is with a process that is stopped.
         loan: which thread has the side to itself for more than that, or None.
-        note: called within the lock before each commit, by layers above; None for nothing.
+        note: called within the lock before each commit, with the position that is to be left and
+            the next one; False refuses it. None for nothing.
+        seen: how far the other side was seen to be. It only gets further, so a late look is safe.
     """
 
     __slots__ = (
         "base",
+        "bell",
         "data",
         "guard",
         "idle",
@@ -396,7 +400,14 @@ class Cursor:
     )
 
     def __init__(
-        self, title: str, words: memoryview[int], data: Any, base: int, size: int, mutex: Any
+        self,
+        title: str,
+        words: memoryview[int],
+        data: Any,
+        base: int,
+        size: int,
+        mutex: Any,
+        bell: Any,
     ) -> None:
         self.title = title
         self.words = words
@@ -406,6 +417,7 @@ class Cursor:
         self.mask = size - 1
         self.largest = size - 16
         self.mutex = mutex
+        self.bell = bell
         self.note: Callable[[int, int], bool] | None = None
         self.idle = NO_ROLE
         self.start_anew()
@@ -419,7 +431,7 @@ class Cursor:
         if self.idle != CLOSED:
             self.idle = NO_ROLE
         self.state = self.idle
-        self.seen = 0  # how far the other side was seen to be; it only gets further
+        self.seen = 0
 
     # -- the careful calls: one at a time ----------------------------------------------------------
 
@@ -575,21 +587,12 @@ class Cursor:
 
 
 class WriteCursor(Cursor):
-    """The producers' side of a ring.
+    """The producers' side of a ring; `seen` is the head, `bell` wakes a consumer.
 
-    Args:
-        bell: what wakes a consumer.
-        others: as of `Cursor`.
-
-    Attributes:
-        seen: the head, as far as it was seen; room for frames reaches up to a ring's size behind.
+    Room for frames reaches up to a ring's size behind the head.
     """
 
-    __slots__ = ("bell",)
-
-    def __init__(self, *others: Any, bell: Any) -> None:
-        super().__init__(*others)
-        self.bell = bell
+    __slots__ = ()
 
     def put(self, frame: bytes | memoryview) -> bool:
         """Copy a frame in, if that is the common case; whether it was."""
@@ -653,21 +656,12 @@ class WriteCursor(Cursor):
 
 
 class ReadCursor(Cursor):
-    """The consumers' side of a ring.
+    """The consumers' side of a ring; `seen` is the tail, `bell` wakes a producer.
 
-    Args:
-        bell: what wakes a producer.
-        others: as of `Cursor`.
-
-    Attributes:
-        seen: the tail, as far as it was seen; up to there frames are whole.
+    Up to the tail all frames are whole.
     """
 
-    __slots__ = ("bell",)
-
-    def __init__(self, *others: Any, bell: Any) -> None:
-        super().__init__(*others)
-        self.bell = bell
+    __slots__ = ()
 
     def get(self) -> bytes | None:
         """Take the oldest frame out, if that is the common case; None if it is not."""

@@ -10,7 +10,7 @@ anything out: that is done by the task itself, in one go with returning it, so a
 cancelled while it waits has taken nothing, and leaves nothing behind but the rest of a slice. While
 the executor has no thread to spare, the loop looks again every millisecond.
 
-Calls of the wrapped object itself, and those that do not wait, take as long as the copying does.
+Calls of the wrapped object itself, and calls that do not wait, take as long as the copying does.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Waiting:
 
 
 class _Slice:
-    """One sleep of a thread, and those who wait for its end."""
+    """One sleep of a thread, and the tasks that wait for its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, side: _Waiting, seen: int) -> None:
         self._started = False

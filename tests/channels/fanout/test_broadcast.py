@@ -144,10 +144,10 @@ def test_a_dropped_handle_is_reported() -> None:
         del broadcast
 
 
-def test_there_are_lines_for_120_handles() -> None:
+def test_there_are_places_for_120_handles() -> None:
     with Broadcast.create(capacity=4096) as broadcast:
         others = [pickle.loads(pickle.dumps(broadcast)) for _ in range(119)]
-        with pytest.raises(OSError, match="all 120 lines"):
+        with pytest.raises(OSError, match="all 120 places"):
             pickle.loads(pickle.dumps(broadcast))
         for other in others:
             other.close()

@@ -74,9 +74,7 @@ class Reader(ReadCursor):
         checked: bool,
     ) -> None:
         size = segment.header.data_size
-        super().__init__(
-            title, segment.words, segment.map, segment.base, size, mutex, bell=space_bell
-        )
+        super().__init__(title, segment.words, segment.map, segment.base, size, mutex, space_bell)
         self.segment = segment
         self.data_bell = data_bell
         self.role = role
@@ -95,7 +93,7 @@ class Reader(ReadCursor):
             self.wait(taken.seen, deadline)
             frame = self.get()  # what most waits end with
         if self.role.shared:
-            self.give_room()  # the bell was for all who sleep
+            self.give_room()  # other consumers may sleep on the same bell
         return frame
 
     def _glance(self) -> bytes | None:

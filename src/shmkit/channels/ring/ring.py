@@ -265,7 +265,8 @@ class Ring(Handle):
             ClosedError: this handle was closed.
         """
         words = self._open_words()
-        self._segment.membership.register()  # in a forked child, whose bells others are to hear
+        # In a forked child, for the bells that other processes are to hear.
+        self._segment.membership.register()
         state = self._checked_state(words)
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT  # step: shut.state

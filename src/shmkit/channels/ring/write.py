@@ -92,9 +92,7 @@ class Writer(WriteCursor):
         checked: bool,
     ) -> None:
         size = segment.header.data_size
-        super().__init__(
-            title, segment.words, segment.map, segment.base, size, mutex, bell=data_bell
-        )
+        super().__init__(title, segment.words, segment.map, segment.base, size, mutex, data_bell)
         self.segment = segment
         self.space_bell = space_bell
         self.role = role
