@@ -24,8 +24,8 @@ from shmkit.channels.objects.codec import encode
 from shmkit.channels.objects.queue import JoinableQueue, Queue
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, Full, ShutDown
+from shmkit.segment.semaphores import SLICE
 from shmkit.segment.words import HEAD, JOIN_NEWS, READY, STATE, TAIL
-from shmkit.sync.semaphore import SLICE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -25,6 +25,7 @@ from shmkit.segment.words import (
     LINE_WORDS,
     LOCK_WORDS,
     LOCKS,
+    PAGE,
     PARTICIPANT_BYTE,
     PARTICIPANTS_AT,
     PHASES,
@@ -38,23 +39,9 @@ if TYPE_CHECKING:
 
     from shmkit.segment.presence import Presence
 
-# DEATHS and LINE_... are for the channels, which do not take them from words.py yet.
-__all__ = [
-    "DEATHS",
-    "LINE_ATTACHED",
-    "LINE_PID",
-    "LINE_ROLES",
-    "NO_WORDS",
-    "NoPlace",
-    "Participants",
-    "start_time",
-]
+__all__ = ["NO_WORDS", "NoPlace", "Participants", "start_time"]
 
-LINE_PID: Final = PID
-LINE_ATTACHED: Final = ATTACHED
-LINE_ROLES: Final = ROLES
-
-NO_WORDS: Final = memoryview(bytearray(b"\1" + bytes(4095))).cast("Q")
+NO_WORDS: Final = memoryview(bytearray(b"\1" + bytes(2 * PAGE - 1))).cast("Q")
 """What a closed handle has in place of its segment: not open, and without participants."""
 
 

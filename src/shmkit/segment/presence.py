@@ -23,22 +23,14 @@ from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
-from shmkit.segment.words import (
-    CONSUMER_BYTE,
-    DOOR_BYTE,
-    LOCK_BYTES_AT,
-    PARTICIPANT_BYTE,
-    PRODUCER_BYTE,
-    RESCUE_BYTE,
-)
+from shmkit.segment.words import DOOR_BYTE, LOCK_BYTES_AT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shmkit.memory.buffer import SharedBuffer
 
-# The bytes are for the channels, which do not take them from words.py yet.
-__all__ = ["CONSUMER_BYTE", "PARTICIPANT_BYTE", "PRODUCER_BYTE", "RESCUE_BYTE", "Door", "Presence"]
+__all__ = ["Door", "Presence"]
 
 if sys.platform == "darwin":
     _FLOCK = struct.Struct("qqihh")  # start, len, pid, type, whence

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from shmkit.segment.semaphores import Semaphore as Counter
 
-# SLICE is for the channels, which do not take it from the segment floor yet.
-__all__ = ["SLICE", "Semaphore", "check_name"]
+__all__ = ["Semaphore", "check_name"]
 
 NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
 # At exit: after the children of this process were joined, which may still want to attach (0 and
