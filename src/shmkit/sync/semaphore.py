@@ -125,7 +125,9 @@ class Semaphore:
         fill = partial(
             header.fill, kind=SEMAPHORE_KIND, flags=0, data_size=0, participants=_PARTICIPANTS
         )
-        self._stand_in(SharedBuffer._create_filled(Url("anon"), PAGE, fill, keep=False))
+        buffer = SharedBuffer._create_filled(Url("anon"), PAGE, fill, keep=False)
+        buffer._pid = 0  # a semaphore may be dropped open: this buffer does not warn then
+        self._stand_in(buffer)
         self._counter.reset(value)
 
     def _stand_in(self, buffer: SharedBuffer) -> None:

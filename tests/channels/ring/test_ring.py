@@ -354,12 +354,12 @@ def test_a_named_ring_outlives_its_closed_handles(unique_name: str) -> None:
         Ring.attach(unique_name)
 
 
-def test_there_are_lines_for_24_participants(where: Any) -> None:
+def test_there_are_places_for_48_participants(where: Any) -> None:
     with Ring.create(where, capacity=4096) as ring, ExitStack() as stack:
-        for _ in range(23):
+        for _ in range(47):
             stack.enter_context(pickle.loads(pickle.dumps(ring)))
-        assert ring.statistics().participants == (os.getpid(),) * 24
-        with pytest.raises(OSError, match="24"):
+        assert ring.statistics().participants == (os.getpid(),) * 48
+        with pytest.raises(OSError, match="48"):
             pickle.loads(pickle.dumps(ring))
         stack.pop_all().close()
         assert ring.statistics().participants == (os.getpid(),)
