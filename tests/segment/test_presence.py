@@ -23,7 +23,7 @@ from shmkit.segment.words import (
     PRODUCER_BYTE,
     RESCUE_BYTE,
 )
-from tests.processes import wait_until
+from tests.processes import in_child, wait_until
 
 BYTE = PARTICIPANT_BYTE + 5
 
@@ -130,6 +130,32 @@ def test_closing_gives_everything_back(presence: Presence, other: Presence) -> N
     ):
         with pytest.raises(ClosedError):
             call()
+
+
+def test_a_file_of_the_programs_own_is_not_taken_for_it(
+    buffer: SharedBuffer, other: Presence, tmp_path: Path
+) -> None:
+    """A daemon closes all descriptors, and then opens files, which get the same numbers."""
+    presence = Presence(buffer)
+    assert presence.try_lock(BYTE)
+    fd, path = presence.descriptor, tmp_path / "log"
+    with path.open("wb") as log:
+        os.dup2(log.fileno(), fd)
+    assert presence.is_lost
+    assert not other.is_held(BYTE)
+    for call in (
+        lambda: presence.try_lock(BYTE + 1),
+        lambda: presence.others(BYTE),
+        lambda: presence.descriptor,
+    ):
+        with pytest.raises(ClosedError, match="closed the descriptor"):
+            call()
+    assert in_child(lambda: presence.is_lost) is False  # there it has no descriptor at all
+    presence.unlock(BYTE)
+    presence.close()
+    os.write(fd, b"still open")
+    os.close(fd)
+    assert path.read_bytes() == b"still open"
 
 
 def test_a_dropped_one_gives_everything_back(buffer: SharedBuffer, other: Presence) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, SupportsIndex
 if TYPE_CHECKING:
     from shmkit.memory.url import Url
 
-__all__ = ["ADDRESS_SPACE", "checked_size", "free_memory", "reserve"]
+__all__ = ["ADDRESS_SPACE", "checked_size", "fill_holes", "free_memory", "reserve"]
 
 # User addresses have 47 bits on x86-64 and at most 48 on arm64 (Linux, macOS).
 ADDRESS_SPACE: Final = min(sys.maxsize, 1 << 48)
@@ -27,6 +27,8 @@ _PART: Final = 64
 
 # These all mean to a caller that it does not fit.
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
+_CANNOT_RESERVE: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_BLOCK: Final = 512  # bytes, what `st_blocks` counts
 
 
 def checked_size(size: SupportsIndex | None) -> int:
@@ -79,6 +81,31 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
         if error.errno not in _NO_ROOM:
             raise
         raise _no_room(wanted, url, _free_space(fd), "its filesystem") from error
+
+
+def fill_holes(fd: int, size: int, url: Url) -> None:
+    """Take the room that a file lacks: a copy has holes where the original had room but no bytes.
+
+    Neither bytes nor size change. No other process should write meanwhile: where a filesystem
+    cannot reserve room, the C library writes zeros into what it finds empty.
+
+    Args:
+        fd: descriptor, open for writing.
+        size: bytes of the file that are to be written through a map.
+        url: where it is.
+
+    Raises:
+        OSError: ENOSPC: there is no room; the file stays as it is.
+    """
+    if os.fstat(fd).st_blocks * _BLOCK >= size or not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _no_room(size, url, _free_space(fd), "its filesystem") from error
+        if error.errno not in _CANNOT_RESERVE:
+            raise
 
 
 def _no_room(wanted: int, url: Url, free: int | None, place: str) -> OSError:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["Exact", "Identity", "exact_identity", "generation_at", "identity_of"]
+__all__ = ["Exact", "Identity", "close_if", "exact_identity", "generation_at", "identity_of"]
 
 # (device, inode)
 Identity: TypeAlias = tuple[int, int]
@@ -38,6 +38,28 @@ _FLAGS: Final = (
 def identity_of(status: os.stat_result) -> Identity:
     """The memory that a stat result describes."""
     return status.st_dev, status.st_ino
+
+
+def close_if(
+    fd: int, identity: Identity, close: Any = os.close, fstat: Any = os.fstat, error: Any = OSError
+) -> None:
+    """Close a descriptor that was kept, if it still leads to the memory meant.
+
+    A program that closed all descriptors, as a daemon does, may have a file of its own there now.
+
+    Args:
+        fd: the descriptor.
+        identity: the memory it led to.
+        close: these are bound here because a finalizer at exit finds the globals gone.
+        fstat: see `close`.
+        error: see `close`.
+    """
+    try:
+        status = fstat(fd)
+    except error:
+        return  # closed already
+    if (status.st_dev, status.st_ino) == identity:
+        close(fd)
 
 
 def exact_identity(fd: int, status: os.stat_result, scheme: str) -> Exact:

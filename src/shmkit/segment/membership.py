@@ -275,7 +275,7 @@ class Membership:
             self._finalizer.cancel()
         table = self.participants
         try:
-            if self._is_registered:
+            if self._is_registered and not presence.is_lost:  # lost: to the others it has died
                 with self.entering():
                     table.words[self.line() + ROLES] = 0  # step: member.roles
                     presence.unlock(PARTICIPANT_BYTE + table.own)  # step: member.leave

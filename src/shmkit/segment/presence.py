@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
+from shmkit.memory.identity import Identity, close_if, identity_of
 from shmkit.segment.words import DOOR_BYTE, LOCK_BYTES_AT
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ else:
     _GETLK, _SETLK = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
 
 _POLL: Final = 0.0005  # seconds
+# O_NONBLOCK: the program may have closed the descriptor, and a pipe may have its number.
+_REOPENED: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def _flock(kind: int, byte: int, count: int = 1) -> bytes:
@@ -65,13 +68,14 @@ class Presence:
 
     def __init__(self, buffer: SharedBuffer) -> None:
         self._fd = buffer.descriptor()
+        self._identity = identity_of(os.fstat(self._fd))
         self._closer = self._closes(self._fd)
         self._held: set[int] = set()
         self._after_fork: weakref.WeakMethod[Callable[[], None]] | None = None
         _alive.add(self)
 
-    def _closes(self, fd: int) -> weakref.finalize[[int], Presence]:
-        closer = weakref.finalize(self, os.close, fd)
+    def _closes(self, fd: int) -> weakref.finalize[[int, Identity], Presence]:
+        closer = weakref.finalize(self, close_if, fd, self._identity)
         closer.atexit = False  # at exit it would come before those who still need the locks
         return closer
 
@@ -107,7 +111,8 @@ class Presence:
     def unlock(self, byte: int) -> None:
         """Give a byte back that `try_lock` got."""
         try:
-            fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_UNLCK, byte))
+            if not self.is_lost:  # else the kernel took it back when the descriptor was closed
+                fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_UNLCK, byte))
         finally:
             self._held.discard(byte)
 
@@ -138,16 +143,38 @@ class Presence:
         Raises:
             ClosedError: it was closed, or could not follow a fork.
         """
-        if self._fd < 0:
+        fd = self._fd
+        if fd < 0:
             raise ClosedError("this handle's presence was closed, or could not follow a fork")
-        return self._fd
+        if not self._is_ours(fd):  # a lock on another file would say that no other handle is here
+            raise ClosedError(
+                "this program closed the descriptor by which a handle takes part, as a daemon "
+                "that closes all of them: make or attach the handle after that"
+            )
+        return fd
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the program closed the descriptor behind this object's back."""
+        return self._fd >= 0 and not self._is_ours(self._fd)
+
+    def _is_ours(self, fd: int) -> bool:
+        """Whether a descriptor leads to the memory; the program may have closed it, and more."""
+        try:
+            return identity_of(os.fstat(fd)) == self._identity
+        except OSError:
+            return False
 
     def _start_anew(self) -> None:
         inherited, self._fd = self._fd, -1
         self._held.clear()
         if inherited >= 0:
             try:
-                self._fd = os.open(f"/proc/self/fd/{inherited}", os.O_RDWR | os.O_CLOEXEC)
+                fd = os.open(f"/proc/self/fd/{inherited}", _REOPENED)
+                if self._is_ours(fd):
+                    self._fd = fd
+                else:
+                    os.close(fd)
             except OSError:
                 # No /proc, or no descriptor left: this handle is unusable in the child and says so
                 # at its first use. Keeping the inherited one would let the parent outlive its

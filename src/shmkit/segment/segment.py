@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.errors import CorruptSegment, IncompatibleSegment
+from shmkit.memory.allocation import fill_holes
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.memory.url import Url
 from shmkit.segment import header
@@ -121,6 +122,7 @@ class Segment:
             FileNotFoundError: nothing of that name.
             IncompatibleSegment: not a segment, or another kind or version.
             CorruptSegment: its header breaks a rule.
+            OSError: ENOSPC: it is a copy with holes, and there is no room to fill them.
         """
         return cls.join(SharedBuffer._attach_filled(where, timeout=timeout), kind)
 
@@ -278,12 +280,16 @@ class Segment:
     def _enter(self, first: Callable[[Segment], None] = _nothing) -> None:
         membership = self.membership = Membership(self.buffer, self.kind)
         membership.bind(self.map, self.words, self.header.participants)
-        named_page = self.kind.control and self.buffer.url.scheme != "anon"
+        url = self.buffer.url
+        named_page = self.kind.control and url.scheme != "anon"
+        may_have_holes = url.scheme != "anon" and not self.buffer.created
 
         def enter() -> None:
             if named_page:
                 # The last one out may have removed the name before this one got to the door.
                 os.close(self.buffer.descriptor())
+            if may_have_holes and membership.participants.are_none():
+                fill_holes(membership.presence.descriptor, self.header.total, url)
             if first is not _nothing and membership.participants.are_none():
                 first(self)
             membership.enter()

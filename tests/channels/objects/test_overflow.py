@@ -41,6 +41,35 @@ def test_what_is_dropped_leaves_no_object_beside(policy: str, where: Any) -> Non
             ring.unlink()
 
 
+def make_link(path: Path) -> None:
+    path.symlink_to("/nowhere")
+
+
+@pytest.mark.parametrize("make", [make_link, Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_taken_for_an_object(
+    make: Callable[[Path], None], where: Any
+) -> None:
+    """A sweep opened it: it waited for the pipe's other end, or ended the put with an error."""
+    with ObjectRing.create(where, capacity=4096) as ring:
+        overflow = ring._overflow
+        is_file = ring.url.scheme == "file"
+        folder, mark = (overflow._folder, "") if is_file else ("/dev/shm", "s")
+        path = Path(folder, f"{overflow._prefix}{mark}{0:012x}")
+        make(path)
+        try:
+            ring.put_object(LARGE)
+            assert ring.sweep() == 0
+            assert ring.get_object(0) == LARGE
+            assert stored(ring) == []
+            ring.flush()
+            assert os.path.lexists(path)
+        finally:
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink(missing_ok=True)
+
+
 class Alarm(Exception):
     """What a signal handler raises."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -198,3 +199,45 @@ def test_a_full_ring_stays_full(path: Path) -> None:
     assert size.st_size == 2 * 4096 + 4096
     assert size.st_blocks * 512 >= size.st_size  # its room is reserved
     os.truncate(path, size.st_size)
+
+
+def copy_with_holes(source: Path, target: Path) -> None:
+    """Copy a file as `cp` does: what is zero gets no room."""
+    with source.open("rb") as old, target.open("wb") as new:
+        while page := old.read(4096):
+            if any(page):
+                new.write(page)
+            else:
+                new.seek(len(page), os.SEEK_CUR)
+        new.truncate(old.tell())
+
+
+def test_a_copy_with_holes_gets_its_room(path: Path) -> None:
+    """On a full filesystem a write into a hole would be a SIGBUS."""
+    with Ring.create(path, capacity=1 << 20) as ring:
+        ring.put(b"x")
+    copy = path.with_name("copy")
+    copy_with_holes(path, copy)
+    assert copy.stat().st_blocks * 512 < 1 << 20
+    with Ring.attach(copy) as ring:
+        assert copy.stat().st_blocks * 512 >= copy.stat().st_size == path.stat().st_size
+        assert ring.get(0) == b"x"
+
+
+def test_a_copy_with_holes_is_refused_where_there_is_no_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ring.create(path, capacity=1 << 20) as ring:
+        ring.put(b"x")
+    copy = path.with_name("copy")
+    copy_with_holes(path, copy)
+    content = copy.read_bytes()
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="no room for file:") as caught:
+        Ring.attach(copy)
+    assert caught.value.errno == errno.ENOSPC
+    assert copy.read_bytes() == content

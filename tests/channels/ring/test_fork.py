@@ -71,6 +71,43 @@ def test_the_child_is_a_participant_of_its_own(ring: Ring) -> None:
     assert ring.get() == b"x"
 
 
+def test_a_daemon_that_closed_all_descriptors_is_told(tmp_path: Path, where: Any) -> None:
+    """It must not take a file of its own for the ring: alone, it would make the locks anew."""
+    with Ring.create(where, producers="many", consumers="many") as ring:
+        ring.put(b"x")
+        presence = ring._segment.membership.presence
+
+        def act() -> None:
+            number = presence.descriptor
+            os.closerange(number, number + 1)
+            with (tmp_path / "mine").open("w+b") as mine:
+                os.dup2(mine.fileno(), number)
+            for call in (lambda: ring.put(b"y"), lambda: ring.get(0)):
+                with pytest.raises(ClosedError, match="closed the descriptor"):
+                    call()
+            ring.close()
+            os.write(number, b"still open")
+
+        in_child(act)
+        assert (tmp_path / "mine").read_bytes() == b"still open"
+        assert ring.statistics().participants == (os.getpid(),)
+        assert ring.get(0) == b"x"
+
+
+def test_a_process_that_closed_all_descriptors_can_still_close(where: Any) -> None:
+    with Ring.create(where) as ring:
+
+        def act() -> None:
+            ring.put(b"x")
+            os.close(ring._segment.membership.presence.descriptor)
+            ring.put(b"y")  # the role was claimed, and there is nothing to ask the kernel
+            ring.close()
+
+        in_child(act)
+        assert ring.get(0) == b"x"
+        assert ring.get(0) == b"y"
+
+
 def test_a_childs_close_takes_nothing_from_the_parent(semaphores: Any, ring: Ring) -> None:
     ring.put(b"x")
     there = semaphores()

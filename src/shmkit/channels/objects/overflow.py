@@ -34,6 +34,7 @@ import hashlib
 import os
 import pickle
 import secrets
+import stat
 from contextlib import contextmanager
 from glob import escape
 from multiprocessing import resource_tracker
@@ -237,11 +238,15 @@ class Overflow:
     # -- cleaning up -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Names of all objects of this ring that are stored."""
+        """Names of all objects of this ring that are stored.
+
+        Links, pipes and directories of such a name are not ours: they are neither opened nor
+        removed.
+        """
         folder = Path(self._folder) if self._kind == "file" else _SHM
         mark = "" if self._kind == "file" else f"[{_TRACKED}{_UNTRACKED}]"
         paths = folder.glob(f"{escape(self._prefix)}{mark}{'[0-9a-f]' * _TOKEN}")
-        return [path.name for path in paths]
+        return [path.name for path in paths if _is_file(path)]
 
     def sweep(self, is_labelled: Callable[[str], bool]) -> int:
         """Remove what is not being sent and will not be received.
@@ -361,6 +366,13 @@ class StoredObject:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False  # received meanwhile
 
 
 def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]:

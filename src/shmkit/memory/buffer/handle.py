@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import creation
 from shmkit.memory.buffer.exports import Exports
-from shmkit.memory.identity import Exact, identity_of
+from shmkit.memory.identity import Exact, close_if, identity_of
 from shmkit.memory.mapping import Access, Region, attach_region, checked_access
 from shmkit.memory.ownership import Ownership, remove
 from shmkit.memory.url import Url
@@ -368,13 +368,13 @@ class Handle:
             self._pid = 0  # once
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
-    def _close_descriptors(self, close: Any = os.close) -> None:
+    def _close_descriptors(self, close: Any = close_if) -> None:
         while self._descriptors:
             try:
                 fd = self._descriptors.pop()
             except IndexError:
                 return  # another thread was faster
-            close(fd)
+            close(fd, self._identity[:2])
 
     # ------------------------------------------------------------------ for subclasses
 
