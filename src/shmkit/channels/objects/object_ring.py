@@ -22,8 +22,7 @@ from shmkit.channels.frame import step_of
 from shmkit.channels.objects.codec import Encoded, Memory, Received, decode, encode, load
 from shmkit.channels.objects.overflow import Label, Overflow
 from shmkit.channels.objects.tally import Tally
-from shmkit.channels.ring import Reader, Ring
-from shmkit.core import Wait
+from shmkit.channels.ring import Reader, Ring, Wait, insist
 from shmkit.deadline import Deadline
 from shmkit.memory.backends.base import identity_of
 from shmkit.segment.segment import PARTICIPANTS
@@ -62,8 +61,6 @@ class ObjectReader(Reader):
     Attributes:
         overflow: the memory beside the ring; set by its ring.
     """
-
-    __slots__ = ("overflow",)
 
     overflow: Overflow
 
@@ -256,7 +253,7 @@ class ObjectRing(Ring):
                 writer.commit(at, at + step_of(size))
             return at is not None
 
-        is_in = writer.insist(attempt, deadline)
+        is_in = insist(writer, attempt, deadline)
         writer.announce()
         return is_in
 
@@ -264,7 +261,7 @@ class ObjectRing(Ring):
         writer = self._writer
         charge = min(size, writer.size // _SHARE, writer.largest) - FRAME_HEADER
         # Before anything is written; another producer may be quicker to fill the place.
-        if writer.insist(partial(writer.admit, charge, deadline), deadline) is None:
+        if insist(writer, partial(writer.admit, charge, deadline), deadline) is None:
             return  # dropped
         with self._overflow.sending(content, self._is_labelled) as label:
             packed = label.pack()

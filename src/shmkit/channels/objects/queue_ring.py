@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from shmkit.channels.objects.object_ring import ObjectRing
-from shmkit.channels.ring import RingOptions
+from shmkit.channels.ring import RingOptions, attempt
 from shmkit.deadline import Deadline
 from shmkit.segment.fences import fence
 from shmkit.segment.words import (
@@ -103,7 +103,7 @@ class JoinableRing(ObjectRing):
             ClosedError: this handle was closed.
         """
         # Within the consumers' lock: consumers call this.
-        if self._reader.attempt(self._note_done, Deadline(None)) == 0:
+        if attempt(self._reader, self._note_done, Deadline(None)) == 0:
             fence()
             self._done.ring()
 
@@ -139,7 +139,7 @@ class JoinableRing(ObjectRing):
         """Let no more objects in; with `immediate`, what is in is lost, and counts as done."""
         super().shutdown(immediate)
         if immediate:
-            self._reader.attempt(self._note_news, Deadline(None))
+            attempt(self._reader, self._note_news, Deadline(None))
             fence()
             self._done.ring()
 
