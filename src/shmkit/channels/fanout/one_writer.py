@@ -194,8 +194,6 @@ class OneWriter(Handle):
             RoleTaken: another live handle has the role.
         """
         if self._state == NO_ROLE:
-            if self._segment.membership.presence.holds(PRODUCER_BYTE):
-                self._writer.release()  # an exception came in the middle of the last claim
             self._writer.claim()
             # Where every sleeper fences for the writer, too, a write needs no fence of its own.
             self._fenced = not join_fence_all()
