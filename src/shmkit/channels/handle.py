@@ -15,7 +15,6 @@ from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from shmkit.channels.roles import Side
     from shmkit.memory.buffer import SharedBuffer
@@ -36,8 +35,6 @@ STATES: Final[Mapping[int, str]] = {
 
 class Handle:
     """What every handle on a channel can do."""
-
-    __slots__ = ("__weakref__", "_base", "_closed", "_map", "_segment", "_words")
 
     _KIND: ClassVar[int]
     _NOUN: ClassVar[str]  # what the channel is called in messages
@@ -70,8 +67,6 @@ class Handle:
         except BaseException:
             segment.close()
             raise
-
-    # -- coming and going ------------------------------------------------------------------------
 
     @classmethod
     def _create(
@@ -126,12 +121,7 @@ class Handle:
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._segment.buffer.owner:
             self.unlink()
         self.close()
@@ -139,8 +129,6 @@ class Handle:
     def __reduce__(self) -> tuple[object, ...]:
         self._check_open()
         return _join, (type(self), self._segment.buffer)
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def url(self) -> Url:
@@ -164,8 +152,6 @@ class Handle:
     @property
     def _title(self) -> str:
         return f"{self._NOUN} {self._name}"
-
-    # -- checking --------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if self._closed:
@@ -201,8 +187,6 @@ class Handle:
 
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._segment.poison(detail)
-
-    # -- waiting ---------------------------------------------------------------------------------
 
     def _tell_of_death(self, peer: Side, word: int, seen: int) -> None:
         """Raise if the other side died, and a word is still as it was seen.

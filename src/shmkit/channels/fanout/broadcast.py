@@ -105,8 +105,6 @@ class Broadcast(OneWriter):
     many.
     """
 
-    __slots__ = ("_data_word", "_mask", "_number", "_room", "_size", "_subscriptions", "_tail")
-
     _KIND: ClassVar[int] = BROADCAST_KIND.number
     _NOUN: ClassVar[str] = BROADCAST_KIND.noun
     _ROLE: ClassVar[str] = "publisher"
@@ -194,8 +192,6 @@ class Broadcast(OneWriter):
         for subscription in list(self._subscriptions):
             subscription.close()
         super().close()
-
-    # -- publishing ------------------------------------------------------------------------------
 
     def publish(self, data: Any) -> None:
         """Copy `data` in as one frame, over the oldest ones if need be; never waits for a reader.
@@ -335,8 +331,6 @@ class Broadcast(OneWriter):
         """
         self._end(immediate)
 
-    # -- reading ---------------------------------------------------------------------------------
-
     def subscribe(self, start: str = "now") -> Subscription:
         """Begin to read.
 
@@ -358,8 +352,6 @@ class Broadcast(OneWriter):
         subscription = Subscription(self, start)
         self._subscriptions.add(subscription)
         return subscription
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:

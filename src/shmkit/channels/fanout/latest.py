@@ -91,8 +91,6 @@ class Latest(OneWriter):
     child's own, without the role.
     """
 
-    __slots__ = ("_cell", "_largest")
-
     _KIND: ClassVar[int] = LATEST_KIND.number
     _NOUN: ClassVar[str] = LATEST_KIND.noun
     _ROLE: ClassVar[str] = "writer"
@@ -156,8 +154,6 @@ class Latest(OneWriter):
     @classmethod
     def _fill(cls, words: memoryview[int], size: int) -> None:
         words[LATEST_SIZE] = size
-
-    # -- setting -----------------------------------------------------------------------------------
 
     def set(self, data: Any) -> int:
         """Copy `data` in as the newest value; never waits.
@@ -246,8 +242,6 @@ class Latest(OneWriter):
         """
         self._end(immediate=False)
 
-    # -- getting -----------------------------------------------------------------------------------
-
     def get(self) -> bytes:
         """The newest value, a copy.
 
@@ -328,8 +322,6 @@ class Latest(OneWriter):
                     f"version {version} has {size} bytes in a cell of {self._cell}, and "
                     f"{version + passed} came after it"
                 )
-
-    # -- looking -----------------------------------------------------------------------------------
 
     @property
     def version(self) -> int:

@@ -74,17 +74,6 @@ class Options(NamedTuple):
 class OneWriter(Handle):
     """A handle on a channel that one process writes and any number of processes read."""
 
-    __slots__ = (
-        "_bell",
-        "_enter",
-        "_fenced",
-        "_is_inside",
-        "_leave",
-        "_may_sleep",
-        "_state",
-        "_writer",
-    )
-
     _ROLE: ClassVar[str]
     _SIZE: ClassVar[str]  # what the option is called that says the size
     _MOST: ClassVar[int]  # bytes that the size may be
@@ -123,8 +112,6 @@ class OneWriter(Handle):
 
     def _new_side(self) -> Side:
         return Side(self._segment, self._ROLE, WRITER_ROLE, PRODUCER_BYTE, self._NOUN)
-
-    # -- creating and closing --------------------------------------------------------------------
 
     @classmethod
     def _new(cls, where: Where | Url, options: Options, *, ensure: bool = False) -> Self:
@@ -176,16 +163,12 @@ class OneWriter(Handle):
         self._bell.close()
         self._words, self._map = NO_WORDS, self._segment.map
 
-    # -- looking ---------------------------------------------------------------------------------
-
     def _describe(self, more: str) -> str:
         if self._closed:
             return f"<{type(self).__name__} {self._name} closed>"
         state = STATES.get(self._words[STATE], "corrupt")
         role = self._ROLE if self._state == MAY_WRITE else "no role"
         return f"<{type(self).__name__} {self._name} {state}, {more}, {role} here>"
-
-    # -- writing ---------------------------------------------------------------------------------
 
     def _claim(self) -> None:
         """Take the role for this handle, unless it has it. Called with the guard.
@@ -206,8 +189,6 @@ class OneWriter(Handle):
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT
         self._bell.ring_always()
-
-    # -- waiting ---------------------------------------------------------------------------------
 
     def _wait(
         self,

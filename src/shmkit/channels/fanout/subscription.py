@@ -25,7 +25,6 @@ from shmkit.sync.doorbell import NO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from shmkit.channels.fanout.broadcast import Broadcast
 
@@ -56,25 +55,6 @@ class Subscription:
     not pickle: pass the broadcast on, and subscribe there. In a forked child it is a reader of the
     child's own, at the same position.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_bell",
-        "_broadcast",
-        "_closed",
-        "_data_word",
-        "_end",
-        "_enter",
-        "_first",
-        "_is_inside",
-        "_leave",
-        "_map",
-        "_mask",
-        "_payload",
-        "_place",
-        "_publisher",
-        "_words",
-    )
 
     _place: tuple[int, int, int]
     """Position of the next frame, its number, and how many frames were lost before it."""
@@ -242,8 +222,6 @@ class Subscription:
         if self._closed or self._broadcast._closed:
             raise ClosedError(f"this subscription to broadcast {self._broadcast._name} was closed")
 
-    # -- coming and going ------------------------------------------------------------------------
-
     def close(self) -> None:
         """Stop reading. Idempotent; the broadcast stays open."""
         self._closed = True
@@ -255,12 +233,7 @@ class Subscription:
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __reduce__(self) -> NoReturn:
@@ -268,8 +241,6 @@ class Subscription:
             "a Subscription does not pickle: pickle its broadcast, and subscribe in the process "
             "that reads"
         )
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def lost(self) -> int:

@@ -130,9 +130,6 @@ load: Final = pickle.loads
 """Make an object of what `encode` gave as `bytes`."""
 
 
-# -- in ------------------------------------------------------------------------------------------
-
-
 def encode(obj: Any) -> bytes | Encoded:
     """Pickle an object; what is large in it is left where it is.
 
@@ -233,8 +230,6 @@ def _numpy() -> Any:
     return sys.modules["numpy"]
 
 
-# -- the pickler ---------------------------------------------------------------------------------
-
 _MARK: Final = PickleBuffer(bytearray())
 # What `ForkingPickler.register` fills; its instances have a copy.
 _registered: Final[dict[type, Any]] = getattr(ForkingPickler, "_extra_reducers", {})
@@ -291,9 +286,6 @@ class _Sink:
 
     def __init__(self, write: Callable[[Any], object]) -> None:
         self.write = write
-
-
-# -- out -----------------------------------------------------------------------------------------
 
 
 class Memory:

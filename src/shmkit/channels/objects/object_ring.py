@@ -127,8 +127,6 @@ class ObjectRing(Ring):
     calls for bytes do not know what an object is.
     """
 
-    __slots__ = ("_overflow", "_tally")
-
     _reader: ObjectReader
 
     _KIND = OBJECT_RING_KIND.number
@@ -207,8 +205,6 @@ class ObjectRing(Ring):
         self._overflow.flush()
         super().flush()
 
-    # -- in --------------------------------------------------------------------------------------
-
     def put_object(self, obj: Any, timeout: float | None = None) -> None:
         """Put an object, waiting while the ring is full.
 
@@ -273,8 +269,6 @@ class ObjectRing(Ring):
         if not is_in:
             self._overflow.remove(label.name)
 
-    # -- out -------------------------------------------------------------------------------------
-
     def get_object(self, timeout: float | None = None) -> Any:
         """Take the oldest object out, waiting while there is none.
 
@@ -290,8 +284,6 @@ class ObjectRing(Ring):
         """
         frame: Any = self.get(timeout)
         return load(frame) if type(frame) is bytes else frame.load()
-
-    # -- for Queue -------------------------------------------------------------------------------
 
     def common_put(self) -> Callable[[bytes], bool]:
         """What puts a plain pickle in the common case; if it did not, `put_encoded` is to."""
@@ -313,8 +305,6 @@ class ObjectRing(Ring):
         """
         self._tally = tally = Tally(self._words, maxsize)
         self._writer.note, self._reader.note = tally.note_put, tally.note_get
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def maxsize(self) -> int:

@@ -124,8 +124,6 @@ class Overflow:
             # With mark and token at most 30 characters, for macOS.
             self._prefix = f"{_PREFIX}{digest}-"
 
-    # -- sending ---------------------------------------------------------------------------------
-
     @contextmanager
     def sending(
         self, content: bytes | Encoded, is_labelled: Callable[[str], bool]
@@ -206,8 +204,6 @@ class Overflow:
         os.close(fd)
         return -1
 
-    # -- receiving -------------------------------------------------------------------------------
-
     def open(self, label: Label) -> StoredObject:
         """Open the memory of an object, to read it.
 
@@ -233,8 +229,6 @@ class Overflow:
             os.close(fd)
             raise
         return StoredObject(label, url, fd)
-
-    # -- cleaning up -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Names of all objects of this ring that are stored."""

@@ -50,8 +50,6 @@ def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
 class QueueRing(ObjectRing):
     """What a Queue is made of."""
 
-    __slots__ = ()
-
     _KIND = QUEUE_KIND.number
     _NOUN = QUEUE_KIND.noun
     _TELLS_DEATHS = False
@@ -67,8 +65,6 @@ class QueueRing(ObjectRing):
 
 class JoinableRing(ObjectRing):
     """What a JoinableQueue is made of: it counts tasks done, too."""
-
-    __slots__ = ("_done", "_put_seen")
 
     _KIND = JOINABLE_QUEUE_KIND.number
     _NOUN = JOINABLE_QUEUE_KIND.noun

@@ -86,8 +86,6 @@ class Reader(ReadCursor):
         at = self.find()
         return at if isinstance(at, Wait) else self.take(at)
 
-    # -- within the side's lock --------------------------------------------------------------------
-
     def find(self) -> int | Wait:
         """The position of the oldest frame, checked.
 
@@ -198,8 +196,6 @@ class Reader(ReadCursor):
     def throw_out(self, at: int) -> None:
         """Release the frame at a position unread."""
         self.release(at + step_of(self.payload_of(at)[1]))
-
-    # -- without it --------------------------------------------------------------------------------
 
     def give_room(self) -> None:
         """Wake a producer, and another consumer if something is left for it."""

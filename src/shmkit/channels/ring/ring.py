@@ -107,8 +107,6 @@ class Ring(Handle):
     others stopped, or were killed, goes on where the last one was.
     """
 
-    __slots__ = ("_consumers", "_data_bell", "_producers", "_reader", "_space_bell", "_writer")
-
     # What a subclass may want otherwise.
     _KIND: ClassVar[int] = RING_KIND.number
     _NOUN: ClassVar[str] = RING_KIND.noun
@@ -161,8 +159,6 @@ class Ring(Handle):
     def _start_anew(self) -> None:
         self._writer.start_anew()
         self._reader.start_anew()
-
-    # -- coming and going --------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -303,8 +299,6 @@ class Ring(Handle):
             cursor.words, cursor.data = NO_WORDS, None
         self._words, self._map = NO_WORDS, self._segment.map
 
-    # -- putting -----------------------------------------------------------------------------------
-
     def put(self, data: Any, timeout: float | None = None) -> None:
         """Copy `data` in as one frame, waiting while the ring is full.
 
@@ -372,8 +366,6 @@ class Ring(Handle):
                 `put`.
         """
         return in_place.reserve(self._writer, size, timeout)
-
-    # -- getting -----------------------------------------------------------------------------------
 
     def get(self, timeout: float | None = None) -> bytes:
         """Take the oldest frame out, waiting while there is none.
@@ -468,8 +460,6 @@ class Ring(Handle):
             except ShutDown:
                 return
             yield frame
-
-    # -- looking -----------------------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:

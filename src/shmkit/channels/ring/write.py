@@ -86,8 +86,6 @@ class Writer(WriteCursor):
             self.commit(at, at + step_of(len(frame)))
         return None
 
-    # -- within the side's lock --------------------------------------------------------------------
-
     def admit(self, size: int, deadline: Deadline) -> int | Wait | None:
         """The position where a frame goes in now; None if it is dropped, as the policy has it.
 
@@ -187,8 +185,6 @@ class Writer(WriteCursor):
     def corrupt(self, head: int, tail: int) -> Exception:
         """The error for positions that can not be."""
         return self.segment.poison(f"tail {tail} and head {head} in a ring of {self.size} bytes")
-
-    # -- without it --------------------------------------------------------------------------------
 
     def announce(self) -> None:
         """Wake a consumer, and another producer if there may be room for it, too."""
