@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Mapping
 
-    from shmkit.channels.roles import Side
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
 
@@ -155,54 +154,26 @@ class Handle:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise self._closed_error()
+            raise ClosedError(f"this handle on {self._title} is closed")
 
     def _open_words(self) -> memoryview[int]:
         words = self._words
         self._check_open()  # after the words were taken: they are not the empty ones
         return words
 
-    def _checked_state(self, words: memoryview[int]) -> int:
-        """READY, SHUT or CUT.
-
-        Raises:
-            CorruptSegment: it is, or was found to be.
-        """
-        return checked_state(self._segment, words)
-
     def _words_for_putting(self) -> memoryview[int]:
-        """The words, while something may go in.
-
-        Raises:
-            ClosedError, CorruptSegment: as they say.
-            ShutDown: nothing may any more.
-        """
+        """The words, while something may go in; else ClosedError, CorruptSegment or ShutDown."""
         words = self._open_words()
-        if self._checked_state(words) != READY:
-            raise ShutDown(f"{self._NOUN} {self._name} was shut down: nothing more goes in")
+        if checked_state(self._segment, words) != READY:
+            raise ShutDown(f"{self._title} was shut down: nothing more goes in")
         return words
-
-    def _closed_error(self) -> ClosedError:
-        return ClosedError(f"this handle on {self._title} is closed")
 
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._segment.poison(detail)
 
-    def _tell_of_death(self, peer: Side, word: int, seen: int) -> None:
-        """Raise if the other side died, and a word is still as it was seen.
-
-        Raises:
-            PeerDied: it did; told once per death to each `Side`.
-        """
-        peer.raise_if_dead(self._title, word, seen)
-
 
 def checked_state(segment: Segment, words: memoryview[int]) -> int:
-    """READY, SHUT or CUT.
-
-    Raises:
-        CorruptSegment: it is, or was found to be.
-    """
+    """READY, SHUT or CUT; CorruptSegment if it is, or was found to be."""
     state = words[STATE]
     if not READY <= state <= CUT:
         if state == POISONED:

@@ -43,12 +43,11 @@ from shmkit.channels.fanout.one_writer import (
     MAY_WRITE,
     READERS,
     OneWriter,
-    Options,
     reentered,
 )
 from shmkit.channels.fanout.subscription import Subscription
 from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES
+from shmkit.channels.handle import LIMIT, STATES, checked_state
 from shmkit.errors import FrameTooLarge
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -154,7 +153,7 @@ class Broadcast(OneWriter):
             ValueError: a bad name or capacity.
             OSError: ENOSPC, no room for it.
         """
-        return cls._new(where, Options(capacity, keep, participants))
+        return cls._new(where, capacity, keep, participants)
 
     @classmethod
     def ensure(
@@ -177,7 +176,7 @@ class Broadcast(OneWriter):
             IncompatibleSegment, CorruptSegment: as `attach`.
             ValueError, OSError: as `create`.
         """
-        return cls._new(where, Options(capacity, keep, participants), ensure=True)
+        return cls._new(where, capacity, keep, participants, ensure=True)
 
     def close(self) -> None:
         """Leave, close this handle's subscriptions, and give its role back. Idempotent.
@@ -348,7 +347,7 @@ class Broadcast(OneWriter):
         """
         if start not in ("now", "oldest"):
             raise ValueError(f"start={start!r}: it is 'now' or 'oldest'")
-        self._checked_state(self._open_words())
+        checked_state(self._segment, self._open_words())
         subscription = Subscription(self, start)
         self._subscriptions.add(subscription)
         return subscription

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from shmkit.channels.fanout.one_writer import LARGE, reentered
+from shmkit.channels.handle import checked_state
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
@@ -152,7 +153,7 @@ class Subscription:
                 state = words[STATE]  # before the tail: a shutdown comes after the last frame
                 if state != READY and state != SHUT:
                     self._check_open()
-                    self._broadcast._checked_state(words)
+                    checked_state(self._broadcast._segment, words)
                     raise ShutDown(f"broadcast {self._broadcast._name} was shut down at once")
                 head, number, lost = self._place
                 tail = words[TAIL]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle
+from shmkit.channels.handle import STATES, Handle, checked_state
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, RingOptions
@@ -224,24 +224,10 @@ class Ring(Handle):
         return cls._make(where, options, ensure=True)
 
     @classmethod
-    def _make(
-        cls,
-        where: Where | Url,
-        options: RingOptions,
-        *,
-        ensure: bool = False,
-        fill: Callable[[memoryview[int]], None] | None = None,
-    ) -> Self:
+    def _make(cls, where: Where | Url, options: RingOptions, **how: Any) -> Self:
         flags, size = options.stored(where)
-        return cls._create(
-            where,
-            size,
-            flags=flags,
-            participants=options.participants,
-            keep=options.keep,
-            ensure=ensure,
-            fill=fill,
-        )
+        participants, keep = options.participants, options.keep
+        return cls._create(where, size, flags=flags, participants=participants, keep=keep, **how)
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more frames in; consumers take what is there, then get ShutDown. Idempotent.
@@ -258,7 +244,7 @@ class Ring(Handle):
         words = self._open_words()
         # In a forked child, for the bells that other processes are to hear.
         self._segment.membership.register()
-        state = self._checked_state(words)
+        state = checked_state(self._segment, words)
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT  # step: shut.state
         self._data_bell.ring_always()  # step: shut.data
