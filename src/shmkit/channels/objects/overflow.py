@@ -41,7 +41,7 @@ from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from shmkit.channels.objects.codec import Encoded, Received, decode
+from shmkit.channels.objects.codec import Encoded, Received, Source, decode
 from shmkit.errors import CorruptSegment
 from shmkit.memory.allocation import free_memory
 from shmkit.memory.backends import backend_for
@@ -298,18 +298,16 @@ class Overflow:
         url = self._place(name)
         try:
             backend_for(url.scheme).unlink(url.name)
-        except FileNotFoundError:
-            return False  # another process was first
-        except PermissionError:
-            return False  # another user has something of such a name
+        except (FileNotFoundError, PermissionError):
+            return False  # another process was first, or another user has something of such a name
         return True
 
     def _place(self, name: str) -> Url:
         return Url(self._kind, f"{self._folder}/{name}" if self._kind == "file" else name)
 
 
-class StoredObject:
-    """An object opened by its receiver: a `Source` of its content."""
+class StoredObject(Source):
+    """An object opened by its receiver."""
 
     __slots__ = ("_fd", "_label", "_url", "name")
 
@@ -333,13 +331,7 @@ class StoredObject:
         """A copy of `size` bytes from `at` on."""
         got = os.pread(self._fd, size, at)
         # One read gives 2 GiB at most.
-        return got if len(got) == size else bytes(self.bytearray(at, size))
-
-    def bytearray(self, at: int, size: int) -> bytearray:
-        """The same as a bytearray."""
-        copy = bytearray(size)
-        self.fill(at, memoryview(copy))
-        return copy
+        return got if len(got) == size else super().bytes(at, size)
 
     def fill(self, at: int, target: memoryview) -> None:
         """Copy as many bytes from `at` on as `target` has."""
@@ -418,17 +410,14 @@ def _unsent(url: Url) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _may_share(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            is_unsent = True
+        except BlockingIOError:
+            is_unsent = False  # its sender has the lock
+        yield is_unsent
     finally:
         os.close(fd)
-
-
-def _may_share(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False  # its sender has the lock
-    return True
 
 
 def _broken(url: Url, size: int, detail: str) -> CorruptSegment:
