@@ -1,10 +1,9 @@
 """The core: the steps that everything waits for, in plain Python, to be read in one sitting.
 
 Small classes, which a compiled twin can replace method by method: the lock between processes, the
-wait for a word to change, and a ring's two cursors. They do the common case only. For everything
-else (a first call, a death, the end of a lap) they call Python methods that are elsewhere: those of
-the lock in sync/mutex.py, those of the wait in sync/doorbell.py and sync/eventcount.py, those of a
-ring in channels/ring.
+wait for a word to change, and a ring's two cursors. They do the common case only. Everything else
+(a first call, a death, the end of a lap) is elsewhere: sync/mutex.py, sync/doorbell.py and
+sync/eventcount.py, channels/ring.
 
 Each step has a name, `# step: ...`: the tests kill a process at every one of them.
 """
@@ -14,10 +13,9 @@ from __future__ import annotations
 import os
 import threading
 from threading import get_ident
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
 
-from shmkit.errors import ClosedError
 from shmkit.segment.acquired import YES, Acquired
 from shmkit.segment.fences import STRONG_ORDER, fence, fence_all
 from shmkit.segment.semaphores import SLICE
@@ -52,12 +50,11 @@ __all__ = [
     "IMPOSSIBLE",
     "LENT",
     "NO_ROLE",
+    "PATIENCE",
     "BellCore",
     "Cursor",
-    "Loan",
     "MutexCore",
     "ReadCursor",
-    "Wait",
     "WriteCursor",
     "yield_cpu",
 ]
@@ -80,8 +77,8 @@ class MutexCore:
 
     and counts how often it got INSIDE. `tests/model/mutex.pml` is this protocol, for Spin.
 
-    One thread at a time uses it: the caller sees to that, and that no signal handler calls it
-    inside of another call.
+    One thread at a time uses it, and no signal handler calls it inside of another call: the caller
+    sees to that.
     """
 
     __slots__ = ("_busy", "_flag", "_flag_value", "_place", "_posts", "_tries")
@@ -98,14 +95,6 @@ class MutexCore:
 
         A signal handler may raise at any moment of it. Then the lock was not acquired, unless the
         handler came after the last step: the caller looks at `held`.
-
-        Args:
-            block: wait at all.
-            timeout: seconds to wait at most; None for ever, 0 or less not at all.
-
-        Returns:
-            `Acquired.YES`; `AFTER_DEATH` if the holder before died holding it; `NO` if the time was
-            up first.
 
         Raises:
             ClosedError: the handle was closed.
@@ -126,12 +115,7 @@ class MutexCore:
             raise
 
     def release(self) -> None:
-        """Give it back.
-
-        Raises:
-            ClosedError: the handle was closed.
-            RuntimeError: this handle does not hold it.
-        """
+        """Give it back; ClosedError or RuntimeError if this handle does not hold it."""
         place = self._place
         if place[PHASE] != INSIDE:
             raise self._not_held()
@@ -226,8 +210,7 @@ class BellCore:
             word: index of the word.
             seen: the value it had.
             deadline: when to give up.
-            look: called after every slice of sleep, and before giving up: it may raise, to end
-                the wait.
+            look: called after every slice of sleep, and before giving up; it may raise.
 
         Returns:
             False when the deadline passed first.
@@ -253,11 +236,7 @@ class BellCore:
         return True
 
     def glance(self, word: int, seen: int) -> bool:
-        """Look at a word for some microseconds, spinning and then yielding.
-
-        Returns:
-            Whether it differs from what was seen; if not, it is time to sleep.
-        """
+        """Spin and yield for some microseconds; whether a word differs from what was seen."""
         words, spins = self._words, self._spins
         for _ in range(spins):
             if words[word] != seen:
@@ -320,42 +299,6 @@ or uses a frame in place: to wait so long for it is not yet to wait for the othe
 _WEAK_ORDER: Final = not STRONG_ORDER
 _OPEN: Final = (READY, SHUT)  # to consumers
 
-_T = TypeVar("_T")
-
-
-class Wait(NamedTuple):
-    """The answer of an attempt that found no room, or no frame.
-
-    Attributes:
-        seen: the position of the other side then; when it moves, it is time for the next attempt.
-    """
-
-    seen: int
-
-
-class Loan:
-    """That one thread has a side to itself, while the guard is free.
-
-    Attributes:
-        thread: ident of that thread.
-    """
-
-    __slots__ = ("_ended", "thread")
-
-    def __init__(self) -> None:
-        self.thread = get_ident()
-        self._ended = threading.Lock()
-        self._ended.acquire()
-
-    def end(self) -> None:
-        """Wake the threads that wait; to be called once."""
-        self._ended.release()
-
-    def wait(self, seconds: float) -> None:
-        """Wait for the end of it, for a time."""
-        if self._ended.acquire(timeout=seconds):
-            self._ended.release()  # for the next thread that waits
-
 
 class Cursor:
     """What both cursors have: the memory, and one call at a time.
@@ -375,29 +318,12 @@ class Cursor:
         idle: what `state` is when no call is inside: NO_ROLE, FREE, CAREFUL or CLOSED.
         guard: the lock between threads, for the common case, and to change `loan`. Held for
             microseconds; for PATIENCE if the mutex is with a process that is stopped.
-        loan: which thread has the side to itself for more than that, or None.
+        loan: the `Loan` of the thread that has the side to itself for more than that, or None
+            (channels/ring/lending.py).
         note: called within the lock before each commit, with the position that is to be left and
             the next one; False refuses it. None for nothing.
         seen: how far the other side was seen to be. It only gets further, so a late look is safe.
     """
-
-    __slots__ = (
-        "base",
-        "bell",
-        "data",
-        "guard",
-        "idle",
-        "largest",
-        "loan",
-        "mask",
-        "mutex",
-        "note",
-        "seen",
-        "size",
-        "state",
-        "title",
-        "words",
-    )
 
     def __init__(
         self,
@@ -427,103 +353,20 @@ class Cursor:
         if self.mutex is not None:
             self.mutex.start_anew()
         self.guard: Any = threading.RLock()
-        self.loan: Loan | None = None
+        self.loan: Any = None
         if self.idle != CLOSED:
             self.idle = NO_ROLE
         self.state = self.idle
         self.seen = 0
 
-    # -- the careful calls: one at a time ----------------------------------------------------------
-
-    def attempt(self, act: Callable[[], _T], deadline: Deadline, keep: Loan | None = None) -> _T:
-        """Call a function while no other thread or process is inside this side.
-
-        Args:
-            act: what to call. It may be left by an exception at any point.
-            deadline: when to give up waiting for the side.
-            keep: the loan to have the side by, also afterwards, unless a Wait was returned. It is
-                for the caller to `give_back`, whatever happens.
-
-        Raises:
-            RuntimeError: this thread is inside a call on this side.
-            ClosedError: the handle was closed.
-            Exception: the side did not come free in time: what `late` makes.
-        """
-        if self.is_inside():
-            raise self.nested()
-        loan = keep or Loan()
-        try:
-            end = max(deadline.at, monotonic() + PATIENCE)
-            self._borrow(loan, end)
-            mutex = self.mutex
-            if mutex is not None and not mutex.acquire(True, _seconds_to(end)):
-                raise self.late()
-            if self.loan is not loan:
-                raise self.lost()
-            self.state = BUSY
-            result = act()
-            if keep is None or type(result) is Wait:
-                self.give_back(loan)
-            else:
-                self.state = LENT
-        except BaseException:
-            # Twice, for a handler that raises as the first begins.
-            try:
-                self.give_back(loan)
-            finally:
-                self.give_back(loan)
-            raise
-        return result
-
-    def insist(self, act: Callable[[], _T | Wait], deadline: Deadline) -> _T:
-        """Attempt it again and again, waiting for the other side in between."""
-        while True:
-            result = self.attempt(act, deadline)
-            if not isinstance(result, Wait):
-                return result
-            self.wait(result.seen, deadline)
-
-    def _borrow(self, loan: Loan, end: float) -> None:
-        while True:
-            with self.guard:
-                before = self.loan
-                if before is None:
-                    if self.idle == CLOSED:
-                        raise self.closed_error()
-                    if self.state in (BUSY, LENT):
-                        self._settle()  # left so by exceptions that came while another was handled
-                    self.loan, self.state = loan, LENT
-                    return
-            if before.thread == loan.thread:
-                raise self.nested()
-            before.wait(min(SLICE, max(0.0, end - monotonic())))
-            if monotonic() >= end:
-                raise self.late()
-
-    def lost(self) -> Exception:
-        """The error for a loan that ended early: a handler closed the handle, or forked."""
-        if self.idle == CLOSED:
-            return self.closed_error()
-        return RuntimeError(
-            "this process was forked inside a call, or with a frame open: that is the parent's, "
-            "and only the parent goes on with it"
-        )
-
-    def give_back(self, loan: Loan) -> None:
-        """End a loan, if it has not ended yet."""
-        if self.loan is loan:
-            with self.guard:
-                if self.loan is loan:
-                    self._settle()
-
     def _escape(self, guard: Any) -> None:
         """Leave the common case by an exception, if this thread got as far as the guard."""
         if guard._is_owned():
             if guard is self.guard:  # else this is a forked child
-                self._settle()
+                self.settle()
             guard.release()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Leave the side; whatever an exception has skipped of it is done by the next time."""
         mutex = self.mutex
         if mutex is not None and mutex.held:
@@ -540,43 +383,6 @@ class Cursor:
         loan = self.loan
         return self.state == BUSY and loan is not None and loan.thread == get_ident()
 
-    @property
-    def has_role(self) -> bool:
-        """Whether this handle has taken the role of this side."""
-        return self.idle in (FREE, CAREFUL)
-
-    def close(self) -> bool:
-        """Let no call in any more; another thread that has a frame is waited for, for a second.
-
-        Returns:
-            Whether the handle had the role of this side, which is the caller's to give back.
-        """
-        end = monotonic() + 1
-        while True:
-            with self.guard:
-                loan = self.loan
-                if loan is None or loan.thread == get_ident() or monotonic() > end:
-                    had_role, self.idle = self.has_role, CLOSED
-                    self._settle()
-                    if self.mutex is not None:
-                        self.mutex.retire()
-                    return had_role
-            loan.wait(SLICE)
-
-    # -- what a ring's cursors are to say ----------------------------------------------------------
-
-    def wait(self, seen: int, deadline: Deadline) -> None:
-        """Wait until the other side is no longer where it was seen."""
-        raise NotImplementedError
-
-    def late(self) -> Exception:
-        """The error for a thread that did not get the side in time."""
-        raise NotImplementedError
-
-    def closed_error(self) -> ClosedError:
-        """The error for a call on a closed handle."""
-        return ClosedError(f"this handle on {self.title} is closed")
-
     def nested(self) -> RuntimeError:
         """The error for a call from inside another one."""
         return RuntimeError(
@@ -591,8 +397,6 @@ class WriteCursor(Cursor):
 
     Room for frames reaches up to a ring's size behind the head.
     """
-
-    __slots__ = ()
 
     def put(self, frame: bytes | memoryview) -> bool:
         """Copy a frame in, if that is the common case; whether it was."""
@@ -661,8 +465,6 @@ class ReadCursor(Cursor):
     Up to the tail all frames are whole.
     """
 
-    __slots__ = ()
-
     def get(self) -> bytes | None:
         """Take the oldest frame out, if that is the common case; None if it is not."""
         guard = self.guard
@@ -722,9 +524,3 @@ class ReadCursor(Cursor):
             return False
         self.seen = tail
         return True
-
-
-def _seconds_to(end: float) -> float | None:
-    """Until a point on the monotonic clock; None for ever, which is also more than a lock takes."""
-    seconds = end - monotonic()
-    return max(0.0, seconds) if seconds < threading.TIMEOUT_MAX else None

@@ -16,19 +16,19 @@ Calls of the wrapped object itself, and calls that do not wait, take as long as 
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from shmkit.channels.objects.codec import encode
 from shmkit.channels.objects.queue import JoinableQueue, Queue
+from shmkit.core import yield_cpu
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, Full, ShutDown
 from shmkit.segment.semaphores import SLICE
 from shmkit.segment.words import HEAD, JOIN_NEWS, READY, STATE, TAIL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from shmkit.channels.objects.queue import Queue
     from shmkit.channels.ring import Ring
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["AsyncQueue", "AsyncRing"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _GLANCE: Final = 1e-4  # seconds
-_yield: Final = getattr(os, "sched_yield", lambda: None)
 _POLL: Final = 1e-3  # seconds: what an event loop can sleep at least
 
 
@@ -73,6 +73,16 @@ class _Waiting:
         words = self._ring._open_words()
         return words[self._word] != seen or (self._ends and words[STATE] != READY)
 
+    async def until(self, attempt: Callable[[], R], again: type[Exception]) -> R:
+        """Attempt it until it does not raise `again`; the side moves in between."""
+        while True:
+            seen = self.position()
+            try:
+                return attempt()
+            except again:
+                pass
+            await self.move(seen)
+
     async def move(self, seen: int) -> None:
         """Wait until it may stand elsewhere, or the ring is shut down.
 
@@ -84,7 +94,7 @@ class _Waiting:
         end = loop.time() + _GLANCE
         while loop.time() < end:
             await asyncio.sleep(0)
-            _yield()  # to a peer that was just woken, perhaps on this core (waiting.py)
+            yield_cpu()  # to a peer that was just woken, perhaps on this core
             if self._moved(seen):
                 return
         current = self._slices.get(loop)
@@ -151,16 +161,10 @@ class AsyncRing:
             FrameTooLarge, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError, TypeError: as
                 `Ring.put`.
         """
-        while True:
-            seen = self._writable.position()
-            try:
-                self.ring.put(data, 0)
-            except Full:
-                if self.ring._writer.policy == "raise":
-                    raise
-            else:
-                return
-            await self._writable.move(seen)
+        if self.ring._writer.policy == "raise":
+            self.ring.put(data, 0)
+        else:
+            await self._writable.until(lambda: self.ring.put(data, 0), Full)
 
     async def get(self) -> bytes:
         """`Ring.get`, waiting while there is no frame. A cancelled one has taken nothing.
@@ -168,13 +172,7 @@ class AsyncRing:
         Raises:
             ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `Ring.get`.
         """
-        while True:
-            seen = self._readable.position()
-            try:
-                return self.ring.get(0)
-            except Empty:
-                pass
-            await self._readable.move(seen)
+        return await self._readable.until(lambda: self.ring.get(0), Empty)
 
     async def get_many(self, max_frames: int | None = None) -> list[bytes]:
         """`Ring.get_many`, waiting while there is no frame. A cancelled one has taken nothing.
@@ -183,13 +181,7 @@ class AsyncRing:
             ValueError: `max_frames` below 1.
             ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `Ring.get_many`.
         """
-        while True:
-            seen = self._readable.position()
-            try:
-                return self.ring.get_many(max_frames, 0)
-            except Empty:
-                pass
-            await self._readable.move(seen)
+        return await self._readable.until(lambda: self.ring.get_many(max_frames, 0), Empty)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Frame after frame, until the ring is shut down and empty."""
@@ -226,15 +218,7 @@ class AsyncQueue(Generic[T]):
             ShutDown, ValueError, OSError, Exception: as `Queue.put`.
         """
         content = encode(obj)
-        while True:
-            seen = self._writable.position()
-            try:
-                self.queue._ring.put_encoded(content, 0)
-            except Full:
-                pass
-            else:
-                return
-            await self._writable.move(seen)
+        await self._writable.until(lambda: self.queue._ring.put_encoded(content, 0), Full)
 
     async def get(self) -> T:
         """`Queue.get`, waiting while the queue is empty. A cancelled one has taken nothing.
@@ -242,13 +226,7 @@ class AsyncQueue(Generic[T]):
         Raises:
             ShutDown, ValueError, Exception: as `Queue.get`.
         """
-        while True:
-            seen = self._readable.position()
-            try:
-                return self.queue.get(False)
-            except Empty:
-                pass
-            await self._readable.move(seen)
+        return await self._readable.until(self.get_nowait, Empty)
 
     def task_done(self) -> None:
         """`JoinableQueue.task_done`."""

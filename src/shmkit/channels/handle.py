@@ -15,9 +15,7 @@ from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
-    from shmkit.channels.roles import Side
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
 
@@ -36,8 +34,6 @@ STATES: Final[Mapping[int, str]] = {
 
 class Handle:
     """What every handle on a channel can do."""
-
-    __slots__ = ("__weakref__", "_base", "_closed", "_map", "_segment", "_words")
 
     _KIND: ClassVar[int]
     _NOUN: ClassVar[str]  # what the channel is called in messages
@@ -70,8 +66,6 @@ class Handle:
         except BaseException:
             segment.close()
             raise
-
-    # -- coming and going ------------------------------------------------------------------------
 
     @classmethod
     def _create(
@@ -126,12 +120,7 @@ class Handle:
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._segment.buffer.owner:
             self.unlink()
         self.close()
@@ -139,8 +128,6 @@ class Handle:
     def __reduce__(self) -> tuple[object, ...]:
         self._check_open()
         return _join, (type(self), self._segment.buffer)
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def url(self) -> Url:
@@ -165,60 +152,28 @@ class Handle:
     def _title(self) -> str:
         return f"{self._NOUN} {self._name}"
 
-    # -- checking --------------------------------------------------------------------------------
-
     def _check_open(self) -> None:
         if self._closed:
-            raise self._closed_error()
+            raise ClosedError(f"this handle on {self._title} is closed")
 
     def _open_words(self) -> memoryview[int]:
         words = self._words
         self._check_open()  # after the words were taken: they are not the empty ones
         return words
 
-    def _checked_state(self, words: memoryview[int]) -> int:
-        """READY, SHUT or CUT.
-
-        Raises:
-            CorruptSegment: it is, or was found to be.
-        """
-        return checked_state(self._segment, words)
-
     def _words_for_putting(self) -> memoryview[int]:
-        """The words, while something may go in.
-
-        Raises:
-            ClosedError, CorruptSegment: as they say.
-            ShutDown: nothing may any more.
-        """
+        """The words, while something may go in; else ClosedError, CorruptSegment or ShutDown."""
         words = self._open_words()
-        if self._checked_state(words) != READY:
-            raise ShutDown(f"{self._NOUN} {self._name} was shut down: nothing more goes in")
+        if checked_state(self._segment, words) != READY:
+            raise ShutDown(f"{self._title} was shut down: nothing more goes in")
         return words
-
-    def _closed_error(self) -> ClosedError:
-        return ClosedError(f"this handle on {self._title} is closed")
 
     def _corrupt(self, detail: str) -> CorruptSegment:
         return self._segment.poison(detail)
 
-    # -- waiting ---------------------------------------------------------------------------------
-
-    def _tell_of_death(self, peer: Side, word: int, seen: int) -> None:
-        """Raise if the other side died, and a word is still as it was seen.
-
-        Raises:
-            PeerDied: it did; told once per death to each `Side`.
-        """
-        peer.raise_if_dead(self._title, word, seen)
-
 
 def checked_state(segment: Segment, words: memoryview[int]) -> int:
-    """READY, SHUT or CUT.
-
-    Raises:
-        CorruptSegment: it is, or was found to be.
-    """
+    """READY, SHUT or CUT; CorruptSegment if it is, or was found to be."""
     state = words[STATE]
     if not READY <= state <= CUT:
         if state == POISONED:

@@ -63,14 +63,15 @@ class Side:
             self._told.update(death.mark for death in dead)
 
     def claim(self) -> None:
-        """Take the role for this handle.
+        """Take the role for this handle; again does nothing, if an exception came after a claim.
 
         Raises:
             RoleTaken: another live handle has it, and only one may.
             ClosedError: this handle was closed.
         """
         self._membership.register()
-        if self._byte is not None and not self._membership.presence.try_lock(self._byte):
+        presence, byte = self._membership.presence, self._byte
+        if byte is not None and not presence.holds(byte) and not presence.try_lock(byte):
             pids = self.holders()
             pid = pids[0] if pids else 0
             remedy = f', or create the ring with {self.role}s="many"'

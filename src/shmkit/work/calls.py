@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from shmkit.channels.objects.object_ring import ObjectRing
+from shmkit.channels.ring import attempt
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty
 from shmkit.memory.buffer import SharedBuffer
@@ -165,6 +166,6 @@ class CallRing(ObjectRing):
             return Seen(self._words[HEAD], {notes.taken(slot) for slot in slots})
 
         try:
-            return self._reader.attempt(see, Deadline(0))
+            return attempt(self._reader, see, Deadline(0))
         except Empty:
             return None

@@ -23,6 +23,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from shmkit.channels.objects.codec import encode
 from shmkit.errors import Empty, Full, PeerDied, WorkerDied
 from shmkit.work.backlog import Backlog, Call
 from shmkit.work.calls import CallRing, ResultRing
@@ -118,7 +119,7 @@ class Pool:
     def wake(self) -> None:
         """Have the collector look at its orders now."""
         try:
-            self._results.put_object((0, WAKE, None), 0)
+            self._results.put_encoded(encode((0, WAKE, None)), 0)
         except (Full, ValueError):
             pass  # full: it is awake; closed: it has ended
 

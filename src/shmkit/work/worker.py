@@ -79,7 +79,7 @@ def work(
                 logging.getLogger("concurrent.futures").critical(
                     "Exception in initializer:", exc_info=True
                 )
-                results.put_object((0, BROKEN, _text(error)))
+                results.put_encoded(encode((0, BROKEN, _text(error))))
                 return
         note = Notes(memory).own(slot)
         calls.note_in(note)

@@ -7,6 +7,7 @@ lost or doubled, and no lock stays taken.
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import random
 import signal
@@ -21,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from shmkit import Acquired, Empty, Full, Lock, Queue, Ring, ShutDown
+from shmkit import Acquired, Empty, Full, Lock, Queue, Ring, RoleTaken, ShutDown
+from shmkit.channels.roles import Side
 from tests.processes import run_python
 
 # These take SIGALRM for themselves, which pytest-timeout has else.
@@ -589,3 +591,28 @@ def call_carefully(channel: Channel, what: str) -> None:
         with ring.peek(0) as view:
             got = opened(bytes(view))
         channel.got_numbers.append(got)
+
+
+@pytest.mark.parametrize("side", ["producer", "consumer"])
+def test_a_handler_raises_between_the_claim_and_the_note_of_it(
+    where: Any, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handle has the role then: its next call is not told that it is taken."""
+    claim = Side.claim
+
+    def claim_and_be_interrupted(role: Side) -> None:
+        claim(role)
+        monkeypatch.setattr(Side, "claim", claim)
+        raise KeyboardInterrupt
+
+    with Ring.create(where, capacity=4096) as ring, pickle.loads(pickle.dumps(ring)) as other:
+        if side == "consumer":
+            other.put(b"frame")
+        act = (lambda: ring.put(b"frame", 5)) if side == "producer" else (lambda: ring.get(5))
+        monkeypatch.setattr(Side, "claim", claim_and_be_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            act()
+        act()
+        assert getattr(ring.statistics(), f"{side}s") == (os.getpid(),)
+        with pytest.raises(RoleTaken):
+            other.put(b"frame", 0) if side == "producer" else other.get(0)

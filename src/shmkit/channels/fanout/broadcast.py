@@ -43,12 +43,11 @@ from shmkit.channels.fanout.one_writer import (
     MAY_WRITE,
     READERS,
     OneWriter,
-    Options,
     reentered,
 )
 from shmkit.channels.fanout.subscription import Subscription
 from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES
+from shmkit.channels.handle import LIMIT, STATES, checked_state
 from shmkit.errors import FrameTooLarge
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -105,8 +104,6 @@ class Broadcast(OneWriter):
     many.
     """
 
-    __slots__ = ("_data_word", "_mask", "_number", "_room", "_size", "_subscriptions", "_tail")
-
     _KIND: ClassVar[int] = BROADCAST_KIND.number
     _NOUN: ClassVar[str] = BROADCAST_KIND.noun
     _ROLE: ClassVar[str] = "publisher"
@@ -156,7 +153,7 @@ class Broadcast(OneWriter):
             ValueError: a bad name or capacity.
             OSError: ENOSPC, no room for it.
         """
-        return cls._new(where, Options(capacity, keep, participants))
+        return cls._new(where, capacity, keep, participants)
 
     @classmethod
     def ensure(
@@ -179,7 +176,7 @@ class Broadcast(OneWriter):
             IncompatibleSegment, CorruptSegment: as `attach`.
             ValueError, OSError: as `create`.
         """
-        return cls._new(where, Options(capacity, keep, participants), ensure=True)
+        return cls._new(where, capacity, keep, participants, ensure=True)
 
     def close(self) -> None:
         """Leave, close this handle's subscriptions, and give its role back. Idempotent.
@@ -194,8 +191,6 @@ class Broadcast(OneWriter):
         for subscription in list(self._subscriptions):
             subscription.close()
         super().close()
-
-    # -- publishing ------------------------------------------------------------------------------
 
     def publish(self, data: Any) -> None:
         """Copy `data` in as one frame, over the oldest ones if need be; never waits for a reader.
@@ -335,8 +330,6 @@ class Broadcast(OneWriter):
         """
         self._end(immediate)
 
-    # -- reading ---------------------------------------------------------------------------------
-
     def subscribe(self, start: str = "now") -> Subscription:
         """Begin to read.
 
@@ -354,12 +347,10 @@ class Broadcast(OneWriter):
         """
         if start not in ("now", "oldest"):
             raise ValueError(f"start={start!r}: it is 'now' or 'oldest'")
-        self._checked_state(self._open_words())
+        checked_state(self._segment, self._open_words())
         subscription = Subscription(self, start)
         self._subscriptions.add(subscription)
         return subscription
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:

@@ -34,11 +34,10 @@ from shmkit.channels.fanout.one_writer import (
     MAY_WRITE,
     READERS,
     OneWriter,
-    Options,
     reentered,
 )
 from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES
+from shmkit.channels.handle import LIMIT, STATES, checked_state
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
@@ -91,8 +90,6 @@ class Latest(OneWriter):
     child's own, without the role.
     """
 
-    __slots__ = ("_cell", "_largest")
-
     _KIND: ClassVar[int] = LATEST_KIND.number
     _NOUN: ClassVar[str] = LATEST_KIND.noun
     _ROLE: ClassVar[str] = "writer"
@@ -128,7 +125,7 @@ class Latest(OneWriter):
             ValueError: a bad name or size.
             OSError: ENOSPC, no room for it.
         """
-        return cls._new(where, Options(size, keep, participants))
+        return cls._new(where, size, keep, participants)
 
     @classmethod
     def ensure(
@@ -151,13 +148,11 @@ class Latest(OneWriter):
             IncompatibleSegment, CorruptSegment: as `attach`.
             ValueError, OSError: as `create`.
         """
-        return cls._new(where, Options(size, keep, participants), ensure=True)
+        return cls._new(where, size, keep, participants, ensure=True)
 
     @classmethod
     def _fill(cls, words: memoryview[int], size: int) -> None:
         words[LATEST_SIZE] = size
-
-    # -- setting -----------------------------------------------------------------------------------
 
     def set(self, data: Any) -> int:
         """Copy `data` in as the newest value; never waits.
@@ -246,8 +241,6 @@ class Latest(OneWriter):
         """
         self._end(immediate=False)
 
-    # -- getting -----------------------------------------------------------------------------------
-
     def get(self) -> bytes:
         """The newest value, a copy.
 
@@ -284,9 +277,8 @@ class Latest(OneWriter):
         known = 0 if newer_than is None else max(newer_than, 0)
         while True:
             words = self._open_words()
-            state = self._checked_state(
-                words
-            )  # before the version: a shutdown comes after the last
+            # Before the version: a shutdown comes after the last.
+            state = checked_state(self._segment, words)
             version = self._checked_version(words)
             if version > known:
                 newest = self._newest()
@@ -304,7 +296,7 @@ class Latest(OneWriter):
         values, words = self._map, self._words  # in this order: `close` takes the words away first
         if not READY <= words[STATE] <= CUT:
             self._check_open()
-            self._checked_state(words)
+            checked_state(self._segment, words)
         while True:
             version = words[LATEST_VERSION]
             if version >= LIMIT:
@@ -328,8 +320,6 @@ class Latest(OneWriter):
                     f"version {version} has {size} bytes in a cell of {self._cell}, and "
                     f"{version + passed} came after it"
                 )
-
-    # -- looking -----------------------------------------------------------------------------------
 
     @property
     def version(self) -> int:

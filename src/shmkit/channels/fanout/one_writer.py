@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import operator
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from shmkit.channels.handle import STATES, Handle
+from shmkit.channels.handle import STATES, Handle, checked_state
 from shmkit.channels.roles import Side
 from shmkit.segment.fences import join_fence_all
 from shmkit.segment.segment import Segment
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from shmkit.deadline import Deadline
     from shmkit.memory.url import Url, Where
 
-__all__ = ["LARGE", "MAY_WRITE", "READERS", "OneWriter", "Options", "reentered"]
+__all__ = ["LARGE", "MAY_WRITE", "READERS", "OneWriter", "reentered"]
 
 READERS: Final = 120
 """How many handles may be attached, unless the creator says otherwise: what fits in three pages."""
@@ -57,33 +57,8 @@ MAY_WRITE: Final = "the role is this handle's"
 CLOSED: Final = "this handle was closed"
 
 
-class Options(NamedTuple):
-    """What a Broadcast or a Latest is created with.
-
-    Attributes:
-        size: bytes, as the caller gave them; `OneWriter._new` checks them.
-        keep: whether a named segment stays when its creator goes.
-        participants: how many handles may be attached at a time.
-    """
-
-    size: int
-    keep: bool
-    participants: int
-
-
 class OneWriter(Handle):
     """A handle on a channel that one process writes and any number of processes read."""
-
-    __slots__ = (
-        "_bell",
-        "_enter",
-        "_fenced",
-        "_is_inside",
-        "_leave",
-        "_may_sleep",
-        "_state",
-        "_writer",
-    )
 
     _ROLE: ClassVar[str]
     _SIZE: ClassVar[str]  # what the option is called that says the size
@@ -124,12 +99,12 @@ class OneWriter(Handle):
     def _new_side(self) -> Side:
         return Side(self._segment, self._ROLE, WRITER_ROLE, PRODUCER_BYTE, self._NOUN)
 
-    # -- creating and closing --------------------------------------------------------------------
-
     @classmethod
-    def _new(cls, where: Where | Url, options: Options, *, ensure: bool = False) -> Self:
-        """Check the options, and create a segment; with `ensure` join the one that is there."""
-        size = operator.index(options.size)
+    def _new(
+        cls, where: Where | Url, size: int, keep: bool, participants: int, *, ensure: bool = False
+    ) -> Self:
+        """Check the size, and create a segment; with `ensure` join the one that is there."""
+        size = operator.index(size)
         if not 0 < size <= cls._MOST:
             raise ValueError(
                 f"{cls._SIZE}={size}: a {cls._NOUN} takes 1 to {cls._MOST} bytes, and has to fit "
@@ -138,8 +113,8 @@ class OneWriter(Handle):
         return cls._create(
             where,
             max(LEAST_DATA, cls._CELLS << (size - 1).bit_length()),
-            participants=options.participants,
-            keep=options.keep,
+            participants=participants,
+            keep=keep,
             ensure=ensure,
             fill=lambda words: cls._fill(words, size),
         )
@@ -176,16 +151,12 @@ class OneWriter(Handle):
         self._bell.close()
         self._words, self._map = NO_WORDS, self._segment.map
 
-    # -- looking ---------------------------------------------------------------------------------
-
     def _describe(self, more: str) -> str:
         if self._closed:
             return f"<{type(self).__name__} {self._name} closed>"
         state = STATES.get(self._words[STATE], "corrupt")
         role = self._ROLE if self._state == MAY_WRITE else "no role"
         return f"<{type(self).__name__} {self._name} {state}, {more}, {role} here>"
-
-    # -- writing ---------------------------------------------------------------------------------
 
     def _claim(self) -> None:
         """Take the role for this handle, unless it has it. Called with the guard.
@@ -194,8 +165,6 @@ class OneWriter(Handle):
             RoleTaken: another live handle has the role.
         """
         if self._state == NO_ROLE:
-            if self._segment.membership.presence.holds(PRODUCER_BYTE):
-                self._writer.release()  # an exception came in the middle of the last claim
             self._writer.claim()
             # Where every sleeper fences for the writer, too, a write needs no fence of its own.
             self._fenced = not join_fence_all()
@@ -204,12 +173,10 @@ class OneWriter(Handle):
     def _end(self, immediate: bool) -> None:
         words = self._open_words()
         self._segment.membership.register()  # in a forked child, to have the semaphores open
-        state = self._checked_state(words)
+        state = checked_state(self._segment, words)
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT
         self._bell.ring_always()
-
-    # -- waiting ---------------------------------------------------------------------------------
 
     def _wait(
         self,
@@ -220,21 +187,15 @@ class OneWriter(Handle):
         deadline: Deadline,
         check: Callable[[], object],
     ) -> bool:
-        """Wait until a word differs from what was seen, or for a shutdown.
+        """Wait until a word differs from what was seen, or for a shutdown; False if too late.
 
         Args:
             bell: where to sleep.
-            writer: the side whose death ends the wait.
+            writer: the side whose death ends the wait, as PeerDied.
             word: index of the word.
             seen: the value it had.
             deadline: when to give up.
             check: called now and then; raises if the waiter was closed.
-
-        Returns:
-            False when the deadline passed first.
-
-        Raises:
-            PeerDied: the writer died; told once per death to each `Side`.
         """
         if deadline.is_now:
             return False
@@ -245,17 +206,13 @@ class OneWriter(Handle):
 
         def look() -> None:
             check()
-            self._tell_of_death(writer, word, seen)
+            writer.raise_if_dead(self._title, word, seen)
 
         return bell.wait(word, seen, deadline, look)
 
 
 def reentered(noun: str) -> RuntimeError:
-    """The error of a call that interrupted another call of its own thread.
-
-    Args:
-        noun: what both calls are on.
-    """
+    """The error of a call that interrupted another call of its own thread, on the same noun."""
     return RuntimeError(
         f"a call inside another one on the same {noun}: a signal handler or a finalizer needs a "
         "handle of its own"

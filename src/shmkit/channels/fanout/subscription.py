@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from shmkit.channels.fanout.one_writer import LARGE, reentered
+from shmkit.channels.handle import checked_state
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
@@ -25,7 +26,6 @@ from shmkit.sync.doorbell import NO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from shmkit.channels.fanout.broadcast import Broadcast
 
@@ -56,25 +56,6 @@ class Subscription:
     not pickle: pass the broadcast on, and subscribe there. In a forked child it is a reader of the
     child's own, at the same position.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_bell",
-        "_broadcast",
-        "_closed",
-        "_data_word",
-        "_end",
-        "_enter",
-        "_first",
-        "_is_inside",
-        "_leave",
-        "_map",
-        "_mask",
-        "_payload",
-        "_place",
-        "_publisher",
-        "_words",
-    )
 
     _place: tuple[int, int, int]
     """Position of the next frame, its number, and how many frames were lost before it."""
@@ -172,7 +153,7 @@ class Subscription:
                 state = words[STATE]  # before the tail: a shutdown comes after the last frame
                 if state != READY and state != SHUT:
                     self._check_open()
-                    self._broadcast._checked_state(words)
+                    checked_state(self._broadcast._segment, words)
                     raise ShutDown(f"broadcast {self._broadcast._name} was shut down at once")
                 head, number, lost = self._place
                 tail = words[TAIL]
@@ -242,8 +223,6 @@ class Subscription:
         if self._closed or self._broadcast._closed:
             raise ClosedError(f"this subscription to broadcast {self._broadcast._name} was closed")
 
-    # -- coming and going ------------------------------------------------------------------------
-
     def close(self) -> None:
         """Stop reading. Idempotent; the broadcast stays open."""
         self._closed = True
@@ -255,12 +234,7 @@ class Subscription:
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __reduce__(self) -> NoReturn:
@@ -268,8 +242,6 @@ class Subscription:
             "a Subscription does not pickle: pickle its broadcast, and subscribe in the process "
             "that reads"
         )
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def lost(self) -> int:

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from multiprocessing.reduction import ForkingPickler
 from pickle import PickleBuffer
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 __all__ = ["Encoded", "Memory", "Received", "Source", "decode", "encode", "load"]
 
@@ -55,20 +55,24 @@ _Line = int | tuple[int] | tuple[tuple[int, ...], Any, str]
 _FORMATS: Final = frozenset("bBhHiIlLqQnNefdcP?")
 
 
-class Source(Protocol):
+class Source:
     """Where a frame is read from: `Memory`, or a file."""
 
-    def bytes(self, at: int, size: int) -> bytes:
-        """A copy of `size` bytes from `at` on."""
-        ...
-
-    def bytearray(self, at: int, size: int) -> bytearray:
-        """The same as a bytearray."""
-        ...
+    __slots__ = ()
 
     def fill(self, at: int, target: memoryview) -> None:
         """Copy as many bytes from `at` on as `target` has."""
-        ...
+        raise NotImplementedError
+
+    def bytearray(self, at: int, size: int) -> bytearray:
+        """A copy of `size` bytes from `at` on."""
+        copy = bytearray(size)
+        self.fill(at, memoryview(copy))
+        return copy
+
+    def bytes(self, at: int, size: int) -> bytes:
+        """The same as bytes."""
+        return bytes(self.bytearray(at, size))
 
 
 class Encoded:
@@ -128,9 +132,6 @@ class Received:
 
 load: Final = pickle.loads
 """Make an object of what `encode` gave as `bytes`."""
-
-
-# -- in ------------------------------------------------------------------------------------------
 
 
 def encode(obj: Any) -> bytes | Encoded:
@@ -233,8 +234,6 @@ def _numpy() -> Any:
     return sys.modules["numpy"]
 
 
-# -- the pickler ---------------------------------------------------------------------------------
-
 _MARK: Final = PickleBuffer(bytearray())
 # What `ForkingPickler.register` fills; its instances have a copy.
 _registered: Final[dict[type, Any]] = getattr(ForkingPickler, "_extra_reducers", {})
@@ -293,32 +292,21 @@ class _Sink:
         self.write = write
 
 
-# -- out -----------------------------------------------------------------------------------------
-
-
-class Memory:
-    """A `Source` in memory.
-
-    Args:
-        view: the frame, as bytes.
-    """
+class Memory(Source):
+    """A frame in memory, as a view of bytes."""
 
     __slots__ = ("_view",)
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
 
-    def bytes(self, at: int, size: int) -> bytes:
-        """A copy of `size` bytes from `at` on."""
-        return bytes(self._view[at : at + size])
-
-    def bytearray(self, at: int, size: int) -> bytearray:
-        """The same as a bytearray."""
-        return bytearray(self._view[at : at + size])
-
     def fill(self, at: int, target: memoryview) -> None:
         """Copy as many bytes from `at` on as `target` has."""
         target[:] = self._view[at : at + len(target)]
+
+    def bytes(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes from `at` on."""
+        return bytes(self._view[at : at + size])
 
 
 def decode(source: Source) -> Received:

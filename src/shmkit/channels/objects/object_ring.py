@@ -16,17 +16,15 @@ import errno
 import os
 from functools import partial
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from shmkit.channels.frame import step_of
-from shmkit.channels.objects.codec import Encoded, Memory, Received, decode, encode, load
+from shmkit.channels.objects.codec import Encoded, Memory, Received, decode
 from shmkit.channels.objects.overflow import Label, Overflow
 from shmkit.channels.objects.tally import Tally
-from shmkit.channels.ring import Reader, Ring
-from shmkit.core import Wait
+from shmkit.channels.ring import Reader, Ring, Wait, insist
 from shmkit.deadline import Deadline
 from shmkit.memory.backends.base import identity_of
-from shmkit.segment.segment import PARTICIPANTS
 from shmkit.segment.words import (
     CUT,
     FRAME_HEADER,
@@ -43,7 +41,6 @@ from shmkit.segment.words import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkit.memory.url import Url, Where
     from shmkit.segment.segment import Segment
 
 __all__ = ["ENCODED", "OVERFLOW", "ObjectReader", "ObjectRing"]
@@ -62,8 +59,6 @@ class ObjectReader(Reader):
     Attributes:
         overflow: the memory beside the ring; set by its ring.
     """
-
-    __slots__ = ("overflow",)
 
     overflow: Overflow
 
@@ -124,13 +119,10 @@ class ObjectReader(Reader):
 
 
 class ObjectRing(Ring):
-    """A ring that takes objects and gives objects; what it says of frames holds for them, too.
+    """A ring of objects: put what `encode` made of one, `load` what `get_frame` gives.
 
-    `put_object` pickles in the caller. Do not mix it with `put`, nor `get_object` with `get`: the
-    calls for bytes do not know what an object is.
+    What it says of frames holds for objects, too.
     """
-
-    __slots__ = ("_overflow", "_tally")
 
     _reader: ObjectReader
 
@@ -167,29 +159,6 @@ class ObjectRing(Ring):
 
         return close
 
-    @classmethod
-    def create(
-        cls,
-        where: Where | Url = None,
-        *,
-        capacity: int = 8 << 20,
-        producers: str = "many",
-        consumers: str = "many",
-        when_full: str = "block",
-        participants: int = PARTICIPANTS,
-        keep: bool = False,
-    ) -> Self:
-        """Make a new one: `Ring.create` with other defaults."""
-        return super().create(
-            where,
-            capacity=capacity,
-            producers=producers,
-            consumers=consumers,
-            when_full=when_full,
-            participants=participants,
-            keep=keep,
-        )
-
     def close(self) -> None:
         """Leave, as `Ring.close`; the last handle on a nameless ring removes what is beside it."""
         if not self._closed:
@@ -210,24 +179,13 @@ class ObjectRing(Ring):
         self._overflow.flush()
         super().flush()
 
-    # -- in --------------------------------------------------------------------------------------
-
-    def put_object(self, obj: Any, timeout: float | None = None) -> None:
-        """Put an object, waiting while the ring is full.
-
-        Args:
-            obj: anything that pickles.
-            timeout: seconds to wait at most; None for ever, 0 not at all.
+    def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
+        """Put what `codec.encode` made of an object, waiting while the ring is full.
 
         Raises:
-            Exception: it does not pickle, for whatever reason; the ring is as before.
             OSError: ENOSPC: it is larger than the ring, and there is no room for it elsewhere.
             Full, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `put`.
         """
-        self.put_encoded(encode(obj), timeout)
-
-    def put_encoded(self, content: bytes | Encoded, timeout: float | None = None) -> None:
-        """`put_object` of what `codec.encode` gave."""
         deadline = Deadline(timeout)
         size = len(content) if isinstance(content, bytes) else content.size
         if size > self._writer.largest:
@@ -256,7 +214,7 @@ class ObjectRing(Ring):
                 writer.commit(at, at + step_of(size))
             return at is not None
 
-        is_in = writer.insist(attempt, deadline)
+        is_in = insist(writer, attempt, deadline)
         writer.announce()
         return is_in
 
@@ -264,7 +222,7 @@ class ObjectRing(Ring):
         writer = self._writer
         charge = min(size, writer.size // _SHARE, writer.largest) - FRAME_HEADER
         # Before anything is written; another producer may be quicker to fill the place.
-        if writer.insist(partial(writer.admit, charge, deadline), deadline) is None:
+        if insist(writer, partial(writer.admit, charge, deadline), deadline) is None:
             return  # dropped
         with self._overflow.sending(content, self._is_labelled) as label:
             packed = label.pack()
@@ -276,26 +234,6 @@ class ObjectRing(Ring):
         if not is_in:
             self._overflow.remove(label.name)
 
-    # -- out -------------------------------------------------------------------------------------
-
-    def get_object(self, timeout: float | None = None) -> Any:
-        """Take the oldest object out, waiting while there is none.
-
-        Args:
-            timeout: seconds to wait at most; None for ever, 0 not at all.
-
-        Raises:
-            Exception: it does not unpickle, for whatever reason. It is out of the ring: the next
-                call gets the next object.
-            FileNotFoundError: it was beside the ring, and was removed by hand, or with its
-                sender's whole family. It is out of the ring.
-            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
-        """
-        frame: Any = self.get(timeout)
-        return load(frame) if type(frame) is bytes else frame.load()
-
-    # -- for Queue -------------------------------------------------------------------------------
-
     def common_put(self) -> Callable[[bytes], bool]:
         """What puts a plain pickle in the common case; if it did not, `put_encoded` is to."""
         return self._writer.put
@@ -305,7 +243,7 @@ class ObjectRing(Ring):
         return self._reader.get
 
     def get_frame(self, timeout: float | None) -> Any:
-        """A plain pickle or something to `load`; see `Queue.get`."""
+        """The oldest object, to be loaded: a plain pickle, or a `Received`; else as `get`."""
         return self._reader.get_carefully(Deadline(timeout))
 
     def count(self, maxsize: int) -> None:
@@ -316,8 +254,6 @@ class ObjectRing(Ring):
         """
         self._tally = tally = Tally(self._words, maxsize)
         self._writer.note, self._reader.note = tally.note_put, tally.note_get
-
-    # -- looking ---------------------------------------------------------------------------------
 
     @property
     def maxsize(self) -> int:

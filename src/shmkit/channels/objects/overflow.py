@@ -42,7 +42,7 @@ from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from shmkit.channels.objects.codec import Encoded, Received, decode
+from shmkit.channels.objects.codec import Encoded, Received, Source, decode
 from shmkit.errors import CorruptSegment
 from shmkit.memory.allocation import free_memory
 from shmkit.memory.backends import backend_for
@@ -125,8 +125,6 @@ class Overflow:
             # With mark and token at most 30 characters, for macOS.
             self._prefix = f"{_PREFIX}{digest}-"
 
-    # -- sending ---------------------------------------------------------------------------------
-
     @contextmanager
     def sending(
         self, content: bytes | Encoded, is_labelled: Callable[[str], bool]
@@ -207,8 +205,6 @@ class Overflow:
         os.close(fd)
         return -1
 
-    # -- receiving -------------------------------------------------------------------------------
-
     def open(self, label: Label) -> StoredObject:
         """Open the memory of an object, to read it.
 
@@ -234,8 +230,6 @@ class Overflow:
             os.close(fd)
             raise
         return StoredObject(label, url, fd)
-
-    # -- cleaning up -----------------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """Names of all objects of this ring that are stored.
@@ -309,18 +303,16 @@ class Overflow:
         url = self._place(name)
         try:
             backend_for(url.scheme).unlink(url.name)
-        except FileNotFoundError:
-            return False  # another process was first
-        except PermissionError:
-            return False  # another user has something of such a name
+        except (FileNotFoundError, PermissionError):
+            return False  # another process was first, or another user has something of such a name
         return True
 
     def _place(self, name: str) -> Url:
         return Url(self._kind, f"{self._folder}/{name}" if self._kind == "file" else name)
 
 
-class StoredObject:
-    """An object opened by its receiver: a `Source` of its content."""
+class StoredObject(Source):
+    """An object opened by its receiver."""
 
     __slots__ = ("_fd", "_label", "_url", "name")
 
@@ -344,13 +336,7 @@ class StoredObject:
         """A copy of `size` bytes from `at` on."""
         got = os.pread(self._fd, size, at)
         # One read gives 2 GiB at most.
-        return got if len(got) == size else bytes(self.bytearray(at, size))
-
-    def bytearray(self, at: int, size: int) -> bytearray:
-        """The same as a bytearray."""
-        copy = bytearray(size)
-        self.fill(at, memoryview(copy))
-        return copy
+        return got if len(got) == size else super().bytes(at, size)
 
     def fill(self, at: int, target: memoryview) -> None:
         """Copy as many bytes from `at` on as `target` has."""
@@ -436,17 +422,14 @@ def _unsent(url: Url) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _may_share(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            is_unsent = True
+        except BlockingIOError:
+            is_unsent = False  # its sender has the lock
+        yield is_unsent
     finally:
         os.close(fd)
-
-
-def _may_share(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False  # its sender has the lock
-    return True
 
 
 def _broken(url: Url, size: int, detail: str) -> CorruptSegment:

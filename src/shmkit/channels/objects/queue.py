@@ -25,8 +25,6 @@ from shmkit.channels.objects.codec import encode, load
 from shmkit.channels.objects.queue_ring import JoinableRing, QueueRing, make_ring
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from shmkit.channels.objects.object_ring import ObjectRing
     from shmkit.channels.ring import RingStatistics
     from shmkit.memory.url import Url, Where
@@ -92,8 +90,6 @@ class Queue(Generic[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self)._over, (self._ring,)
 
-    # -- putting and getting -----------------------------------------------------------------------
-
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an object in.
 
@@ -141,8 +137,6 @@ class Queue(Generic[T]):
         """`get`, or Empty at once."""
         return self.get(False)
 
-    # -- looking -----------------------------------------------------------------------------------
-
     def qsize(self) -> int:
         """How many objects are in; a moment later it may be another number."""
         return self._ring.qsize()
@@ -179,8 +173,6 @@ class Queue(Generic[T]):
         """The queue's memory at this moment: bytes, objects, and the processes that use it."""
         return self._ring.statistics()
 
-    # -- the end -----------------------------------------------------------------------------------
-
     def shutdown(self, immediate: bool = False) -> None:
         """Let nothing more in, for every process; what is in is got, then `get` raises ShutDown.
 
@@ -210,13 +202,8 @@ class Queue(Generic[T]):
         self._ring.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ring.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self._ring.__exit__(*error)
 
     def __repr__(self) -> str:
         ring = self._ring

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from shmkit.channels.objects.object_ring import ObjectRing
-from shmkit.channels.ring import RingOptions
+from shmkit.channels.ring import RingOptions, attempt
 from shmkit.deadline import Deadline
 from shmkit.segment.fences import fence
 from shmkit.segment.words import (
@@ -50,8 +50,6 @@ def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
 class QueueRing(ObjectRing):
     """What a Queue is made of."""
 
-    __slots__ = ()
-
     _KIND = QUEUE_KIND.number
     _NOUN = QUEUE_KIND.noun
     _TELLS_DEATHS = False
@@ -67,8 +65,6 @@ class QueueRing(ObjectRing):
 
 class JoinableRing(ObjectRing):
     """What a JoinableQueue is made of: it counts tasks done, too."""
-
-    __slots__ = ("_done", "_put_seen")
 
     _KIND = JOINABLE_QUEUE_KIND.number
     _NOUN = JOINABLE_QUEUE_KIND.noun
@@ -103,7 +99,7 @@ class JoinableRing(ObjectRing):
             ClosedError: this handle was closed.
         """
         # Within the consumers' lock: consumers call this.
-        if self._reader.attempt(self._note_done, Deadline(None)) == 0:
+        if attempt(self._reader, self._note_done, Deadline(None)) == 0:
             fence()
             self._done.ring()
 
@@ -139,7 +135,7 @@ class JoinableRing(ObjectRing):
         """Let no more objects in; with `immediate`, what is in is lost, and counts as done."""
         super().shutdown(immediate)
         if immediate:
-            self._reader.attempt(self._note_news, Deadline(None))
+            attempt(self._reader, self._note_news, Deadline(None))
             fence()
             self._done.ring()
 

@@ -27,8 +27,6 @@ class Tally:
         maxsize: the most objects there may be; 0 for no limit but room.
     """
 
-    __slots__ = ("_taken_seen", "_words", "maxsize")
-
     def __init__(self, words: memoryview[int], maxsize: int) -> None:
         self._words = words
         self.maxsize = maxsize

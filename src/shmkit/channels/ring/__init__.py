@@ -5,6 +5,7 @@
     write       the producers' side: room, policies, the wait for room
     read        the consumers' side: the next frame, checks, the wait for one
     batch       put_many and get_many
+    lending     a side for one thread alone: attempts, waits, loans
     in_place    reserve, peek and get_into: frames lent to the caller
 
 The common case of put and get is below all of these, in shmkit/core.py.
@@ -13,9 +14,20 @@ The common case of put and get is below all of these, in shmkit/core.py.
 from __future__ import annotations
 
 from shmkit.channels.ring.in_place import Frame
+from shmkit.channels.ring.lending import Wait, attempt, insist
 from shmkit.channels.ring.options import RingOptions
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.ring import Ring, RingStatistics
 from shmkit.channels.ring.write import Writer
 
-__all__ = ["Frame", "Reader", "Ring", "RingOptions", "RingStatistics", "Writer"]
+__all__ = [
+    "Frame",
+    "Reader",
+    "Ring",
+    "RingOptions",
+    "RingStatistics",
+    "Wait",
+    "Writer",
+    "attempt",
+    "insist",
+]

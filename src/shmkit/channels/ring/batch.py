@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
-from shmkit.core import Wait
+from shmkit.channels.ring.lending import Wait, insist
 from shmkit.deadline import Deadline
 from shmkit.errors import Full, PeerDied, ShmkitError
 from shmkit.segment.words import FRAME_HEADER
@@ -61,7 +61,7 @@ def _put_run(
         return put
 
     try:
-        done = writer.insist(attempt, deadline)
+        done = insist(writer, attempt, deadline)
     finally:
         if put:
             writer.announce()  # also if a handler raised when they were in
@@ -104,7 +104,7 @@ def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> l
         at = reader.find()
         return at if isinstance(at, Wait) else _take_all(reader, at, most)
 
-    frames = reader.insist(attempt, Deadline(timeout))
+    frames = insist(reader, attempt, Deadline(timeout))
     reader.give_room()
     return frames
 

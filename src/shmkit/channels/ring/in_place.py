@@ -1,6 +1,6 @@
 """Frames in place: memory of the ring lent to the caller, for as long as a `with` lasts.
 
-The side is the caller's own until then (`Loan` in core.py), between processes by the side's mutex.
+The side is the caller's own until then (lending.py), between processes by the side's mutex.
 Afterwards the views are released: using them is a ValueError. Only an array that was made of one
 and still lives keeps its memory mapped; what it shows then is the ring's again.
 """
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkit.channels.frame import step_of
-from shmkit.core import Loan, Wait
+from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back
 from shmkit.deadline import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
 
 __all__ = ["Frame", "get_into", "peek", "reserve"]
+
+T = TypeVar("T")
 
 
 class Frame:
@@ -73,73 +75,59 @@ def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]
     if size < 0:
         raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
     deadline = Deadline(timeout)
-    while True:
-        # Made before it is lent: whatever raises at whatever moment, it is given back.
-        loan = Loan()
+    with _lent(writer, lambda: writer.admit(size, deadline), deadline) as (loan, at):
+        if at is None:  # dropped
+            whole = memoryview(bytearray(size))
+        else:
+            start = writer.payload_at(at)
+            whole = memoryview(writer.data)[start : start + size]
+        frame = Frame(whole)
         try:
-            at = writer.attempt(lambda: writer.admit(size, deadline), deadline, loan)
-            if not isinstance(at, Wait):
-                yield from _reserved(writer, loan, at, size)
-                break
+            yield frame
+            check_loan(writer, loan)
+            if at is not None:
+                writer.seal(at, whole[: frame._size])
+                writer.commit(at, at + step_of(frame._size))
+            give_back(writer, loan)
         finally:
-            try:
-                writer.give_back(loan)
-            finally:
-                writer.give_back(loan)
-        writer.wait(at.seen, deadline)
+            _release(frame.buf, whole)
     writer.announce()
-
-
-def _reserved(writer: Writer, loan: Loan, at: int | None, size: int) -> Iterator[Frame]:
-    if at is None:  # dropped
-        whole = memoryview(bytearray(size))
-    else:
-        start = writer.payload_at(at)
-        whole = memoryview(writer.data)[start : start + size]
-    frame = Frame(whole)
-    try:
-        yield frame
-        if writer.loan is not loan:
-            raise writer.lost()
-        if at is not None:
-            writer.seal(at, whole[: frame._size])
-            writer.commit(at, at + step_of(frame._size))
-        writer.give_back(loan)
-    finally:
-        _release(frame.buf, whole)
 
 
 @contextmanager
 def peek(reader: Reader, timeout: float | None) -> Iterator[memoryview]:
     """As `Ring.peek`."""
-    deadline = Deadline(timeout)
-    while True:
-        loan = Loan()  # as in `reserve`
+    with _lent(reader, reader.find, Deadline(timeout)) as (loan, at):
+        start, size = reader.payload_of(at)
+        view = memoryview(reader.data)[start : start + size].toreadonly()
         try:
-            at = reader.attempt(reader.find, deadline, loan)
-            if not isinstance(at, Wait):
-                yield from _peeked(reader, loan, at)
-                break
+            yield view
+            check_loan(reader, loan)
+            reader.release(at + step_of(size))
+            give_back(reader, loan)
         finally:
-            try:
-                reader.give_back(loan)
-            finally:
-                reader.give_back(loan)
-        reader.wait(at.seen, deadline)
+            _release(view)
     reader.give_room()
 
 
-def _peeked(reader: Reader, loan: Loan, at: int) -> Iterator[memoryview]:
-    start, size = reader.payload_of(at)
-    view = memoryview(reader.data)[start : start + size].toreadonly()
-    try:
-        yield view
-        if reader.loan is not loan:
-            raise reader.lost()
-        reader.release(at + step_of(size))
-        reader.give_back(loan)
-    finally:
-        _release(view)
+@contextmanager
+def _lent(
+    side: Writer | Reader, act: Callable[[], T | Wait], deadline: Deadline
+) -> Iterator[tuple[Loan, T]]:
+    """Have a side, once `act` has what it looks for; the loan, and what that is."""
+    while True:
+        loan = Loan()  # made before it is lent: whatever raises at whatever moment, it is returned
+        try:
+            result = attempt(side, act, deadline, loan)
+            if not isinstance(result, Wait):
+                yield loan, result
+                break
+        finally:
+            try:
+                give_back(side, loan)
+            finally:
+                give_back(side, loan)
+        side.wait(result.seen, deadline)
 
 
 def get_into(reader: Reader, buffer: Any, timeout: float | None) -> int:

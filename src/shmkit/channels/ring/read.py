@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import second_word, step_of
 from shmkit.channels.handle import checked_state
-from shmkit.core import CAREFUL, CLOSED, FREE, IMPOSSIBLE, NO_ROLE, ReadCursor, Wait
+from shmkit.channels.ring.lending import Wait, attempt, check_loan, check_open, take_role
+from shmkit.core import FREE, IMPOSSIBLE, ReadCursor
 from shmkit.errors import Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -33,10 +34,8 @@ from shmkit.segment.words import (
 )
 
 if TYPE_CHECKING:
-    from shmkit.channels.roles import Side
+    from shmkit.channels.ring.lending import Parts
     from shmkit.deadline import Deadline
-    from shmkit.segment.segment import Segment
-    from shmkit.sync.doorbell import Doorbell
     from shmkit.sync.mutex import Mutex
 
 __all__ = ["Reader"]
@@ -46,47 +45,26 @@ class Reader(ReadCursor):
     """What a ring's handle gets by.
 
     Args:
-        title: what messages call the ring.
-        segment: its memory.
+        ring: what it is made of.
         mutex: the lock between consumers; None where there is one.
-        data_bell: consumers sleep there.
-        space_bell: producers sleep there.
-        role: the consumers.
-        peer: the producers.
-        checked: whether frames carry a checksum.
-
-    Attributes:
-        tells_deaths: whether a wait ends with PeerDied when the producer died.
     """
 
-    __slots__ = ("checked", "data_bell", "peer", "role", "segment", "tells_deaths")
-
-    def __init__(
-        self,
-        title: str,
-        segment: Segment,
-        mutex: Mutex | None,
-        *,
-        data_bell: Doorbell,
-        space_bell: Doorbell,
-        role: Side,
-        peer: Side,
-        checked: bool,
-    ) -> None:
+    def __init__(self, ring: Parts, mutex: Mutex | None) -> None:
+        segment = ring.segment
         size = segment.header.data_size
-        super().__init__(title, segment.words, segment.map, segment.base, size, mutex, space_bell)
+        super().__init__(
+            ring.title, segment.words, segment.map, segment.base, size, mutex, ring.space_bell
+        )
         self.segment = segment
-        self.data_bell = data_bell
-        self.role = role
-        self.peer = peer
-        self.checked = checked
-        self.tells_deaths = True
+        self.data_bell = ring.data_bell
+        self.role, self.peer = ring.consumers, ring.producers
+        self.checked, self.tells_deaths = ring.checked, ring.tells_deaths
 
     def get_carefully(self, deadline: Deadline) -> Any:
         """Take the oldest frame out, waiting while there is none."""
         frame = None if deadline.is_now else self._glance()
         while frame is None:
-            taken = self.attempt(self._take_one, deadline)
+            taken = attempt(self, self._take_one, deadline)
             if not isinstance(taken, Wait):
                 self.give_room()
                 return taken
@@ -108,8 +86,6 @@ class Reader(ReadCursor):
         at = self.find()
         return at if isinstance(at, Wait) else self.take(at)
 
-    # -- within the side's lock --------------------------------------------------------------------
-
     def find(self) -> int | Wait:
         """The position of the oldest frame, checked.
 
@@ -121,9 +97,7 @@ class Reader(ReadCursor):
         state = checked_state(self.segment, self.words)
         if state == CUT:
             raise ShutDown(f"{self.title} was shut down at once")
-        if self.idle == NO_ROLE:
-            self.role.claim()
-            self.idle = CAREFUL if self.checked else FREE
+        take_role(self)
         at = self.next_frame(self.words[HEAD])
         if isinstance(at, Wait) and state != READY:
             raise ShutDown(f"{self.title} was shut down and is empty")
@@ -195,8 +169,7 @@ class Reader(ReadCursor):
         words = self.words
         if self.note is not None:
             self.note(words[HEAD], end)
-        if self.loan is None:
-            raise self.lost()
+        check_loan(self, self.loan)
         if not STRONG_ORDER:
             fence()
         words[HEAD] = end  # step: get.head
@@ -208,7 +181,7 @@ class Reader(ReadCursor):
             False if there is none, or a consumer takes too long with it.
         """
         try:
-            return self.attempt(self._throw_out_one, deadline)
+            return attempt(self, self._throw_out_one, deadline)
         except Empty:
             return False
 
@@ -223,8 +196,6 @@ class Reader(ReadCursor):
     def throw_out(self, at: int) -> None:
         """Release the frame at a position unread."""
         self.release(at + step_of(self.payload_of(at)[1]))
-
-    # -- without it --------------------------------------------------------------------------------
 
     def give_room(self) -> None:
         """Wake a producer, and another consumer if something is left for it."""
@@ -248,8 +219,7 @@ class Reader(ReadCursor):
 
     def look(self, seen: int) -> None:
         """See, in a long wait, that this handle is open and the producer alive."""
-        if self.idle == CLOSED:
-            raise self.closed_error()
+        check_open(self)
         if self.tells_deaths:
             self.peer.raise_if_dead(self.title, TAIL, seen)
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle
-from shmkit.channels.ring import batch, in_place
+from shmkit.channels.handle import STATES, Handle, checked_state
+from shmkit.channels.ring import batch, in_place, lending
+from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, RingOptions
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.write import Writer
@@ -106,8 +107,6 @@ class Ring(Handle):
     others stopped, or were killed, goes on where the last one was.
     """
 
-    __slots__ = ("_consumers", "_data_bell", "_producers", "_reader", "_space_bell", "_writer")
-
     # What a subclass may want otherwise.
     _KIND: ClassVar[int] = RING_KIND.number
     _NOUN: ClassVar[str] = RING_KIND.noun
@@ -122,38 +121,32 @@ class Ring(Handle):
         membership, words = segment.membership, segment.words
         flags = segment.header.flags
         many_put, many_get = bool(flags & MANY_PRODUCERS), bool(flags & MANY_CONSUMERS)
-        checked, policy = bool(flags & CHECKED), POLICIES[flags >> POLICY_SHIFT]
+        policy = POLICIES[flags >> POLICY_SHIFT]
         bells = membership.semaphores
         self._data_bell = Doorbell(words, DATA_BELL, STATE, bells, "data", shared=many_get)
         self._space_bell = Doorbell(words, SPACE_BELL, STATE, bells, "space", shared=many_put)
-        producer_byte = None if many_put else PRODUCER_BYTE
-        consumer_byte = None if many_get else CONSUMER_BYTE
-        self._producers = Side(segment, "producer", WRITER_ROLE, producer_byte)
-        self._consumers = Side(segment, "consumer", READER_ROLE, consumer_byte)
-        drops = policy == "drop-oldest"
-        self._writer = Writer(
+        self._producers = Side(
+            segment, "producer", WRITER_ROLE, None if many_put else PRODUCER_BYTE
+        )
+        self._consumers = Side(
+            segment, "consumer", READER_ROLE, None if many_get else CONSUMER_BYTE
+        )
+        parts = Parts(
             self._title,
             segment,
-            Mutex(membership, words, 0) if many_put else None,
-            data_bell=self._data_bell,
-            space_bell=self._space_bell,
-            role=self._producers,
-            peer=self._consumers,
+            self._data_bell,
+            self._space_bell,
+            self._producers,
+            self._consumers,
             policy=policy,
-            checked=checked,
+            checked=bool(flags & CHECKED),
+            tells_deaths=self._TELLS_DEATHS,
         )
-        self._reader = self._READER(
-            self._title,
-            segment,
-            # A producer that drops the oldest frame is on this side, too.
-            Mutex(membership, words, 1) if many_get or drops else None,
-            data_bell=self._data_bell,
-            space_bell=self._space_bell,
-            role=self._consumers,
-            peer=self._producers,
-            checked=checked,
-        )
-        self._writer.tells_deaths = self._reader.tells_deaths = self._TELLS_DEATHS
+        drops = policy == "drop-oldest"
+        # A producer that drops the oldest frame is on the consumers' side, too.
+        many_get = many_get or drops
+        self._writer = Writer(parts, Mutex(membership, words, 0) if many_put else None)
+        self._reader = self._READER(parts, Mutex(membership, words, 1) if many_get else None)
         if drops:
             self._writer.drop_one = self._reader.drop_one
         membership.presence.call_after_fork(self._start_anew)
@@ -166,8 +159,6 @@ class Ring(Handle):
     def _start_anew(self) -> None:
         self._writer.start_anew()
         self._reader.start_anew()
-
-    # -- coming and going --------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -233,24 +224,10 @@ class Ring(Handle):
         return cls._make(where, options, ensure=True)
 
     @classmethod
-    def _make(
-        cls,
-        where: Where | Url,
-        options: RingOptions,
-        *,
-        ensure: bool = False,
-        fill: Callable[[memoryview[int]], None] | None = None,
-    ) -> Self:
+    def _make(cls, where: Where | Url, options: RingOptions, **how: Any) -> Self:
         flags, size = options.stored(where)
-        return cls._create(
-            where,
-            size,
-            flags=flags,
-            participants=options.participants,
-            keep=options.keep,
-            ensure=ensure,
-            fill=fill,
-        )
+        participants, keep = options.participants, options.keep
+        return cls._create(where, size, flags=flags, participants=participants, keep=keep, **how)
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more frames in; consumers take what is there, then get ShutDown. Idempotent.
@@ -267,7 +244,7 @@ class Ring(Handle):
         words = self._open_words()
         # In a forked child, for the bells that other processes are to hear.
         self._segment.membership.register()
-        state = self._checked_state(words)
+        state = checked_state(self._segment, words)
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT  # step: shut.state
         self._data_bell.ring_always()  # step: shut.data
@@ -300,16 +277,13 @@ class Ring(Handle):
                 raise cursor.nested()
         self._closed = True
         for cursor in writer, reader:
-            if cursor.close():
-                cursor.role.release()
+            lending.close(cursor)
         self._segment.close()
         self._data_bell.close()
         self._space_bell.close()
         for cursor in writer, reader:
             cursor.words, cursor.data = NO_WORDS, None
         self._words, self._map = NO_WORDS, self._segment.map
-
-    # -- putting -----------------------------------------------------------------------------------
 
     def put(self, data: Any, timeout: float | None = None) -> None:
         """Copy `data` in as one frame, waiting while the ring is full.
@@ -378,8 +352,6 @@ class Ring(Handle):
                 `put`.
         """
         return in_place.reserve(self._writer, size, timeout)
-
-    # -- getting -----------------------------------------------------------------------------------
 
     def get(self, timeout: float | None = None) -> bytes:
         """Take the oldest frame out, waiting while there is none.
@@ -475,8 +447,6 @@ class Ring(Handle):
                 return
             yield frame
 
-    # -- looking -----------------------------------------------------------------------------------
-
     @property
     def capacity(self) -> int:
         """Bytes of data."""
@@ -548,7 +518,9 @@ class Ring(Handle):
     def __repr__(self) -> str:
         if self._closed:
             return f"<Ring {self._name} closed>"
-        roles = [cursor.role.role for cursor in (self._writer, self._reader) if cursor.has_role]
+        roles = [
+            cursor.role.role for cursor in (self._writer, self._reader) if lending.has_role(cursor)
+        ]
         words = self._words
         state = STATES.get(words[STATE], "corrupt")
         return (

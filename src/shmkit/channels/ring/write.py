@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
 from shmkit.channels.handle import checked_state
-from shmkit.core import CAREFUL, CLOSED, FREE, IMPOSSIBLE, NO_ROLE, Wait, WriteCursor
+from shmkit.channels.ring.lending import Wait, check_loan, check_open, insist, take_role
+from shmkit.core import IMPOSSIBLE, WriteCursor
 from shmkit.errors import FrameTooLarge, Full, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -37,10 +38,8 @@ from shmkit.segment.words import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkit.channels.roles import Side
+    from shmkit.channels.ring.lending import Parts
     from shmkit.deadline import Deadline
-    from shmkit.segment.segment import Segment
-    from shmkit.sync.doorbell import Doorbell
     from shmkit.sync.mutex import Mutex
 
 __all__ = ["Writer"]
@@ -52,61 +51,30 @@ class Writer(WriteCursor):
     """What a ring's handle puts by.
 
     Args:
-        title: what messages call the ring.
-        segment: its memory.
+        ring: what it is made of.
         mutex: the lock between producers; None where there is one.
-        data_bell: consumers sleep there.
-        space_bell: producers sleep there.
-        role: the producers.
-        peer: the consumers.
-        policy: what a put to a full ring does: one of words.POLICIES.
-        checked: whether frames carry a checksum.
 
     Attributes:
-        tells_deaths: whether a wait ends with PeerDied when the consumer died.
-        drop_one: throws out the oldest frame, and says whether there was one.
+        drop_one: throws out the oldest frame, and says whether there was one; None: none gives way.
     """
 
-    __slots__ = (
-        "checked",
-        "drop_one",
-        "peer",
-        "policy",
-        "role",
-        "segment",
-        "space_bell",
-        "tells_deaths",
-    )
-
-    def __init__(
-        self,
-        title: str,
-        segment: Segment,
-        mutex: Mutex | None,
-        *,
-        data_bell: Doorbell,
-        space_bell: Doorbell,
-        role: Side,
-        peer: Side,
-        policy: str,
-        checked: bool,
-    ) -> None:
+    def __init__(self, ring: Parts, mutex: Mutex | None) -> None:
+        segment = ring.segment
         size = segment.header.data_size
-        super().__init__(title, segment.words, segment.map, segment.base, size, mutex, data_bell)
+        super().__init__(
+            ring.title, segment.words, segment.map, segment.base, size, mutex, ring.data_bell
+        )
         self.segment = segment
-        self.space_bell = space_bell
-        self.role = role
-        self.peer = peer
-        self.policy = policy
-        self.checked = checked
+        self.space_bell = ring.space_bell
+        self.role, self.peer = ring.producers, ring.consumers
+        self.policy, self.checked, self.tells_deaths = ring.policy, ring.checked, ring.tells_deaths
         self.largest = min(size - FRAME_HEADER, SIZE_MASK)
-        self.tells_deaths = True
         self.drop_one: Callable[[Deadline], bool] | None = None
 
     def put_carefully(self, data: Any, deadline: Deadline) -> None:
         """Put a frame, waiting while there is no room for it."""
         frame = as_bytes(data)
-        self.insist(partial(self._put_one, frame, deadline), deadline)
+        insist(self, partial(self._put_one, frame, deadline), deadline)
         self.announce()
 
     def _put_one(self, frame: bytes | memoryview, deadline: Deadline) -> Wait | None:
@@ -117,8 +85,6 @@ class Writer(WriteCursor):
             self.write(at, frame)
             self.commit(at, at + step_of(len(frame)))
         return None
-
-    # -- within the side's lock --------------------------------------------------------------------
 
     def admit(self, size: int, deadline: Deadline) -> int | Wait | None:
         """The position where a frame goes in now; None if it is dropped, as the policy has it.
@@ -141,7 +107,7 @@ class Writer(WriteCursor):
         if checked_state(self.segment, words) != READY:
             raise ShutDown(f"{self.title} was shut down: nothing more goes in")
         self.check_size(size)
-        self._take_role()
+        take_role(self)
         tail = words[TAIL]
         if words[SKIP] == tail:
             # Of a producer that died before its commit. Here a frame may be to begin after all.
@@ -180,11 +146,6 @@ class Writer(WriteCursor):
                 limit=limit,
             )
 
-    def _take_role(self) -> None:
-        if self.idle == NO_ROLE:
-            self.role.claim()
-            self.idle = CAREFUL if self.checked else FREE
-
     def write(self, at: int, frame: bytes | memoryview) -> None:
         """Write a plain frame at a position."""
         start = self.payload_at(at)
@@ -205,8 +166,7 @@ class Writer(WriteCursor):
 
     def commit(self, at: int, end: int) -> None:
         """Make everything from `at` to `end` visible with one store."""
-        if self.loan is None:
-            raise self.lost()
+        check_loan(self, self.loan)
         words = self.words
         tail = words[TAIL]
         if at != tail:
@@ -225,8 +185,6 @@ class Writer(WriteCursor):
     def corrupt(self, head: int, tail: int) -> Exception:
         """The error for positions that can not be."""
         return self.segment.poison(f"tail {tail} and head {head} in a ring of {self.size} bytes")
-
-    # -- without it --------------------------------------------------------------------------------
 
     def announce(self) -> None:
         """Wake a consumer, and another producer if there may be room for it, too."""
@@ -250,8 +208,7 @@ class Writer(WriteCursor):
 
     def look(self, seen: int) -> None:
         """See, in a long wait, that this handle is open and the consumer alive."""
-        if self.idle == CLOSED:
-            raise self.closed_error()
+        check_open(self)
         if self.tells_deaths:
             self.peer.raise_if_dead(self.title, HEAD, seen)
 
