@@ -66,9 +66,9 @@ def test_what_is_no_file_is_not_taken_for_an_object(
         path = Path(folder, f"{overflow._prefix}{mark}{0:012x}")
         make(path)
         try:
-            ring.put_object(LARGE)
+            put_object(ring, LARGE)
             assert ring.sweep() == 0
-            assert ring.get_object(0) == LARGE
+            assert get_object(ring) == LARGE
             assert stored(ring) == []
             ring.flush()
             assert os.path.lexists(path)
