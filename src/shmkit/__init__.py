@@ -6,6 +6,7 @@ A map of the floors. A module imports from its own floor and from the floors bel
     work       functions that run elsewhere: once, ProcessPoolExecutor
     channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue
     sync       processes that wait for each other: Lock, Semaphore, Event
+    core       the hot steps of rings and locks, in one module
     segment    state that processes share: SharedArray, and what channels and locks are made of
     memory     bytes that processes share: SharedBuffer, PagedFile, open_bytes
     errors     every exception; beside it deadline: how long a call may wait

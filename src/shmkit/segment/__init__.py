@@ -1,1 +1,13 @@
-"""State that processes share: headers, participants, presence, semaphores, fences."""
+"""State that processes share: a header, the table of participants, semaphores.
+
+- `words`: every offset, magic, version and kind of every layout, in one table for each
+- `header`: what a creator writes once, and the checks of an attacher
+- `segment`: Segment: made, joined, left; the handshake of creators and attachers
+- `membership`: how a handle becomes a participant, and stops being one
+- `participants`: the table in which each participant writes about itself
+- `presence`: which participants are alive, told by locks that the kernel holds
+- `semaphores`, `named_semaphores`: those inside of a segment, and those with names
+- `recovery`, `acquired`: what becomes of a lock when a participant died at it
+- `fences`: memory order between processes
+- `array`, `array_header`: SharedArray: a header, and the items of a numpy array
+"""

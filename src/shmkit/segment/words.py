@@ -3,11 +3,10 @@
 A segment is a header, the table of its participants, and data:
 
     0x000  what the creator writes once, the state, the format of the semaphores    HEADER
-    0x080  words of the kind: a ring's tail and head, a lock's nothing, ...         RING, ...
-    0x400  eight semaphores, each in a line of its own                              SEMAPHORES
-    0x800  participants, a line each                                                PARTICIPANT
-    ...    (to the end of the page)
-           the data                                                                 FRAME, ...
+    0x080  words of the kind: a ring's tail and head, an event's flag, ...          RING, ...
+    0x400  room for eight semaphores, each in a line of its own                     SEMAPHORES
+    0x800  participants, a line each; then zeros up to a multiple of 4096           PARTICIPANT
+    ...    the data                                                                 FRAME, ...
 
 Little-endian throughout. A line is 128 bytes, two cache lines, and has one writer unless its table
 says otherwise. A word is one aligned 8-byte store; code reaches it by its index in the segment seen

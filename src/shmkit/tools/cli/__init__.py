@@ -1,4 +1,4 @@
-"""The `shmkit` command. `_app.py` lists the subcommands; each is in a room of tools/.
+"""The `shmkit` command. `_app.py` lists the subcommands; each is in a folder of tools/.
 
 Nothing is imported here that the extra `cli` installs. Processes started by "spawn" import this
 package again, and without the extra there is still a message to print.

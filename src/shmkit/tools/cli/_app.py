@@ -1,4 +1,4 @@
-"""The subcommands of `shmkit`, each from a room of its own: a new one is a line below."""
+"""The subcommands of `shmkit`, each from a folder of its own: a new one is a line below."""
 
 from __future__ import annotations
 
