@@ -30,12 +30,7 @@ _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
 
 
 def checked_size(size: SupportsIndex | None) -> int:
-    """The size of memory to be made, in bytes.
-
-    Raises:
-        TypeError: `size` is not an integer.
-        ValueError: it is 0, negative, or more than addresses can reach.
-    """
+    """The size of memory to be made, in bytes; an error if it is none, or not in reach."""
     if size is None:
         raise TypeError("'size' is missing: memory is made with a size in bytes")
     number = operator.index(size)
@@ -52,12 +47,6 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
     Files and segments get their blocks now: a filesystem that is full later would answer a write
     with SIGBUS. Anonymous memory is on no filesystem, and gets its pages when they are touched, as
     the memory of malloc does.
-
-    Args:
-        fd: descriptor, open for writing.
-        size: bytes it shall have.
-        url: where it is.
-        start: bytes it has.
 
     Raises:
         OSError: ENOSPC: the disk, /dev/shm or the machine's memory has less room than asked for.
@@ -137,12 +126,7 @@ def free_memory(
 ) -> int | None:
     """Bytes this process may still fill: of the machine, and of its control groups (v2).
 
-    Args:
-        proc: directory in which the kernel tells about the machine.
-        cgroups: directory in which it tells about control groups.
-
-    Returns:
-        None where the system does not tell.
+    None where the system does not tell.
     """
     try:
         table = dict(line.split(":", 1) for line in _read(f"{proc}/meminfo").splitlines() if line)
@@ -163,11 +147,7 @@ def free_memory(
 
 
 def _limits(proc: str | os.PathLike[str], cgroups: str | os.PathLike[str]) -> list[tuple[int, str]]:
-    """The control groups of this process that have a limit, from the inner to the outer.
-
-    Returns:
-        Bytes, and the directory of the group.
-    """
+    """Limit and directory of each control group of this process that has one, inner first."""
     found: list[tuple[int, str]] = []
     try:
         groups = _read(f"{proc}/self/cgroup").splitlines()
