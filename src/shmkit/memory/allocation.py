@@ -67,7 +67,10 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
             os.ftruncate(fd, start)  # a part of the room may have been taken
         if error.errno not in _NO_ROOM:
             raise
-        raise _no_room(wanted, url, _free_space(fd), "its filesystem") from error
+        volume = os.fstatvfs(fd) if hasattr(os, "fstatvfs") else None
+        # The kernel's own mount, where a memfd lives, has no size.
+        free = volume.f_bavail * volume.f_frsize if volume and volume.f_blocks else None
+        raise _no_room(wanted, url, free, "its filesystem") from error
 
 
 def _no_room(wanted: int, url: Url, free: int | None, place: str) -> OSError:
@@ -78,14 +81,6 @@ def _no_room(wanted: int, url: Url, free: int | None, place: str) -> OSError:
         f"no room for {what}: {wanted} bytes are wanted{known}; ask for less, unlink segments that "
         "are not used, or put it elsewhere with 'file:PATH'",
     )
-
-
-def _free_space(fd: int) -> int | None:
-    if not hasattr(os, "fstatvfs"):
-        return None
-    volume = os.fstatvfs(fd)
-    # The kernel's own mount, where a memfd lives, has no size.
-    return volume.f_bavail * volume.f_frsize if volume.f_blocks else None
 
 
 @cache

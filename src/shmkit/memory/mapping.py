@@ -162,8 +162,7 @@ def attach_region(
                 raise
     if access != "r":
         raise OSError(errno.ENODEV, "cannot be mapped; access 'r' would read it instead", what)
-    region = _read_region(fd, offset, length, what)
-    return region, operator.index(offset), False
+    return _read_region(fd, offset, length, what), operator.index(offset), False
 
 
 def read_region(content: bytes) -> Region:

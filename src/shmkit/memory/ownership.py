@@ -25,7 +25,6 @@ from shmkit.memory.tracker import ensure_tracker
 if TYPE_CHECKING:
     import weakref
 
-    from shmkit.memory.buffer.handle import Handle
     from shmkit.memory.url import Url
 
 __all__ = ["Ownership", "remove"]
@@ -74,7 +73,7 @@ class Ownership:
         self._url = url
         self._identity = identity
         self._pid = os.getpid()
-        self.handle: weakref.ref[Handle] | None = None  # that has the duty
+        self.handle: weakref.ref[Any] | None = None  # that has the duty
         self._is_tracked = url.name.isascii() and _SPECIAL.isdisjoint(url.name)
         if self._is_tracked:
             self._track()

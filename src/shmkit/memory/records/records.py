@@ -178,19 +178,7 @@ def records_in(
     count: SupportsIndex | None,
     what: str,
 ) -> Records[Any]:
-    """The records in some bytes.
-
-    Args:
-        view: the bytes; the records keep it.
-        layout: of each record.
-        offset: first byte of the first record; any.
-        stride: bytes from one record to the next; None for the size of a record.
-        count: records; None for as many as fit.
-        what: name of the bytes, for messages.
-
-    Raises:
-        ValueError: `stride` is less than a record, or they reach outside.
-    """
+    """The records in some bytes, `what` for messages; see `SharedBuffer.records`."""
     step = layout.size if stride is None else operator.index(stride)
     if step < layout.size:
         raise ValueError(f"'stride' is {step}, and a record has {layout.size} bytes")
