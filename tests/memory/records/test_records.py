@@ -431,7 +431,7 @@ def test_native_numbers_are_one_copy() -> None:
     for layout in (layout_of("<hiqd"), layout_of("=lL"), layout_of(Vertex)):
         for part in layout.fields:
             assert part.format[0] == "@", part.name
-    assert layout_of(">h").fields[0]._struct.format[0] == ">"  # type: ignore[attr-defined]
+    assert layout_of(">h").fields[0].format[0] == ">"
 
 
 # ------------------------------------------------------------------ numpy
