@@ -52,7 +52,12 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
         OSError: ENOSPC: the disk, /dev/shm or the machine's memory has less room than asked for.
     """
     wanted = size - start
-    if wanted > _SMALL and wanted > _never_too_much() and _is_in_memory(fd, url):
+    if (
+        wanted > _SMALL
+        and wanted > _never_too_much()
+        and sys.platform == "linux"
+        and (url.scheme != "file" or _is_memory(os.fstat(fd).st_dev))
+    ):
         # The kernel promises such pages freely. When it cannot keep the promise, it kills.
         free = free_memory()
         if free is not None and wanted > free:
@@ -91,13 +96,6 @@ def _never_too_much() -> int:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [limit for limit, _ in _limits(_PROC, _CGROUPS)]
     return min([machine, *limits]) // _PART
-
-
-def _is_in_memory(fd: int, url: Url) -> bool:
-    """Whether the pages of a descriptor live in memory."""
-    if sys.platform != "linux":
-        return False
-    return url.scheme != "file" or _is_memory(os.fstat(fd).st_dev)
 
 
 @cache

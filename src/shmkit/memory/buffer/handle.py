@@ -200,14 +200,15 @@ class Handle:
         writable = checked_access(access or self._access) == "rw"
         if self._url.scheme == "anon":
             return self._second_descriptor(writable)
+        lost = "was unlinked, and the name leads to other memory now"
         try:
             opened = creation.open_existing(self._url, writable=writable, timeout=0)
         except IncompatibleSegment as error:  # other memory, which has no size yet
-            raise self._name_is_lost() from error
+            raise FileNotFoundError(errno.ENOENT, lost, str(self._url)) from error
         if opened.identity == self._identity:
             return opened.keep_fd()
         os.close(opened.fd)
-        raise self._name_is_lost()
+        raise FileNotFoundError(errno.ENOENT, lost, str(self._url))
 
     def _second_descriptor(self, writable: bool) -> int:
         """Another descriptor of anonymous memory, opened by way of the one that is kept."""
@@ -231,11 +232,6 @@ class Handle:
             return fd
         os.close(fd)
         raise self._closed_error()
-
-    def _name_is_lost(self) -> FileNotFoundError:
-        return FileNotFoundError(
-            errno.ENOENT, "was unlinked, and the name leads to other memory now", str(self._url)
-        )
 
     def close(self, *, strict: bool = False) -> None:
         """Let go of the memory; it goes away with its last view. Closing again does nothing.
