@@ -28,15 +28,27 @@ KILLED = """if True:
 """
 
 
+OWNER = """if True:
+    import os, signal, sys
+    from shmkit import SharedBuffer
+
+    made = [SharedBuffer.create(f"{sys.argv[1]}-{number}", 1) for number in range(8)]
+    for buffer in made[::2]:
+        os.unlink(f"/dev/shm/{buffer.name}")  # as another process would
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("source", [KILLED, OWNER])
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /dev/shm")
-def test_names_that_are_gone_do_not_keep_the_tracker_from_the_others() -> None:
+def test_names_that_are_gone_do_not_keep_the_tracker_from_the_others(source: str) -> None:
     """A killed program's names are removed, whatever its `-W` options say of warnings."""
     stem = f"t-{os.getpid()}-{os.urandom(4).hex()}"
 
     def left() -> list[str]:
         return sorted(path.name for path in Path("/dev/shm").glob(f"{stem}-*"))
 
-    with Program("-W", "error", "-c", KILLED, stem) as program:
+    with Program("-W", "error", "-c", source, stem) as program:
         wait_until(lambda: program.process.poll() is not None)
         ended = program.wait()  # for the tracker's end, too
 

@@ -18,6 +18,7 @@ and what these stand on:
 - `views`: typed views and arrays
 - `identity`: which memory a descriptor or a name leads to
 - `url`: where memory lives
+- `told`: a read-only property in a line
 - `backends/`: anonymous, named, file: the system calls of each kind
 """
 

@@ -32,12 +32,7 @@ _BLOCK: Final = 512  # bytes, what `st_blocks` counts
 
 
 def checked_size(size: SupportsIndex | None) -> int:
-    """The size of memory to be made, in bytes.
-
-    Raises:
-        TypeError: `size` is not an integer.
-        ValueError: it is 0, negative, or more than addresses can reach.
-    """
+    """The size of memory to be made, in bytes; an error if it is none, or not in reach."""
     if size is None:
         raise TypeError("'size' is missing: memory is made with a size in bytes")
     number = operator.index(size)
@@ -55,17 +50,16 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
     with SIGBUS. Anonymous memory is on no filesystem, and gets its pages when they are touched, as
     the memory of malloc does.
 
-    Args:
-        fd: descriptor, open for writing.
-        size: bytes it shall have.
-        url: where it is.
-        start: bytes it has.
-
     Raises:
         OSError: ENOSPC: the disk, /dev/shm or the machine's memory has less room than asked for.
     """
     wanted = size - start
-    if wanted > _SMALL and wanted > _never_too_much() and _is_in_memory(fd, url):
+    if (
+        wanted > _SMALL
+        and wanted > _never_too_much()
+        and sys.platform == "linux"
+        and (url.scheme != "file" or _is_memory(os.fstat(fd).st_dev))
+    ):
         # The kernel promises such pages freely. When it cannot keep the promise, it kills.
         free = free_memory()
         if free is not None and wanted > free:
@@ -80,7 +74,10 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
             os.ftruncate(fd, start)  # a part of the room may have been taken
         if error.errno not in _NO_ROOM:
             raise
-        raise _no_room(wanted, url, _free_space(fd), "its filesystem") from error
+        volume = os.fstatvfs(fd) if hasattr(os, "fstatvfs") else None
+        # The kernel's own mount, where a memfd lives, has no size.
+        free = volume.f_bavail * volume.f_frsize if volume and volume.f_blocks else None
+        raise _no_room(wanted, url, free, "its filesystem") from error
 
 
 def fill_holes(fd: int, size: int, url: Url) -> None:
@@ -118,14 +115,6 @@ def _no_room(wanted: int, url: Url, free: int | None, place: str) -> OSError:
     )
 
 
-def _free_space(fd: int) -> int | None:
-    if not hasattr(os, "fstatvfs"):
-        return None
-    volume = os.fstatvfs(fd)
-    # The kernel's own mount, where a memfd lives, has no size.
-    return volume.f_bavail * volume.f_frsize if volume.f_blocks else None
-
-
 @cache
 def _never_too_much() -> int:
     """Bytes that are too few to matter: a part of what this machine and this process may have."""
@@ -134,13 +123,6 @@ def _never_too_much() -> int:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [limit for limit, _ in _limits(_PROC, _CGROUPS)]
     return min([machine, *limits]) // _PART
-
-
-def _is_in_memory(fd: int, url: Url) -> bool:
-    """Whether the pages of a descriptor live in memory."""
-    if sys.platform != "linux":
-        return False
-    return url.scheme != "file" or _is_memory(os.fstat(fd).st_dev)
 
 
 @cache
@@ -164,12 +146,7 @@ def free_memory(
 ) -> int | None:
     """Bytes this process may still fill: of the machine, and of its control groups (v2).
 
-    Args:
-        proc: directory in which the kernel tells about the machine.
-        cgroups: directory in which it tells about control groups.
-
-    Returns:
-        None where the system does not tell.
+    None where the system does not tell.
     """
     try:
         table = dict(line.split(":", 1) for line in _read(f"{proc}/meminfo").splitlines() if line)
@@ -190,11 +167,7 @@ def free_memory(
 
 
 def _limits(proc: str | os.PathLike[str], cgroups: str | os.PathLike[str]) -> list[tuple[int, str]]:
-    """The control groups of this process that have a limit, from the inner to the outer.
-
-    Returns:
-        Bytes, and the directory of the group.
-    """
+    """Limit and directory of each control group of this process that has one, inner first."""
     found: list[tuple[int, str]] = []
     try:
         groups = _read(f"{proc}/self/cgroup").splitlines()

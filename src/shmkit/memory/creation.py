@@ -33,8 +33,6 @@ from shmkit.memory.ownership import Ownership, remove
 from shmkit.memory.url import Url
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from shmkit.memory.backends.base import Backend
 
 __all__ = [
@@ -67,48 +65,31 @@ class Opened:
 
     Leaving its `with` closes the descriptor unless `keep_fd` took it over. An exception undoes a
     creation first.
-
-    Args:
-        url: where it is.
-        fd: descriptor; -1 if this memory has none.
-        identity: the memory that was opened.
-
-    Attributes:
-        created: whether this call made it.
-        region: its bytes, if they are mapped already.
-        owner: duty to remove the name.
-        named: whether this call gave it its name, or was about to.
     """
 
-    __slots__ = ("_taken", "created", "fd", "identity", "named", "owner", "region", "url")
+    __slots__ = ("created", "fd", "identity", "named", "owner", "region", "url")
 
     def __init__(self, url: Url, fd: int, identity: Exact = (0, 0, b"")) -> None:
         self.url = url
-        self.fd = fd
+        self.fd = fd  # -1: there is none
         self.identity = identity
-        self.created = False
-        self.region: Region | None = None
+        self.created = False  # by this call
+        self.region: Region | None = None  # its bytes, if they are mapped already
         self.owner: Ownership | None = None
-        self.named = False
-        self._taken = False
+        self.named = False  # by this call, which gave it its name or was about to
 
     def keep_fd(self) -> int:
         """Take the descriptor over."""
-        self._taken = True
-        return self.fd
+        fd, self.fd = self.fd, -1
+        return fd
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is not None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
             self.discard()
-        elif self.fd >= 0 and not self._taken:
+        elif self.fd >= 0:
             os.close(self.fd)
 
     def discard(self) -> None:
@@ -126,14 +107,7 @@ class Opened:
 
 
 def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
-    """Make memory that was not there: reserved, filled, named, and mapped.
-
-    Args:
-        url: where; "shm:" without a name takes a fresh one.
-        size: bytes.
-        fill: what writes its content before it has a name; None for zeros.
-        keep: leave the name in place when its creator goes.
-        mode: permissions, less the umask.
+    """Make memory that was not there: reserved, filled (None: zeros), named, and mapped.
 
     Raises:
         FileExistsError: it is there.
@@ -194,18 +168,18 @@ def _map_by_name(backend: Backend, opened: Opened, size: int) -> Region:
     /proc/*/maps would show a map of its first descriptor as deleted and without the name, and it is
     how people find which processes use a segment.
     """
+    fd = -1
     if opened.url.name:
         try:
             fd = backend.open(opened.url.name, writable=True)
         except OSError:
-            fd = -1  # unlinked already, or of a mode that does not let its owner write
+            pass  # unlinked already, or of a mode that does not let its owner write
+    try:
+        found = fd >= 0 and identity_of(os.fstat(fd)) == opened.identity[:2]
+        return map_region(fd if found else opened.fd, "rw", 0, size)
+    finally:
         if fd >= 0:
-            try:
-                if identity_of(os.fstat(fd)) == opened.identity[:2]:
-                    return map_region(fd, "rw", 0, size)
-            finally:
-                os.close(fd)
-    return map_region(opened.fd, "rw", 0, size)
+            os.close(fd)
 
 
 def _create_in_two_steps(
@@ -243,14 +217,7 @@ def _fill_magic_last(whole: memoryview, fill: Fill) -> None:
 
 
 def ensure(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
-    """Open what is there, or make it.
-
-    Args:
-        url: where.
-        size: bytes of new memory, and what memory that is there has at least.
-        fill: as in `create`.
-        keep: as in `create`.
-        mode: as in `create`.
+    """Open what is there and has at least `size` bytes, or make it.
 
     Raises:
         IncompatibleSegment: what is there has fewer bytes. It stays as it is.
@@ -260,18 +227,16 @@ def ensure(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
         try:
             opened = _open(url, writable=True)
         except FileNotFoundError:
-            pass
-        else:
             try:
-                _check_size(opened, size)
-            except BaseException:
-                os.close(opened.fd)
-                raise
-            return opened
+                return create(url, size, fill, keep=keep, mode=mode)
+            except FileExistsError:
+                continue  # another process was faster
         try:
-            return create(url, size, fill, keep=keep, mode=mode)
-        except FileExistsError:
-            continue  # another process was faster
+            _check_size(opened, size)
+        except BaseException:
+            os.close(opened.fd)
+            raise
+        return opened
     return create(url, size, fill, keep=keep, mode=mode)
 
 
@@ -322,11 +287,7 @@ def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
 
 
 class Pauses:
-    """Pauses of growing length until a deadline, for what no event announces: names and sizes.
-
-    Args:
-        timeout: seconds until the deadline; None for never.
-    """
+    """Pauses of growing length until a deadline, for what no event announces: names and sizes."""
 
     __slots__ = ("_deadline", "_next")
 
@@ -353,16 +314,13 @@ def may_be_unfinished(url: Url, whole: memoryview) -> bool:
 
 
 def _takes_two_steps(url: Url) -> bool:
-    if not ONE_STEP:
-        return True
     try:
-        fd = backend_for(url.scheme).create_unnamed(url.name, 0o600)
+        fd = backend_for(url.scheme).create_unnamed(url.name, 0o600) if ONE_STEP else -1
     except OSError:
         return True  # not for this user to tell
-    if fd < 0:
-        return True
-    os.close(fd)
-    return False
+    if fd >= 0:
+        os.close(fd)
+    return fd < 0
 
 
 def _open(url: Url, *, writable: bool) -> Opened:

@@ -11,12 +11,22 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from functools import reduce
+from operator import or_
 from typing import Any, Final, TypeAlias
 
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["Exact", "Identity", "close_if", "exact_identity", "generation_at", "identity_of"]
+__all__ = [
+    "Exact",
+    "Identity",
+    "close_if",
+    "exact_identity",
+    "generation_at",
+    "identity_of",
+    "open_flags",
+]
 
 # (device, inode)
 Identity: TypeAlias = tuple[int, int]
@@ -26,13 +36,14 @@ Exact: TypeAlias = tuple[int, int, bytes]
 # FS_IOC_GETVERSION of linux/fs.h, as most architectures have it. Elsewhere no file answers.
 _GET_GENERATION: Final = 0x80087601
 _LONG: Final = bytes(8)
-_FLAGS: Final = (
-    os.O_RDONLY
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-)
+
+
+def open_flags(*names: str) -> int:
+    """Flags of open(), without those that this system does not have."""
+    return reduce(or_, (getattr(os, f"O_{name}", 0) for name in names))
+
+
+_FLAGS: Final = open_flags("RDONLY", "NOFOLLOW", "NONBLOCK", "NOCTTY", "CLOEXEC")
 
 
 def identity_of(status: os.stat_result) -> Identity:
@@ -63,13 +74,7 @@ def close_if(
 
 
 def exact_identity(fd: int, status: os.stat_result, scheme: str) -> Exact:
-    """The memory behind an open descriptor.
-
-    Args:
-        fd: descriptor.
-        status: `os.fstat` of it.
-        scheme: of its url; only a file has a generation.
-    """
+    """The memory behind an open descriptor; `status` is its `os.fstat`. Files have a generation."""
     is_file = scheme == "file" and stat.S_ISREG(status.st_mode)
     return status.st_dev, status.st_ino, _generation_of(fd) if is_file else b""
 

@@ -13,15 +13,12 @@ __all__ = ["is_somewhere", "mappers"]
 
 
 def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
-    """Which processes map a memory, and how often.
+    """Which processes map a memory: its number of maps by process id.
 
     Args:
         identity: the memory.
         private: whether other users have no access to it. Then processes whose maps this process
             may not see do not count.
-
-    Returns:
-        Number of maps by process id.
 
     Raises:
         PermissionError: a process hides its maps.
@@ -46,13 +43,7 @@ def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
 
 
 def is_somewhere(url: Url, identity: Identity, *, but: int = 0) -> bool:
-    """Whether a memory can be found by its name, or a process of this user has it.
-
-    Args:
-        url: where it was.
-        identity: the memory.
-        but: pid of a process that does not count.
-    """
+    """Whether a memory can be found by its name, or another process than `but` has it."""
     try:
         if url.scheme != "anon" and backend_for(url.scheme).identify(url.name) == identity:
             return True

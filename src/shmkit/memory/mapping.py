@@ -27,42 +27,31 @@ Access: TypeAlias = Literal["r", "rw", "cow"]
 _ACCESS: Final = {"r": mmap.ACCESS_READ, "rw": mmap.ACCESS_WRITE, "cow": mmap.ACCESS_COPY}
 _READ_AT_ONCE: Final = 1 << 20
 _OURS: Final = 2  # references to a map: of its region, and of the call that counts them
+# A map needs no descriptor to live; before 3.13 mmap keeps one for its resize() anyway.
+_NO_DESCRIPTOR: Final[dict[str, Any]] = (
+    {"trackfd": False} if sys.version_info >= (3, 13) and sys.platform != "win32" else {}
+)
 # What mmap says of files that have bytes but no pages.
 _NOT_MAPPABLE: Final = {errno.ENODEV, errno.EINVAL}
 
 
 class Region:
-    """Bytes at addresses.
-
-    Args:
-        memory: the map; None if nothing is mapped (no bytes, or bytes that were read instead):
-            then `whole` is all of a bytes or bytearray.
-        start: index in `memory` of the region's byte 0.
-        whole: all bytes of the region, in a view that is not handed out.
-        mapped: False if the bytes are a copy that was read.
-
-    Attributes:
-        left: whether its handle was closed while on it: then no thread may move the handle on.
-    """
+    """Bytes at addresses; they stay until the last view of them is gone."""
 
     __slots__ = ("_others", "left", "mapped", "memory", "start", "whole")
 
     def __init__(
         self, memory: mmap.mmap | None, start: int, whole: memoryview, *, mapped: bool = True
     ) -> None:
-        self.memory = memory
-        self.start = start
-        self.whole = whole
-        self.mapped = mapped
-        self.left = False
+        self.memory = memory  # None: no bytes, or a copy; `whole` is then all of a bytes object
+        self.start = start  # index in the map of this region's byte 0
+        self.whole = whole  # not handed out
+        self.mapped = mapped  # False: a copy that was read
+        self.left = False  # its handle was closed while on it: no thread may move the handle on
         self._others = 0  # references to a copy that are not of its views; 0: not counted yet
 
     def close(self) -> bool:
-        """Unmap; if a view of the memory or its map is in use, that is left to the last of them.
-
-        Returns:
-            False if one is in use.
-        """
+        """Unmap; False if a view or the map is in use: it goes with the last of them."""
         if self.memory is None:
             return self._close_copy()
         try:
@@ -96,11 +85,7 @@ class Region:
 
 
 def checked_access(access: str) -> Access:
-    """An `access` argument.
-
-    Raises:
-        ValueError: it is not "r", "rw" or "cow".
-    """
+    """An `access` argument; a ValueError if it is not "r", "rw" or "cow"."""
     if access not in _ACCESS:
         raise ValueError(
             f"'access' must be 'r' (read), 'rw' (read and write) or 'cow' (private changes), "
@@ -112,20 +97,11 @@ def checked_access(access: str) -> Access:
 def checked_range(
     offset: SupportsIndex, length: SupportsIndex | None, size: int, what: str
 ) -> tuple[int, int]:
-    """The bytes that `offset` and `length` name in memory of `size` bytes.
-
-    Args:
-        offset: first byte.
-        length: bytes from there, None for all.
-        size: bytes there are.
-        what: name for messages.
-
-    Returns:
-        offset, length.
+    """The offset and length of a part of `size` bytes; a length of None is all from there.
 
     Raises:
         TypeError: not integers.
-        ValueError: they reach outside.
+        ValueError: they reach outside of `what`.
     """
     first = operator.index(offset)
     if not 0 <= first <= size:
@@ -151,13 +127,9 @@ def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
     if length == 0:
         return Region(None, 0, memoryview(b"" if access == "r" else bytearray()))
     start = offset % mmap.ALLOCATIONGRANULARITY
-    if sys.version_info >= (3, 13) and sys.platform != "win32":
-        # A map needs no descriptor to live; before 3.13 mmap keeps one for its resize() anyway.
-        memory = mmap.mmap(
-            fd, start + length, access=_ACCESS[access], offset=offset - start, trackfd=False
-        )
-    else:
-        memory = mmap.mmap(fd, start + length, access=_ACCESS[access], offset=offset - start)
+    memory = mmap.mmap(
+        fd, start + length, access=_ACCESS[access], offset=offset - start, **_NO_DESCRIPTOR
+    )
     whole = memoryview(memory)
     return Region(memory, start, whole[start:] if start else whole)
 
@@ -169,27 +141,16 @@ def map_anonymous(size: int) -> Region:
 
 
 def attach_region(
-    fd: int,
-    access: Access,
-    offset: SupportsIndex,
-    length: SupportsIndex | None,
-    what: str,
+    fd: int, access: Access, offset: SupportsIndex, length: SupportsIndex | None, what: str
 ) -> tuple[Region, int, bool]:
     """Map what is behind a descriptor, or read it if it cannot be mapped and access is "r".
-
-    Args:
-        fd: descriptor; it may be closed afterwards.
-        access: "r", "rw" or "cow".
-        offset: first byte.
-        length: bytes, None for all there are.
-        what: name for messages.
 
     Returns:
         The region, its first byte, whether it is all there is.
 
     Raises:
         OSError: it cannot be mapped, and not be read instead.
-        TypeError, ValueError: `offset` or `length` is no integer, or reaches outside.
+        TypeError, ValueError: as `checked_range`.
     """
     size = size_to_map(fd)
     if size is not None:
@@ -201,8 +162,7 @@ def attach_region(
                 raise
     if access != "r":
         raise OSError(errno.ENODEV, "cannot be mapped; access 'r' would read it instead", what)
-    region = _read_region(fd, offset, length, what)
-    return region, operator.index(offset), False
+    return _read_region(fd, offset, length, what), operator.index(offset), False
 
 
 def read_region(content: bytes) -> Region:

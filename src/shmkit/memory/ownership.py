@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from contextlib import ExitStack
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from shmkit.deadline import Deadline
 from shmkit.memory.backends import backend_for
 from shmkit.memory.identity import Exact, generation_at
+from shmkit.memory.tracker import ensure_tracker
 
 if TYPE_CHECKING:
     import weakref
 
     from shmkit.memory.url import Url
 
-__all__ = ["Ownership", "await_tracker", "leads_to", "remove"]
+__all__ = ["Ownership", "remove"]
 
 # Below 0: after the children of this process were joined; they may still want to attach. Above the
 # -100 of multiprocessing's own temporary directory.
@@ -37,9 +35,6 @@ _PRIORITY: Final = -50
 _TRACKED_AS: Final = "shared_memory"
 # The tracker's protocol is a line of ASCII with colons. It is not told of other names.
 _SPECIAL: Final = frozenset(":\r\n")
-# Seconds for the tracker of a killed process to do its work; it takes some milliseconds.
-_TRACKER: Final = 0.5
-_POLL: Final = 0.002
 
 _duties: Final[dict[int, Ownership]] = {}  # of this process, and of its parents by fork
 _armed: Final[set[int]] = set()  # processes whose end is looked after
@@ -56,53 +51,21 @@ def remove(url: Url, identity: Exact) -> None:
 
     Looking and removing are two system calls: a name replaced exactly between them is lost.
     """
-    if leads_to(url, identity):
-        try:
-            backend_for(url.scheme).unlink(url.name)
-        except FileNotFoundError:
-            pass  # another process was first
-
-
-def leads_to(url: Url, identity: Exact) -> bool:
-    """Whether a name leads to the memory meant."""
-    device, inode, generation = identity
+    backend = backend_for(url.scheme)
+    generation = identity[2]
     try:
-        if backend_for(url.scheme).identify(url.name) != (device, inode):
-            return False
+        if backend.identify(url.name) != identity[:2]:
+            return
+        # b"": this user may not open the file. Then its number has to do.
+        if generation and generation_at(url.name) not in (generation, b""):
+            return
+        backend.unlink(url.name)
     except FileNotFoundError:
-        return False
-    # b"": this user may not open the file. Then its number has to do.
-    return not generation or generation_at(url.name) in (generation, b"")
-
-
-def await_tracker(url: Url, identity: tuple[int, int]) -> None:
-    """Give the tracker of a dead creator time to remove the name, before it is used again.
-
-    It may have none, or one that it shared with other processes and that lives on: then the time is
-    lost.
-    """
-    if backend_for(url.scheme).creator_unlinks:
-        deadline = Deadline(_TRACKER)
-        while leads_to(url, (*identity, b"")) and not deadline.expired():
-            time.sleep(_POLL)  # nothing announces that a name goes
-
-
-class Owner(Protocol):
-    """What an ownership tells that the process ends."""
-
-    def _warn_if_open(self) -> None: ...
+        pass  # it is gone, or another process was first
 
 
 class Ownership:
-    """The duty to remove a name, from its creation until it is done.
-
-    Args:
-        url: named memory.
-        identity: the memory that the name led to when the duty was taken.
-
-    Attributes:
-        handle: the handle that has it, once there is one.
-    """
+    """The duty to remove a name, if it leads to the memory `identity`, until that is done."""
 
     __slots__ = ("_identity", "_is_tracked", "_pid", "_url", "handle")
 
@@ -110,13 +73,16 @@ class Ownership:
         self._url = url
         self._identity = identity
         self._pid = os.getpid()
-        self.handle: weakref.ref[Owner] | None = None
+        self.handle: weakref.ref[Any] | None = None  # that has the duty
         self._is_tracked = url.name.isascii() and _SPECIAL.isdisjoint(url.name)
         if self._is_tracked:
             self._track()
         _duties[id(self)] = self
         if self._pid not in _armed:
-            _arm(self._pid)
+            from multiprocessing import util
+
+            _armed.add(self._pid)
+            util.Finalize(None, _end_of_process, exitpriority=_PRIORITY)
 
     @property
     def here(self) -> bool:
@@ -136,16 +102,12 @@ class Ownership:
 
     def end_of_process(self) -> None:
         """Remove the name, and warn if the handle is open."""
-        if not self.here or _duties.pop(id(self), None) is None:
-            return
         try:
             handle = self.handle and self.handle()
-            if handle:
+            if handle and self.here:
                 handle._warn_if_open()
         finally:
-            remove(self._url, self._identity)
-            if self._is_tracked:
-                self._untrack()
+            self.fulfil()
 
     def _track(self) -> None:
         key = self._pid, self._url.name
@@ -163,23 +125,16 @@ class Ownership:
                 _tracker().unregister(f"/{key[1]}", _TRACKED_AS)
 
 
-def _arm(pid: int) -> None:
-    """Have the duties of this process done at its end."""
-    from multiprocessing import util
-
-    _armed.add(pid)
-    util.Finalize(None, _end_of_process, exitpriority=_PRIORITY)
-
-
 def _end_of_process() -> None:
     with ExitStack() as all_of_them:  # also if one of them fails
         for duty in list(_duties.values()):
             all_of_them.callback(duty.end_of_process)
 
 
-@cache
 def _tracker() -> Any:
     # Imported by creators only: it is half of what the import of this library costs.
     from multiprocessing import resource_tracker
 
+    if resource_tracker._resource_tracker._fd is None:  # type: ignore[attr-defined]
+        ensure_tracker()  # it does not run
     return resource_tracker

@@ -99,14 +99,7 @@ class Searchable:
 
 
 def needle_of(sub: Buffer | int) -> bytes:
-    """What to search for: bytes, or the value of one byte, as a bytearray takes them.
-
-    A scalar of numpy has bytes and is a number: it counts as a number.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: no byte has this value.
-    """
+    """What to search for: bytes, or the value of one byte; a scalar of numpy is a number."""
     if isinstance(sub, bytes):
         return sub
     if isinstance(sub, str):

@@ -44,34 +44,30 @@ class Url(NamedTuple):
             return cls("anon")
         if isinstance(where, Url):
             return where
-        if isinstance(where, str):
-            return cls._parse_text(where)
         if isinstance(where, os.PathLike):
             return cls("file", _checked_path(os.fsdecode(os.fspath(where)), where))
-        raise TypeError(
-            f"'where' must be None, a str or a path object, not {type(where).__name__}: "
-            "'anon:', 'shm:NAME', 'file:PATH' or pathlib.Path(...)"
-        )
-
-    @classmethod
-    def _parse_text(cls, text: str) -> Url:
-        scheme, colon, rest = text.partition(":")
+        if not isinstance(where, str):
+            raise TypeError(
+                f"'where' must be None, a str or a path object, not {type(where).__name__}: "
+                "'anon:', 'shm:NAME', 'file:PATH' or pathlib.Path(...)"
+            )
+        scheme, colon, rest = where.partition(":")
         if not colon:
-            return cls("shm", _checked_name(text, text))
+            return cls("shm", _checked_name(where, where))
         if scheme == "shm":
-            return cls("shm", _checked_name(rest, text) if rest else "")
+            return cls("shm", _checked_name(rest, where) if rest else "")
         if scheme == "file":
-            return cls("file", _checked_path(rest, text))
-        if scheme == "anon":
-            if rest:
-                raise ValueError(
-                    f"{text!r}: anonymous memory has no name; use 'shm:{rest}' for a named segment"
-                )
-            return cls("anon")
-        raise ValueError(
-            f"unknown scheme {scheme + ':'!r} in {text!r}: use 'anon:', 'shm:NAME', 'file:PATH' or "
-            "a pathlib.Path"
-        )
+            return cls("file", _checked_path(rest, where))
+        if scheme != "anon":
+            raise ValueError(
+                f"unknown scheme {scheme + ':'!r} in {where!r}: use 'anon:', 'shm:NAME', "
+                "'file:PATH' or a pathlib.Path"
+            )
+        if rest:
+            raise ValueError(
+                f"{where!r}: anonymous memory has no name; use 'shm:{rest}' for a named segment"
+            )
+        return cls("anon")
 
     def __str__(self) -> str:
         return f"{self.scheme}:{self.name}"

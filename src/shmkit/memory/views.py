@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from math import prod
 from struct import calcsize
 from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex
 
@@ -13,9 +14,18 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Buffer
 
-__all__ = ["FORMATS", "array_on", "array_view", "as_bytes", "some_bytes", "typed_view"]
+__all__ = [
+    "_FORMATS",
+    "array_on",
+    "array_view",
+    "as_bytes",
+    "checked_array",
+    "dimensions_of",
+    "some_bytes",
+    "typed_view",
+]
 
-FORMATS: Final = "bBhHiIlLqQnNfdcP?"
+_FORMATS: Final = "bBhHiIlLqQnNfdcP?"
 
 
 def typed_view(
@@ -25,22 +35,11 @@ def typed_view(
     count: SupportsIndex | None,
     what: str,
 ) -> memoryview:
-    """A memoryview whose items have one of the native formats of `struct`.
-
-    Args:
-        whole: the bytes.
-        format: one of `FORMATS`, with or without "@" before it.
-        offset: first byte; any.
-        count: items, None for as many as fit.
-        what: name for messages.
-
-    Raises:
-        ValueError: no such format, or the items reach outside.
-    """
+    """A memoryview whose items have one of `_FORMATS`, with or without "@" before it."""
     code = format.removeprefix("@")
-    if len(code) != 1 or code not in FORMATS:
+    if len(code) != 1 or code not in _FORMATS:
         raise ValueError(
-            f"'format' must be one of {' '.join(FORMATS)} (native size and order), not {format!r}"
+            f"'format' must be one of {' '.join(_FORMATS)} (native size and order), not {format!r}"
         )
     itemsize = calcsize(format)
     length = None if count is None else operator.index(count) * itemsize
@@ -60,32 +59,39 @@ def array_view(
     offset: SupportsIndex,
     what: str,
 ) -> np.ndarray[Any, Any]:
-    """A numpy array on the bytes.
+    """A numpy array on the bytes; a ValueError if it reaches outside of `what`."""
+    dimensions, kind = checked_array(shape, dtype)
+    first, length = checked_range(offset, prod(dimensions) * kind.itemsize, len(whole), what)
+    return array_on(whole[first : first + length], dimensions, kind)
 
-    Raises:
-        ImportError: numpy is not installed.
-        TypeError: a dtype that holds Python objects: addresses mean nothing to another process.
-        ValueError: the array reaches outside.
-    """
+
+def dimensions_of(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
+    """A shape as numpy takes it, a number for one dimension, as a tuple."""
+    if isinstance(shape, SupportsIndex):
+        return (operator.index(shape),)
+    return tuple(operator.index(n) for n in shape)
+
+
+def checked_array(
+    shape: SupportsIndex | Sequence[SupportsIndex], dtype: Any
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """A shape and a dtype that memory can hold; the dimensions of a subarray go to the shape."""
     import numpy as np
 
-    kind = np.dtype(dtype)
+    kind, dimensions = np.dtype(dtype), dimensions_of(shape)
     if kind.hasobject:
         raise TypeError(
             f"dtype {kind} holds Python objects, whose addresses mean nothing to other processes: "
             "use a fixed-size dtype"
         )
-    if isinstance(shape, SupportsIndex):
-        dimensions: tuple[int, ...] = (operator.index(shape),)
-    else:
-        dimensions = tuple(operator.index(n) for n in shape)
+    if kind.subdtype is not None:
+        kind, inner = kind.subdtype
+        dimensions += inner
+    if not kind.itemsize:
+        raise TypeError(f"dtype {kind} has no size: say how many bytes, as in 'S16' or 'U16'")
     if any(n < 0 for n in dimensions):
         raise ValueError(f"'shape' must not be negative anywhere, and is {dimensions}")
-    length = kind.itemsize
-    for n in dimensions:
-        length *= n
-    first, length = checked_range(offset, length, len(whole), what)
-    return array_on(whole[first : first + length], dimensions, kind)
+    return dimensions, kind
 
 
 def array_on(
@@ -100,14 +106,6 @@ def array_on(
 
     `numpy.ndarray` would keep the mmap below the view instead. The mmap does not know, and could be
     closed under the array. `numpy.frombuffer` keeps the view.
-
-    Args:
-        view: the bytes.
-        shape: items in each dimension.
-        dtype: of fixed size.
-        offset: first byte.
-        strides: bytes from one item to the next in each dimension; None for those of `order`.
-        order: "C" or "F".
     """
     import numpy as np
 
@@ -127,9 +125,5 @@ def as_bytes(value: Buffer) -> memoryview:
 
 
 def some_bytes(value: Buffer) -> bytes:
-    """A copy of the bytes of an object that has some. `bytes()` would take a number for a length.
-
-    Raises:
-        TypeError: it has none.
-    """
+    """A copy of the bytes of an object; `bytes()` would take a number for a length."""
     return value if type(value) is bytes else memoryview(value).tobytes()

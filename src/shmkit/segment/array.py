@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from math import prod
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
 
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.allocation import ADDRESS_SPACE
 from shmkit.memory.buffer import SharedBuffer
+from shmkit.memory.told import told
 from shmkit.memory.url import Url, Where
-from shmkit.memory.views import array_on
+from shmkit.memory.views import array_on, checked_array, dimensions_of
 from shmkit.segment.array_header import ArrayHeader, plan, read
 
 if TYPE_CHECKING:
@@ -70,9 +69,8 @@ class SharedArray:
             ValueError: a shape or name that cannot be.
         """
         size, fill = _plan(shape, dtype, order)
-        return cls._over(
-            SharedBuffer._create_filled(Url.parse(where), size, fill, keep=keep, mode=mode)
-        )
+        buffer = SharedBuffer._create_filled(Url.parse(where), size, fill, keep=keep, mode=mode)
+        return cls._over(buffer)
 
     @classmethod
     def ensure(
@@ -159,9 +157,8 @@ class SharedArray:
         fortran = source.flags.f_contiguous and not source.flags.c_contiguous
         order: Literal["C", "F"] = "F" if fortran else "C"
         size, fill = _plan(source.shape, source.dtype, order, source)
-        return cls._over(
-            SharedBuffer._create_filled(Url.parse(where), size, fill, keep=keep, mode=mode)
-        )
+        buffer = SharedBuffer._create_filled(Url.parse(where), size, fill, keep=keep, mode=mode)
+        return cls._over(buffer)
 
     @classmethod
     def _over(cls, buffer: SharedBuffer, shape: Shape | None = None, dtype: Any = None) -> Self:
@@ -188,8 +185,6 @@ class SharedArray:
         """
         return type(self).attach(self._buffer, access="r")
 
-    # ------------------------------------------------------------------ what it is
-
     @property
     def array(self) -> np.ndarray[Any, Any]:
         """The array; read-only if the access is "r". It stays valid after `close`.
@@ -201,52 +196,17 @@ class SharedArray:
             raise self._buffer._closed_error()
         return self._array
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Items in each dimension."""
-        return self._header.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the items."""
-        return self._header.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the items."""
-        return self._header.size
-
-    @property
-    def buffer(self) -> SharedBuffer:
-        """The memory, header included. It is this handle's: do not close it."""
-        return self._buffer
-
-    @property
-    def url(self) -> Url:
-        """Where the memory is; `str()` of it is a `where`."""
-        return self._buffer.url
-
-    @property
-    def name(self) -> str:
-        """Name of the segment, path of the file, "" for anonymous memory."""
-        return self._buffer.name
-
-    @property
-    def access(self) -> Access:
-        """What may be done: "r", "rw" or "cow" (private changes)."""
-        return self._buffer.access
-
-    @property
-    def created(self) -> bool:
-        """Whether this handle made the memory."""
-        return self._buffer.created
-
-    @property
-    def closed(self) -> bool:
-        """Whether this handle was closed."""
-        return self._buffer.closed
-
-    # ------------------------------------------------------------------ letting go
+    shape: tuple[int, ...] = told("_header.shape", "Items in each dimension.")
+    dtype: np.dtype[Any] = told("_header.dtype", "Of the items.")
+    nbytes: int = told("_header.size", "Bytes of the items.")
+    buffer: SharedBuffer = told("_buffer", "The memory, header included: do not close it.")
+    url: Url = told("_buffer.url", "Where the memory is; `str()` of it is a `where`.")
+    name: str = told(
+        "_buffer.name", 'Name of the segment, path of the file, "" for anonymous memory.'
+    )
+    access: Access = told("_buffer.access", 'What may be done: "r", "rw" or "cow".')
+    created: bool = told("_buffer.created", "Whether this handle made the memory.")
+    closed: bool = told("_buffer.closed", "Whether this handle was closed.")
 
     def flush(self) -> None:
         """Write changes to the disk, and return when they are there."""
@@ -277,12 +237,7 @@ class SharedArray:
         self._buffer.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._array = None
         self._buffer.__exit__(kind, error, traceback)
 
@@ -330,17 +285,7 @@ def _view(buffer: SharedBuffer, header: ArrayHeader) -> np.ndarray[Any, Any]:
 def _plan(
     shape: Shape, dtype: Any, order: Literal["C", "F"], source: np.ndarray[Any, Any] | None = None
 ) -> tuple[int, Callable[[memoryview], None]]:
-    """The size of an array with its header, and what writes its bytes.
-
-    Args:
-        shape: items in each dimension.
-        dtype: of fixed size.
-        order: "C" or "F".
-        source: its items; None for zeros.
-
-    Raises:
-        TypeError, ValueError: there is no such array.
-    """
+    """The size of an array with its header, and what writes its bytes; zeros without a source."""
     if order not in ("C", "F"):
         raise ValueError(f"'order' must be 'C' or 'F', not {order!r}")
     dimensions, kind = checked_array(shape, dtype)
@@ -355,35 +300,3 @@ def _plan(
             array_on(whole[header.offset :], dimensions, kind, order=order)[...] = source
 
     return header.offset + length, fill
-
-
-def dimensions_of(shape: Shape) -> tuple[int, ...]:
-    """A shape as numpy takes it, a number for one dimension, as a tuple."""
-    if isinstance(shape, SupportsIndex):
-        return (operator.index(shape),)
-    return tuple(operator.index(n) for n in shape)
-
-
-def checked_array(shape: Shape, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """A shape and a dtype that memory can hold; the dimensions of a subarray go to the shape.
-
-    Raises:
-        TypeError: a dtype that holds Python objects, or has no size.
-        ValueError: a shape that cannot be.
-    """
-    import numpy as np
-
-    kind, dimensions = np.dtype(dtype), dimensions_of(shape)
-    if kind.hasobject:
-        raise TypeError(
-            f"dtype {kind} holds Python objects, whose addresses mean nothing to other processes: "
-            "use a fixed-size dtype"
-        )
-    if kind.subdtype is not None:
-        kind, inner = kind.subdtype
-        dimensions += inner
-    if not kind.itemsize:
-        raise TypeError(f"dtype {kind} has no size: say how many bytes, as in 'S16' or 'U16'")
-    if any(n < 0 for n in dimensions):
-        raise ValueError(f"'shape' must not be negative anywhere, and is {dimensions}")
-    return dimensions, kind

@@ -87,10 +87,6 @@ def _described(dtype: np.dtype[Any]) -> Any:
 def read(head: memoryview, where: str) -> ArrayHeader:
     """Read the header of an array, and check everything that the items' addresses depend on.
 
-    Args:
-        head: the memory.
-        where: url, for messages.
-
     Raises:
         IncompatibleSegment: not ours, of another kind, or of another layout version.
         CorruptSegment: a field that cannot be.

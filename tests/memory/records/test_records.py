@@ -430,8 +430,8 @@ def test_native_numbers_are_one_copy() -> None:
     """Little-endian fields of a size that the machine has are read and written by native codes."""
     for layout in (layout_of("<hiqd"), layout_of("=lL"), layout_of(Vertex)):
         for part in layout.fields:
-            assert part._struct.format[0] == "@", part.name  # type: ignore[attr-defined]
-    assert layout_of(">h").fields[0]._struct.format[0] == ">"  # type: ignore[attr-defined]
+            assert part.format[0] == "@", part.name
+    assert layout_of(">h").fields[0].format[0] == ">"
 
 
 # ------------------------------------------------------------------ numpy

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
 from shmkit.memory.identity import Identity, identity_of
 
-__all__ = ["Backend", "Identity", "identity_of"]
+__all__ = ["Backend", "Identity", "fresh_name", "identity_of"]
 
 
 class Backend(Protocol):
     """System calls of one kind of memory: no state, no retries, no clean-up.
 
-    Descriptors are not inherited over exec. The caller closes them.
-
-    Attributes:
-        creator_unlinks: whether memory goes with its creator unless it is to be kept.
+    Descriptors are open for reading and writing, and not inherited over exec. The caller closes
+    them. `creator_unlinks` tells whether memory goes with its creator unless it is to be kept.
     """
 
     creator_unlinks: bool
@@ -25,57 +24,37 @@ class Backend(Protocol):
         ...
 
     def create_unnamed(self, name: str, mode: int) -> int:
-        """Make empty memory in the place of a name, but without the name yet.
-
-        Returns:
-            A descriptor, open for reading and writing, for `link`; or -1 where the system or the
-            filesystem cannot do this.
-        """
+        """Make empty memory in the place of a name, but without it yet; -1 where that cannot be."""
         ...
 
     def link(self, fd: int, name: str) -> bool:
         """Give unnamed memory its name, in one step.
 
-        Returns:
-            False where that cannot be done; `create` then tells why, or can do it.
-
-        Raises:
-            FileExistsError: the name is there.
+        False where that cannot be done; `create` then tells why, or can do it. FileExistsError if
+        the name is there.
         """
         ...
 
     def create(self, name: str, mode: int) -> int:
-        """Make empty memory under a new name at once.
+        """Make empty memory under a new name at once, or raise FileExistsError.
 
-        Returns:
-            A descriptor, open for reading and writing; or -1 where the system maps such memory
-            without one.
-
-        Raises:
-            FileExistsError: the name is there.
+        -1 where the system maps such memory without a descriptor.
         """
         ...
 
     def open(self, name: str, *, writable: bool) -> int:
-        """Open what is there; never makes, resizes or waits.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
+        """Open what is there, or raise FileNotFoundError; never makes, resizes or waits."""
         ...
 
     def identify(self, name: str) -> Identity:
-        """What the name leads to now.
-
-        Raises:
-            FileNotFoundError: nothing.
-        """
+        """What the name leads to now; FileNotFoundError if nothing."""
         ...
 
     def unlink(self, name: str) -> None:
-        """Remove the name.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
+        """Remove the name, or raise FileNotFoundError."""
         ...
+
+
+def fresh_name() -> str:
+    """A segment's name that cannot be guessed: 88 random bits, and short enough for macOS."""
+    return f"shmkit_{os.urandom(11).hex()}"

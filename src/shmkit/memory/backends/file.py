@@ -8,19 +8,13 @@ import stat
 from typing import Final
 
 from shmkit.memory.backends.unnamed import link_unnamed, open_unnamed
-from shmkit.memory.identity import Identity, identity_of
+from shmkit.memory.identity import Identity, identity_of, open_flags
 
 __all__ = ["FileBackend"]
 
 # O_NOFOLLOW: another user may plant a symlink in a directory like /tmp.
 # O_NOCTTY: a terminal opened by name does not become this process's. Windows has only O_BINARY.
-_ALWAYS: Final = (
-    getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_NOINHERIT", 0)
-)
+_ALWAYS: Final = open_flags("NOFOLLOW", "CLOEXEC", "NOCTTY", "BINARY", "NOINHERIT")
 
 
 class FileBackend:

@@ -9,16 +9,15 @@ import errno
 import os
 from typing import Final
 
+from shmkit.memory.backends.base import fresh_name
 from shmkit.memory.backends.unnamed import link_unnamed, open_unnamed
-from shmkit.memory.identity import Identity, identity_of
+from shmkit.memory.identity import Identity, identity_of, open_flags
 
 __all__ = ["NamedBackend"]
 
 _FOLDER: Final = "/dev/shm"
 # As shm_open; and O_NONBLOCK, for a FIFO in the place of a segment would wait for its other end.
-_ALWAYS: Final = (
-    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-)
+_ALWAYS: Final = open_flags("NOFOLLOW", "CLOEXEC", "NONBLOCK")
 
 
 class NamedBackend:
@@ -26,9 +25,7 @@ class NamedBackend:
 
     creator_unlinks = True
 
-    def fresh_name(self) -> str:
-        """A name that cannot be guessed: 88 random bits."""
-        return f"shmkit_{os.urandom(11).hex()}"
+    fresh_name = staticmethod(fresh_name)
 
     def create_unnamed(self, name: str, mode: int) -> int:
         """Make an empty segment without a name; `mode` loses the bits of the umask."""

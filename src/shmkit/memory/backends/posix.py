@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from shmkit.memory.backends.base import fresh_name
 from shmkit.memory.identity import Identity, identity_of
 
 try:
@@ -24,9 +25,7 @@ class PosixBackend:
 
     creator_unlinks = True
 
-    def fresh_name(self) -> str:
-        """A name that cannot be guessed: 88 random bits, and short enough for macOS."""
-        return f"shmkit_{os.urandom(11).hex()}"
+    fresh_name = staticmethod(fresh_name)
 
     def create_unnamed(self, name: str, mode: int) -> int:  # noqa: ARG002
         """POSIX has no segments without a name."""

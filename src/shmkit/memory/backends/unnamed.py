@@ -16,22 +16,11 @@ __all__ = ["link_unnamed", "open_unnamed"]
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_TMPFILE", 0) | getattr(os, "O_CLOEXEC", 0)
 _CANNOT_OPEN: Final = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 # Some sandboxes do not let a link in /proc be followed here.
-_CANNOT_LINK: Final = {
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.ENOENT,
-    errno.EXDEV,
-    errno.EPERM,
-    errno.EACCES,
-}
+_CANNOT_LINK: Final = {*_CANNOT_OPEN, errno.ENOENT, errno.EXDEV, errno.EPERM, errno.EACCES}
 
 
 def open_unnamed(folder: str, mode: int) -> int:
-    """Make an empty file in a folder, without a name; -1 where that cannot be done.
-
-    Raises:
-        OSError: the folder is not there, or not for this user to write.
-    """
+    """Make an empty file in a folder, without a name; -1 where that cannot be done."""
     if not _can_link():
         return -1
     try:
@@ -43,14 +32,7 @@ def open_unnamed(folder: str, mode: int) -> int:
 
 
 def link_unnamed(fd: int, path: str) -> bool:
-    """Give such a file its name.
-
-    Args:
-        fd: descriptor of the file.
-        path: absolute, in the folder where the file was made.
-
-    Returns:
-        False where that cannot be done, or not in this folder.
+    """Give such a file an absolute path in its folder; False where that cannot be done.
 
     Raises:
         FileExistsError: the path is there, also as a dangling link.

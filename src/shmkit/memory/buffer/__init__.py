@@ -2,7 +2,7 @@
 
 A map; each file uses those below it:
 
-- `buffer`: SharedBuffer: create, attach, ensure, and a short method for each thing below
+- `buffer`: SharedBuffer: create, attach, ensure, and what stands below as methods
 - `pickling`: how a handle crosses to another process
 - `resizing`: another size under live maps
 - `stream`: a file object on the bytes, lines, chunks

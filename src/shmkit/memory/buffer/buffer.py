@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
 from shmkit.memory import creation
@@ -12,10 +14,10 @@ from shmkit.memory.creation import Opened
 from shmkit.memory.mapping import checked_access, checked_range
 from shmkit.memory.searchable import Searchable
 from shmkit.memory.url import Url
+from shmkit.memory.views import some_bytes
 
 if TYPE_CHECKING:
     import os
-    import re
     import struct
     from collections.abc import Iterator, Sequence
 
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer.stream import Stream
     from shmkit.memory.creation import Fill
-    from shmkit.memory.mapping import Access
     from shmkit.memory.records import Records
-    from shmkit.memory.searchable import Index, Way
+    from shmkit.memory.searchable import Index
     from shmkit.memory.url import Where
 
 __all__ = ["SharedBuffer"]
@@ -102,8 +103,12 @@ class SharedBuffer(Content, Searchable):
         """
         mode = checked_access(access)
         if isinstance(where, SharedBuffer):
-            return cls._second(where, mode, offset, length)
-        opened = creation.open_existing(Url.parse(where), writable=mode == "rw", timeout=timeout)
+            first, length = checked_range(offset, length, where.size, repr(where))
+            opened = Opened(where.url, where.descriptor(mode), where._identity)
+            offset = where._offset + first
+        else:
+            parsed = Url.parse(where)
+            opened = creation.open_existing(parsed, writable=mode == "rw", timeout=timeout)
         with opened:
             return cls._attached_from(opened, mode, offset, length)
 
@@ -134,22 +139,14 @@ class SharedBuffer(Content, Searchable):
         """
         return cls._ensure_filled(Url.parse(where), checked_size(size), None, keep=keep, mode=mode)
 
-    # ------------------------------------------------------------------ memory with a header
-
     @classmethod
     def _create_filled(
         cls, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int = 0o600
     ) -> Self:
         """Make memory that has its content before it has its name.
 
-        Args:
-            url: where.
-            size: bytes, checked.
-            fill: called with a writable view of all the bytes, zeros; None to leave them so. Its
-                exceptions leave nothing behind. Where memory is made in two steps, the first 8
-                bytes that it writes are stored last.
-            keep: as in `create`.
-            mode: as in `create`.
+        `fill` is called with a writable view of all the bytes, zeros. Its exceptions leave nothing
+        behind. Where memory is made in two steps, the first 8 bytes that it writes come last.
         """
         with creation.create(url, size, fill, keep=keep, mode=mode) as opened:
             return cls._created_from(opened)
@@ -158,17 +155,10 @@ class SharedBuffer(Content, Searchable):
     def _ensure_filled(
         cls, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int = 0o600
     ) -> Self:
-        """Attach to memory of at least `size` bytes, or make it; `created` tells.
+        """Attach to memory of at least `size` bytes, or make it as `_create_filled` does.
 
         Where memory is made in two steps, this waits a while for the first 8 bytes of memory that
         is there. The caller checks them.
-
-        Args:
-            url: where.
-            size: bytes, checked.
-            fill: as in `_create_filled`.
-            keep: as in `create`.
-            mode: as in `create`.
         """
         with creation.ensure(url, size, fill, keep=keep, mode=mode) as opened:
             if opened.created:
@@ -187,44 +177,22 @@ class SharedBuffer(Content, Searchable):
         """Attach to memory that begins with a magic; the caller checks it.
 
         Where memory is made in two steps, the timeout is also for the magic to come.
-
-        Args:
-            where: as in `attach`.
-            access: as in `attach`.
-            timeout: seconds; None for ever.
         """
         pauses = creation.Pauses(timeout)
         while True:
             self = cls.attach(where, access=access, timeout=pauses.remaining())
-            if not creation.may_be_unfinished(self._url, self._bytes()):
-                return self
             try:
-                if not pauses.take():
+                if not creation.may_be_unfinished(self._url, self._bytes()) or not pauses.take():
                     return self
             except BaseException:
                 self.close()
                 raise
             self.close()  # and attach again: a file may have got its size, too
 
-    @classmethod
-    def _second(
-        cls,
-        other: SharedBuffer,
-        access: Access,
-        offset: SupportsIndex,
-        length: SupportsIndex | None,
-    ) -> Self:
-        first, count = checked_range(offset, length, other.size, repr(other))
-        opened = Opened(other.url, other.descriptor(access), other._identity)
-        with opened:
-            return cls._attached_from(opened, access, other._offset + first, count)
-
     def __reduce__(self) -> tuple[Any, ...]:
         from shmkit.memory.buffer.pickling import reduced
 
         return reduced(self)
-
-    # ------------------------------------------------------------------ another size
 
     def resize(self, size: SupportsIndex) -> None:
         """Give the memory another size, and this handle all of it.
@@ -257,13 +225,8 @@ class SharedBuffer(Content, Searchable):
 
         resize(self, checked_size(size))
 
-    # ------------------------------------------------------------------ searching
-
-    def _find(self, way: Way, needle: bytes, start: Index, end: Index) -> int:
-        return search.find(self, way, needle, start, end)
-
-    def _count(self, needle: bytes, start: Index, end: Index) -> int:
-        return search.count(self, needle, start, end)
+    _find = search.find
+    _count = search.count
 
     def finditer(
         self, pattern: bytes | re.Pattern[bytes], start: Index = None, end: Index = None
@@ -281,7 +244,10 @@ class SharedBuffer(Content, Searchable):
             ClosedError: the handle was closed.
             TypeError: a pattern of str.
         """
-        return search.find_matches(self, pattern, start, end)
+        compiled = re.compile(pattern)
+        _, _, view = self._pin("finditer()")
+        first, last, _ = slice(start, end).indices(len(view))
+        return compiled.finditer(view, first, last)
 
     def replace(self, old: Buffer, new: Buffer, count: SupportsIndex = -1) -> int:
         """Write `new` over each `old`, from the left, in place; only these bytes are written.
@@ -299,7 +265,28 @@ class SharedBuffer(Content, Searchable):
             TypeError: the access is "r", or an argument has no bytes.
             ValueError: the lengths differ (`replace_into` can do that), or `old` is empty.
         """
-        return search.replace(self, old, new, count)
+        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
+        if len(before) != len(after):
+            raise ValueError(
+                f"{len(after)} bytes do not replace {len(before)} in place: a buffer keeps its "
+                "size; replace_into(path) writes the result to a file"
+            )
+        search.refuse_empty(before)
+        self._check_writable()
+        memory, base, view = self._pin("replace()")
+        done, size = 0, len(before)
+        with view:
+            for start, pieces in search.split(view, before, most):
+                at = base + start
+                pieces.pop()
+                for piece in pieces:
+                    at += len(piece)
+                    memory[at : at + size] = after  # type: ignore[index]
+                    at += size
+                done += len(pieces)
+                if done == most:
+                    break
+        return done
 
     def replace_into(
         self,
@@ -331,7 +318,22 @@ class SharedBuffer(Content, Searchable):
             TypeError: an argument has no bytes.
             ValueError: `old` is empty.
         """
-        return search.replace_into(self, path, old, new, count, mode)
+        from shmkit.memory.buffer.replacing import write_new
+
+        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
+        search.refuse_empty(before)
+        _, _, view = self._pin("replace_into()")
+        done = 0
+
+        def changed() -> Iterator[bytes]:
+            nonlocal done
+            for _, pieces in search.split(view, before, most):
+                yield after.join(pieces)
+                done += len(pieces) - 1
+
+        with view:
+            write_new(path, changed(), mode)
+        return done
 
     def move(self, dest: SupportsIndex, src: SupportsIndex, count: SupportsIndex) -> None:
         """Copy `count` bytes from `src` to `dest` within the buffer; they may overlap.
@@ -346,9 +348,12 @@ class SharedBuffer(Content, Searchable):
             TypeError: the access is "r".
             ValueError: they reach outside.
         """
-        search.move(self, dest, src, count)
-
-    # ------------------------------------------------------------------ one after the other
+        self._check_writable()
+        _, _, view = self._pin("move()")
+        with view:
+            source, length = checked_range(src, count, len(view), repr(self))
+            target, length = checked_range(dest, length, len(view), repr(self))
+            view[target : target + length] = view[source : source + length]
 
     def open(self) -> Stream:
         """A file object on the bytes, at position 0: for `csv`, `json`, `zipfile`, `numpy.load`.
@@ -373,9 +378,11 @@ class SharedBuffer(Content, Searchable):
             ClosedError: the handle was closed.
             ValueError: `size` is less than 1.
         """
-        from shmkit.memory.buffer.stream import chunks
-
-        return chunks(self, size)
+        step = operator.index(size)
+        if step < 1:
+            raise ValueError(f"'size' must be at least 1 byte, not {step}")
+        view = self._pin("chunks()")[2]
+        return (view[at : at + step] for at in range(0, len(view), step))
 
     def lines(self) -> Iterator[bytes]:
         r"""All lines, each with the b"\n" at its end; the last may have none.
@@ -385,9 +392,7 @@ class SharedBuffer(Content, Searchable):
         """
         from shmkit.memory.buffer.stream import lines
 
-        return lines(self)
-
-    # ------------------------------------------------------------------ as structures
+        return lines(self._pin("lines()")[2])
 
     @overload
     def records(

@@ -15,11 +15,10 @@ from shmkit.memory.buffer.exports import Exports
 from shmkit.memory.identity import Exact, close_if, identity_of
 from shmkit.memory.mapping import Access, Region, attach_region, checked_access
 from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.told import told
 from shmkit.memory.url import Url
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from shmkit.memory.creation import Opened
 
 __all__ = ["Handle"]
@@ -76,21 +75,11 @@ class Handle:
             ".attach() or .ensure()"
         )
 
-    # ------------------------------------------------------------------ how it is made
-
     @classmethod
     def _make(
         cls, opened: Opened, access: Access, region: Region, offset: int, *, complete: bool
     ) -> Self:
-        """A handle on a region of opened memory.
-
-        Args:
-            opened: the memory; a descriptor that it still needs is taken over.
-            access: as of a handle.
-            region: its bytes.
-            offset: byte of the memory that is the region's byte 0.
-            complete: whether the region is all of the memory.
-        """
+        """A handle on a region of opened memory, which begins at byte `offset`."""
         self = cls.__new__(cls)
         self._url = opened.url
         self._access = access
@@ -114,9 +103,8 @@ class Handle:
     @classmethod
     def _created_from(cls, opened: Opened) -> Self:
         """A handle on new memory, which is mapped already."""
-        region = opened.region
-        assert region is not None
-        return cls._make(opened, "rw", region, 0, complete=True)
+        assert opened.region is not None
+        return cls._make(opened, "rw", opened.region, 0, complete=True)
 
     @classmethod
     def _attached_from(
@@ -129,13 +117,6 @@ class Handle:
         """A handle on a part of memory that was there."""
         region, first, complete = attach_region(opened.fd, access, offset, length, str(opened.url))
         return cls._make(opened, access, region, first, complete=complete)
-
-    @classmethod
-    def _received(cls, opened: Opened, access: Access, offset: int, length: int) -> Self:
-        """A handle that another process sent."""
-        self = cls._attached_from(opened, access, offset, length)
-        self._pid = 0
-        return self
 
     def _stand_on(self, region: Region) -> None:
         is_exact = region.memory is not None and len(region.memory) == len(region.whole)
@@ -161,37 +142,12 @@ class Handle:
             raise self._closed_error()
         return before
 
-    # ------------------------------------------------------------------ what it is
-
-    @property
-    def url(self) -> Url:
-        """Where the memory is; `str()` of it is a `where`."""
-        return self._url
-
-    @property
-    def name(self) -> str:
-        """Name of the segment, path of the file, "" for anonymous memory."""
-        return self._url.name
-
-    @property
-    def size(self) -> int:
-        """Bytes of this buffer."""
-        return self._size
-
-    @property
-    def offset(self) -> int:
-        """Byte of the memory that is this buffer's byte 0."""
-        return self._offset
-
-    @property
-    def access(self) -> Access:
-        """What may be done: "r", "rw" or "cow" (private changes)."""
-        return self._access
-
-    @property
-    def created(self) -> bool:
-        """Whether this handle made the memory."""
-        return self._created
+    url: Url = told("_url", "Where the memory is; `str()` of it is a `where`.")
+    name: str = told("_url.name", 'Name of the segment, path of the file, "" for anonymous memory.')
+    size: int = told("_size", "Bytes of this buffer.")
+    offset: int = told("_offset", "Byte of the memory that is this buffer's byte 0.")
+    access: Access = told("_access", 'What may be done: "r", "rw" or "cow" (private changes).')
+    created: bool = told("_created", "Whether this handle made the memory.")
 
     @property
     def owner(self) -> bool:
@@ -244,14 +200,15 @@ class Handle:
         writable = checked_access(access or self._access) == "rw"
         if self._url.scheme == "anon":
             return self._second_descriptor(writable)
+        lost = "was unlinked, and the name leads to other memory now"
         try:
             opened = creation.open_existing(self._url, writable=writable, timeout=0)
         except IncompatibleSegment as error:  # other memory, which has no size yet
-            raise self._name_is_lost() from error
+            raise FileNotFoundError(errno.ENOENT, lost, str(self._url)) from error
         if opened.identity == self._identity:
             return opened.keep_fd()
         os.close(opened.fd)
-        raise self._name_is_lost()
+        raise FileNotFoundError(errno.ENOENT, lost, str(self._url))
 
     def _second_descriptor(self, writable: bool) -> int:
         """Another descriptor of anonymous memory, opened by way of the one that is kept."""
@@ -275,13 +232,6 @@ class Handle:
             return fd
         os.close(fd)
         raise self._closed_error()
-
-    def _name_is_lost(self) -> FileNotFoundError:
-        return FileNotFoundError(
-            errno.ENOENT, "was unlinked, and the name leads to other memory now", str(self._url)
-        )
-
-    # ------------------------------------------------------------------ letting go
 
     def close(self, *, strict: bool = False) -> None:
         """Let go of the memory; it goes away with its last view. Closing again does nothing.
@@ -336,12 +286,7 @@ class Handle:
         self._open_region()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.close()
         if self._owner is None:
             return
@@ -375,8 +320,6 @@ class Handle:
             except IndexError:
                 return  # another thread was faster
             close(fd, self._identity[:2])
-
-    # ------------------------------------------------------------------ for subclasses
 
     def _open_region(self) -> Region:
         if self._region is None:

@@ -28,12 +28,7 @@ _Range = tuple[Access, int, int]
 
 
 def reduced(handle: Handle) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
-    """What `__reduce__` of a handle returns.
-
-    Raises:
-        ClosedError: it was closed.
-        TypeError: this handle cannot cross.
-    """
+    """What `__reduce__` of a handle returns; a TypeError if it cannot cross."""
     region = handle._open_region()
     span: _Range = handle.access, handle.offset, handle.size
     identity = handle._identity
@@ -61,6 +56,18 @@ def reduced(handle: Handle) -> tuple[Callable[..., Handle], tuple[Any, ...]]:
     return _from_sender, (type(handle), os.getpid(), descriptor, span, identity)
 
 
+def _received(
+    kind: type[Handle], opened: Opened, span: _Range, identity: Exact, gone: str, *where: str
+) -> Handle:
+    """A handle that this process does not have to close, on the memory that was sent."""
+    with opened:
+        if opened.identity != identity:
+            raise FileNotFoundError(errno.ENOENT, gone, *where)
+        self = kind._attached_from(opened, *span)
+    self._pid = 0
+    return self
+
+
 def _from_bytes(
     kind: type[Handle], url: Url, content: bytes, offset: int, identity: Exact
 ) -> Handle:
@@ -69,49 +76,34 @@ def _from_bytes(
     return self
 
 
-def _from_name(
-    kind: type[Handle],
-    where: str,
-    span: _Range,
-    identity: Exact,
-) -> Handle:
+def _from_name(kind: type[Handle], where: str, span: _Range, identity: Exact) -> Handle:
     opened = open_existing(Url.parse(where), writable=span[0] == "rw", timeout=0)
-    with opened:
-        if opened.identity != identity:
-            raise FileNotFoundError(
-                errno.ENOENT, "was unlinked, and the name leads to other memory now", where
-            )
-        return kind._received(opened, *span)
+    gone = "was unlinked, and the name leads to other memory now"
+    return _received(kind, opened, span, identity, gone, where)
 
 
 def _from_descriptor(kind: type[Handle], passed: Any, span: _Range, identity: Exact) -> Handle:
-    fd = passed.detach()
-    with Opened(Url("anon"), fd, exact_identity(fd, os.fstat(fd), "anon")) as opened:
-        if opened.identity != identity:
-            raise FileNotFoundError(
-                errno.ENOENT, "anonymous memory was closed by its sender while it was sent"
-            )
-        return kind._received(opened, *span)
+    gone = "anonymous memory was closed by its sender while it was sent"
+    return _received(kind, _anonymous(passed.detach()), span, identity, gone)
 
 
 def _from_sender(
     kind: type[Handle], pid: int, number: int, span: _Range, identity: Exact
 ) -> Handle:
     path = f"/proc/{pid}/fd/{number}"
-    gone = FileNotFoundError(
-        errno.ENOENT,
+    gone = (
         f"anonymous memory was closed by its sender, process {pid}, before it was received: keep "
-        "it open until then, or use memory with a name",
-        path,
+        "it open until then, or use memory with a name"
     )
     try:
         # Looked at before it is opened: by now the number may be a pipe, and opening would wait.
         if identity_of(os.stat(path)) != identity[:2]:  # noqa: PTH116
-            raise gone
+            raise FileNotFoundError
         fd = os.open(path, (os.O_RDWR if span[0] == "rw" else os.O_RDONLY) | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise gone from None
-    with Opened(Url("anon"), fd, exact_identity(fd, os.fstat(fd), "anon")) as opened:
-        if opened.identity != identity:
-            raise gone
-        return kind._received(opened, *span)
+        raise FileNotFoundError(errno.ENOENT, gone, path) from None
+    return _received(kind, _anonymous(fd), span, identity, gone, path)
+
+
+def _anonymous(fd: int) -> Opened:
+    return Opened(Url("anon"), fd, exact_identity(fd, os.fstat(fd), "anon"))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from shmkit.memory.identity import open_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,23 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["write_new"]
 
 _BUFFERED: Final = 1 << 18  # bytes
-_FLAGS: Final = (
-    os.O_WRONLY
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
+_FLAGS: Final = open_flags("WRONLY", "CREAT", "EXCL", "NOFOLLOW", "CLOEXEC", "BINARY")
 
 
 def write_new(path: str | os.PathLike[str], parts: Iterable[bytes], mode: int) -> None:
-    """Write a file in place of what is at `path`.
-
-    Args:
-        path: of the file; a link there is replaced, not followed.
-        parts: its bytes.
-        mode: permissions of a file that was not there, less the umask. Another file leaves its own.
+    """Write a file in place of what is at `path`, with its permissions; a link is not followed.
 
     Raises:
         OSError: it cannot be written; nothing stays behind.
@@ -38,7 +29,10 @@ def write_new(path: str | os.PathLike[str], parts: Iterable[bytes], mode: int) -
     fd = os.open(unfinished, _FLAGS, mode)
     try:
         with os.fdopen(fd, "wb", buffering=_BUFFERED) as file:
-            _keep_permissions(fd, target)
+            with suppress(FileNotFoundError):  # there may be no file yet
+                status = os.lstat(target)
+                if stat.S_ISREG(status.st_mode) and hasattr(os, "fchmod"):
+                    os.fchmod(fd, stat.S_IMODE(status.st_mode))
             file.writelines(parts)
             file.flush()
             os.fsync(fd)  # the name never leads to less than the whole, even after a power cut
@@ -49,12 +43,3 @@ def write_new(path: str | os.PathLike[str], parts: Iterable[bytes], mode: int) -
         except FileNotFoundError:
             pass  # renamed already
         raise
-
-
-def _keep_permissions(fd: int, target: str) -> None:
-    try:
-        status = os.lstat(target)
-    except FileNotFoundError:
-        return
-    if stat.S_ISREG(status.st_mode) and hasattr(os, "fchmod"):
-        os.fchmod(fd, stat.S_IMODE(status.st_mode))

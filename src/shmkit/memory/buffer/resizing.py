@@ -36,10 +36,6 @@ _NO_LOCKS: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS,
 
 _locking: Final[dict[int, int]] = {}  # descriptors in `locked`, and the thread of each
 
-_RESIZING: Final = threading.Lock()  # one resize at a time in this process
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_RESIZING._at_fork_reinit)  # type: ignore[attr-defined]
-
 
 def resize(handle: Handle, size: int) -> None:
     """Give the memory another size, and the handle all of it; see `SharedBuffer.resize`."""
@@ -50,7 +46,7 @@ def resize(handle: Handle, size: int) -> None:
             "memory"
         )
     opened = Opened(handle._url, handle.descriptor(), handle._identity)
-    with opened, locked(opened.fd), _RESIZING:
+    with opened, locked(opened.fd):
         present = os.fstat(opened.fd).st_size
         if size < present:
             _shrink(handle, opened.fd, size)
@@ -79,12 +75,7 @@ def _shrink(handle: Handle, fd: int, size: int) -> None:
 
 
 def _refuse_if_mapped(identity: Identity, *, private: bool, what: str) -> None:
-    """Let pass only if this process maps a memory once, and no other process does.
-
-    Raises:
-        BufferError: it is mapped elsewhere.
-        OSError: ENOTSUP: this system does not tell.
-    """
+    """Let pass only if this process maps a memory once, and no other process does."""
     try:
         found = mappers(identity, private=private)
     except PermissionError as error:
@@ -120,22 +111,21 @@ def locked(fd: int) -> Iterator[None]:
         return
     _locking[fd] = threading.get_ident()
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+        _flock(fd, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            # By hand: a child that is being forked has the descriptor, too.
-            try:
-                fcntl.flock(fd, fcntl.LOCK_UN)
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
+            _flock(fd, fcntl.LOCK_UN)  # by hand: a child that is being forked has it, too
     finally:
         _locking.pop(fd, None)
+
+
+def _flock(fd: int, operation: int) -> None:
+    try:
+        fcntl.flock(fd, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def _after_fork() -> None:

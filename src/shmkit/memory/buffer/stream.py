@@ -16,27 +16,13 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer.content import Content
 
-__all__ = ["Stream", "chunks", "lines"]
+__all__ = ["Stream", "lines"]
 
 _READ_AT_ONCE: Final = 1 << 16
 
 
-def chunks(content: Content, size: SupportsIndex) -> Iterator[memoryview]:
-    """All bytes, in views of `size` bytes each and a last one of what is left."""
-    step = operator.index(size)
-    if step < 1:
-        raise ValueError(f"'size' must be at least 1 byte, not {step}")
-    _, _, view = content._pin("chunks()")
-    return (view[at : at + step] for at in range(0, len(view), step))
-
-
-def lines(content: Content) -> Iterator[bytes]:
+def lines(view: memoryview) -> Iterator[bytes]:
     r"""All lines, each with the b"\n" at its end; the last may have none."""
-    _, _, view = content._pin("lines()")
-    return _lines(view)
-
-
-def _lines(view: memoryview) -> Iterator[bytes]:
     begun: list[bytes] = []  # pieces of a line that is not at its end
     for at in range(0, len(view), _READ_AT_ONCE):
         lines = io.BytesIO(view[at : at + _READ_AT_ONCE]).readlines()
@@ -58,10 +44,6 @@ class Stream(io.BufferedIOBase):
 
     What is written is in the memory at once: there is nothing to flush. `flush()` of the buffer
     brings it to the disk. A stream is for one thread at a time. `fileno()` is not supported.
-
-    Args:
-        buffer: an open handle.
-        resize: gives it another size.
     """
 
     _memory: mmap.mmap | bytes | bytearray = b""
@@ -128,10 +110,8 @@ class Stream(io.BufferedIOBase):
         """The next `size` bytes, or as many as there are; all that are left if negative."""
         view, start = self._view, self._position
         self._check()
-        if size is None or (wanted := operator.index(size)) < 0:
-            data = view[start:].tobytes()
-        else:
-            data = view[start : start + wanted].tobytes()
+        wanted = -1 if size is None else operator.index(size)
+        data = view[start : start + wanted if wanted >= 0 else None].tobytes()
         self._position = start + len(data)
         return data
 

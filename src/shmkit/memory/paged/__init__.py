@@ -2,8 +2,7 @@
 
 A map; each file uses those below it:
 
-- `paged`: PagedFile: the file as a sequence of bytes
-- `search`: find and count through a window of two pages
+- `paged`: PagedFile: the file as a sequence of bytes, searched through a window of two pages
 - `pages`: the pages in memory: read when missed, written back when they have to go
 """
 

@@ -7,16 +7,15 @@ import operator
 import os
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
 
 from shmkit.errors import ClosedError
 from shmkit.memory.creation import open_existing
 from shmkit.memory.mapping import size_to_map
 from shmkit.memory.paged.pages import PagedStatistics, Pages
-from shmkit.memory.paged.search import count_in_pages, find_first, find_last
 from shmkit.memory.searchable import Searchable, bounds
+from shmkit.memory.told import told
 from shmkit.memory.url import Url
 from shmkit.memory.views import as_bytes
 
@@ -77,32 +76,11 @@ class PagedFile(Searchable, Sequence[int]):
         self._name = url.name
         self._finalizer = weakref.finalize(self, _abandoned, self._pages, repr(self))
 
-    # ------------------------------------------------------------------ what it is
-
-    @property
-    def name(self) -> str:
-        """Path of the file."""
-        return self._name
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file, as it was when it was opened."""
-        return self._size
-
-    @property
-    def page_size(self) -> int:
-        """Bytes that are read at a time."""
-        return self._page_size
-
-    @property
-    def max_pages(self) -> int:
-        """Pages in memory at any time."""
-        return self._pages.most
-
-    @property
-    def access(self) -> str:
-        """What may be done: "r" or "rw"."""
-        return self._access
+    name: str = told("_name", "Path of the file.")
+    size: int = told("_size", "Bytes of the file, as it was when it was opened.")
+    page_size: int = told("_page_size", "Bytes that are read at a time.")
+    max_pages: int = told("_pages.most", "Pages in memory at any time.")
+    access: str = told("_access", 'What may be done: "r" or "rw".')
 
     @property
     def closed(self) -> bool:
@@ -112,8 +90,6 @@ class PagedFile(Searchable, Sequence[int]):
     def stats(self) -> PagedStatistics:
         """How often a page was there, was read, had to go; what is in memory. Also when closed."""
         return self._pages.statistics()
-
-    # ------------------------------------------------------------------ reading
 
     def __len__(self) -> int:
         return self._size
@@ -136,8 +112,6 @@ class PagedFile(Searchable, Sequence[int]):
     def __iter__(self) -> Iterator[int]:
         for start in range(0, self._size, self._page_size):
             yield from self[start : start + self._page_size]
-
-    # ------------------------------------------------------------------ writing
 
     @overload
     def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
@@ -187,12 +161,7 @@ class PagedFile(Searchable, Sequence[int]):
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
             self.close()
         except OSError as failure:
@@ -216,8 +185,6 @@ class PagedFile(Searchable, Sequence[int]):
             f"{state}>"
         )
 
-    # ------------------------------------------------------------------ inside
-
     def _find(self, way: Way, needle: bytes, start: Index, end: Index) -> int:
         self._check_open()
         part = bounds(start, end, self._size)
@@ -225,7 +192,7 @@ class PagedFile(Searchable, Sequence[int]):
             return -1
         if not needle:
             return part[0] if way == "find" else part[1]
-        search = find_first if way == "find" else find_last
+        search = _find_first if way == "find" else _find_last
         return search(self._slice, needle, *part, self._page_size)
 
     def _count(self, needle: bytes, start: Index, end: Index) -> int:
@@ -235,7 +202,7 @@ class PagedFile(Searchable, Sequence[int]):
             return 0
         if not needle:
             return part[1] - part[0] + 1
-        return count_in_pages(self._slice, needle, *part, self._page_size)
+        return _count(self._slice, needle, *part, self._page_size)
 
     def _slice(self, start: int, stop: int) -> bytes:
         return self[start:stop]
@@ -244,13 +211,12 @@ class PagedFile(Searchable, Sequence[int]):
         number, at = divmod(start, self._page_size)
         if at + stop - start <= self._page_size:
             return bytes(memoryview(self._pages.get(number))[at : at + stop - start])
-        result = bytearray(stop - start)
-        done = 0
-        while start + done < stop:
-            number, at = divmod(start + done, self._page_size)
-            count = min(self._page_size - at, stop - start - done)
-            result[done : done + count] = memoryview(self._pages.get(number))[at : at + count]
-            done += count
+        result = bytearray()
+        while start < stop:
+            number, at = divmod(start, self._page_size)
+            count = min(self._page_size - at, stop - start)
+            result += memoryview(self._pages.get(number))[at : at + count]
+            start += count
         return bytes(result)
 
     def _write(self, start: int, source: memoryview) -> None:
@@ -281,3 +247,51 @@ def _abandoned(pages: Pages, what: str) -> None:
     if pages.fd >= 0:
         warnings.warn(f"unclosed {what}", ResourceWarning, stacklevel=1)
         pages.close()
+
+
+# Searching bytes that come page by page, as if they were in one piece.
+
+_Read = Callable[[int, int], bytes]  # gives the bytes from a start to a stop
+
+
+def _find_first(read: _Read, needle: bytes, first: int, last: int, page_size: int) -> int:
+    """Where a needle of at least one byte begins for the first time between two bytes; or -1."""
+    more = len(needle) - 1
+    window, at = b"", first  # `at` is where the next page's bytes begin
+    while at < last:
+        stop = min(last, at - at % page_size + page_size)
+        window += read(at, stop)
+        found = window.find(needle)
+        if found >= 0:
+            return stop - len(window) + found
+        window = window[-more:] if more else b""
+        at = stop
+    return -1
+
+
+def _find_last(read: _Read, needle: bytes, first: int, last: int, page_size: int) -> int:
+    """Where it begins for the last time; or -1."""
+    more = len(needle) - 1
+    window, at = b"", last  # `at` is where the last page's bytes began
+    while at > first:
+        begin = max(first, (at - 1) - (at - 1) % page_size)
+        window = read(begin, at) + window
+        found = window.rfind(needle)
+        if found >= 0:
+            return begin + found
+        window = window[:more]
+        at = begin
+    return -1
+
+
+def _count(read: _Read, needle: bytes, first: int, last: int, page_size: int) -> int:
+    """How often it is between two bytes without overlapping itself."""
+    more = len(needle) - 1
+    done, window, at = 0, b"", first  # `at` is where the next page's bytes begin
+    while at < last:
+        stop = min(last, at - at % page_size + page_size)
+        pieces = (window + read(at, stop)).split(needle)
+        done += len(pieces) - 1
+        window = pieces[-1][-more:] if more else b""  # another needle may begin in it
+        at = stop
+    return done

@@ -51,14 +51,7 @@ class _Page:
 class Pages:
     """At most `most` pages of `page_size` bytes; the least recently used one goes first.
 
-    The caller holds the lock: an access is more than one call.
-
-    Args:
-        fd: descriptor of a file or block device; closed by `close`.
-        size: bytes of it.
-        page_size: bytes of a page.
-        most: pages in memory at any time.
-        name: for messages.
+    The caller holds the lock: an access is more than one call. `close` closes the descriptor.
     """
 
     def __init__(self, fd: int, size: int, page_size: int, most: int, name: str) -> None:
@@ -85,7 +78,7 @@ class Pages:
             self._hits += 1
             self._pages.move_to_end(number)
             return page.data
-        self._check_size(self._now(), grown=True)
+        self._check_size(grown=True)
         start = number * self.page_size
         page = _Page(self._room(), min(self.page_size, self.size - start))
         self._faults += 1
@@ -94,7 +87,7 @@ class Pages:
         while done < page.size:
             count = _read_into(self.fd, view[done:], start + done)
             if not count:
-                self._check_size(self._now(), grown=True)
+                self._check_size(grown=True)
                 raise self._changed(start + done)
             done += count
         self._pages[number] = page
@@ -105,9 +98,6 @@ class Pages:
 
         Called before the change, for a signal handler may raise in between. A change that is not
         noted would be lost with its page.
-
-        Raises:
-            OSError: as `flush`.
         """
         page = self._pages[number]
         ranges = page.ranges
@@ -167,8 +157,7 @@ class Pages:
     def _write_back(self, number: int, page: _Page) -> None:
         if not page.ranges:
             return
-        now = self._now()
-        self._check_size(now, grown=False)
+        self._check_size(grown=False)
         view, base = memoryview(page.data), number * self.page_size
         while page.ranges:
             start, end = page.ranges[-1]
@@ -179,10 +168,8 @@ class Pages:
             else:
                 page.ranges.pop()
 
-    def _now(self) -> int:
-        return os.fstat(self.fd).st_size if self._sized else self.size
-
-    def _check_size(self, now: int, *, grown: bool) -> None:
+    def _check_size(self, *, grown: bool) -> None:
+        now = os.fstat(self.fd).st_size if self._sized else self.size
         if now < self.size or (grown and now > self.size):
             raise self._changed(now)
 

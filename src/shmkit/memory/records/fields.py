@@ -16,11 +16,13 @@ from __future__ import annotations
 import re
 import struct
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from shmkit.errors import CorruptSegment
 
-__all__ = ["ITEM", "Field", "Numbers", "Raw", "Text", "alignment_of", "field_of"]
+__all__ = ["ITEM", "Field", "alignment_of", "field_of", "text_of"]
 
 ITEM: Final = re.compile(r"(\d*)([cbB?hHiIlLqQnNefdPsp])")
 _LENGTH: Final = struct.Struct("<H")
@@ -34,6 +36,7 @@ def alignment_of(code: str) -> int:
     return struct.calcsize(f"@b0{code}")
 
 
+@dataclass(slots=True, eq=False)
 class Field:
     """A part of each record.
 
@@ -41,152 +44,108 @@ class Field:
         name: "" if it only has a number.
         offset: bytes from the beginning of the record.
         size: bytes.
+        encode: the bytes of a value; ValueError or TypeError if the field cannot hold it.
+        unpack: the value whose bytes begin at a byte of a view.
+        dtype: what numpy calls it.
+        format: of the `struct` that copies numbers.
     """
 
-    __slots__ = ("name", "offset", "size")
-
-    def __init__(self, name: str, offset: int, size: int) -> None:
-        self.name = name
-        self.offset = offset
-        self.size = size
-
-    def pack(self, value: Any) -> bytes:
-        """The bytes of a value.
-
-        Raises:
-            TypeError, ValueError: the field cannot hold it.
-        """
-        raise NotImplementedError
-
-    def unpack(self, view: memoryview, at: int) -> Any:
-        """The value whose bytes begin at `at`."""
-        raise NotImplementedError
-
-    def dtype(self) -> Any:
-        """What numpy calls it."""
-        raise NotImplementedError
-
-    def _refusal(self, value: Any, why: object) -> str:
-        label = self.name or f"at byte {self.offset}"
-        return f"field {label} of {self.size} bytes cannot hold {value!r:.80}: {why}"
-
-
-class Numbers(Field):
-    """Items of one of the codes of `struct`: one as it is, or several as a tuple."""
-
-    __slots__ = ("_count", "_dtype", "_struct", "code")
-
-    def __init__(self, name: str, offset: int, order: str, code: str, count: int | None) -> None:
-        size = struct.calcsize(order + code)
-        super().__init__(name, offset, size * (1 if count is None else count))
-        kind = {"c": "S", "?": "b", "e": "f", "f": "f", "d": "f"}.get(code)
-        self._dtype = {"<": "<", ">": ">", "!": ">"}.get(order, "=") + (
-            kind or ("i" if code.islower() else "u")
-        )
-        self._dtype += str(size)
-        native = order in "@=" or (order == "<") == _LITTLE
-        # Native codes copy all bytes at once; other codes copy byte by byte.
-        if native:
-            order, code = "@", _NATIVE.get(code, code) if order != "@" else code
-        self._struct = struct.Struct(f"{order}{1 if count is None else count}{code}")
-        self._count = count
-        self.code = code
+    name: str
+    offset: int
+    size: int
+    encode: Callable[[Any], bytes]
+    unpack: Callable[[memoryview, int], Any]
+    dtype: Any
+    format: str = ""
 
     def pack(self, value: Any) -> bytes:
-        """The bytes of a value."""
+        """The bytes of a value; TypeError or ValueError if the field cannot hold it."""
         try:
-            if self._count is None:
-                return self._struct.pack(value)
-            return self._struct.pack(*value)
-        except (struct.error, OverflowError) as error:
-            raise ValueError(self._refusal(value, error)) from error
-
-    def unpack(self, view: memoryview, at: int) -> Any:
-        """The value at `at`."""
-        values = self._struct.unpack_from(view, at)
-        return values[0] if self._count is None else values
-
-    def dtype(self) -> Any:
-        """What numpy calls it."""
-        kind = "?" if self._dtype[1] == "b" else self._dtype
-        return kind if self._count is None else (kind, (self._count,))
+            return self.encode(value)
+        except (struct.error, OverflowError, ValueError, _WrongType) as error:
+            label = self.name or f"at byte {self.offset}"
+            kind = TypeError if isinstance(error, _WrongType) else ValueError
+            raise kind(
+                f"field {label} of {self.size} bytes cannot hold {value!r:.80}: {error}"
+            ) from error
 
 
-class Raw(Field):
-    """Bytes of a fixed number ("c", "Ns"), or with their length in front ("Np")."""
-
-    __slots__ = ("_most", "_pad", "_struct")
-
-    def __init__(self, name: str, offset: int, code: str, size: int) -> None:
-        super().__init__(name, offset, size)
-        self._struct = struct.Struct(f"{size}{'s' if code == 'c' else code}")
-        self._most = min(max(size - 1, 0), 255) if code == "p" else size
-        self._pad = code != "c"
-
-    def pack(self, value: Any) -> bytes:
-        """The bytes of a value."""
-        if not isinstance(value, bytes | bytearray):
-            raise TypeError(self._refusal(value, "it takes bytes"))
-        if len(value) > self._most:
-            raise ValueError(self._refusal(value, f"{len(value)} bytes, {self._most} fit"))
-        if len(value) < self.size and not self._pad:
-            raise ValueError(self._refusal(value, "it takes one byte"))
-        return self._struct.pack(value)
-
-    def unpack(self, view: memoryview, at: int) -> bytes:
-        """The value at `at`."""
-        value: bytes = self._struct.unpack_from(view, at)[0]
-        return value
-
-    def dtype(self) -> Any:
-        """What numpy calls it."""
-        return f"V{self.size}"  # S would lose trailing NULs
+class _WrongType(Exception):
+    """A value of a type that the field does not take. What `struct` says of others passes."""
 
 
-class Text(Field):
-    """Up to `room` bytes after their length; str as UTF-8."""
-
-    __slots__ = ("_room", "_str")
-
-    def __init__(self, name: str, offset: int, room: int, *, is_str: bool) -> None:
-        super().__init__(name, offset, _LENGTH.size + room)
-        self._room = room
-        self._str = is_str
-
-    def pack(self, value: Any) -> bytes:
-        """The bytes of a value."""
-        taken: Any = str if self._str else bytes | bytearray
-        if not isinstance(value, taken):
-            raise TypeError(self._refusal(value, f"it takes {'str' if self._str else 'bytes'}"))
-        data = value.encode() if isinstance(value, str) else bytes(value)
-        if len(data) > self._room:
-            raise ValueError(self._refusal(value, f"{len(data)} bytes, {self._room} fit"))
-        return _LENGTH.pack(len(data)) + data.ljust(self._room, b"\0")
-
-    def unpack(self, view: memoryview, at: int) -> str | bytes:
-        """The value at `at`."""
-        (length,) = _LENGTH.unpack_from(view, at)
-        if length > self._room:
-            detail = f"field {self.name} says that it holds {length} bytes, and has {self._room}"
-            raise CorruptSegment(f"a record is corrupt: {detail}", detail=detail)
-        data = view[at + 2 : at + 2 + length].tobytes()
-        return data.decode() if self._str else data
-
-    def dtype(self) -> Any:
-        """What numpy calls it."""
-        return [("length", "<u2"), ("bytes", f"V{self._room}")]
+def _refuse_wrong(value: Any, most: int) -> None:
+    if not isinstance(value, bytes | bytearray):
+        raise _WrongType("it takes bytes")
+    if len(value) > most:
+        raise ValueError(f"{len(value)} bytes, {most} fit")
 
 
 def field_of(name: str, offset: int, order: str, code: str, count: int | None) -> Field:
-    """A field of one of the codes of `struct`.
-
-    Args:
-        name: "" if it only has a number.
-        offset: bytes from the beginning of the record.
-        order: "@", "=", "<", ">" or "!".
-        code: the letter.
-        count: number before it; None for none.
-    """
+    """A field of `count` items (None: one, not in a tuple) of a code of `struct`, in an order."""
+    number = 1 if count is None else count
     if code in "sp" or (code == "c" and count is None):
-        return Raw(name, offset, code, 1 if count is None else count)
-    return Numbers(name, offset, order, code, count)
+        return _raw(name, offset, code, number)
+    size = struct.calcsize(order + code)
+    kind = {"c": "S", "?": "b", "e": "f", "f": "f", "d": "f"}.get(code)
+    kind = kind or ("i" if code.islower() else "u")
+    sign = {"<": "<", ">": ">", "!": ">"}.get(order, "=")
+    item = "?" if kind == "b" else f"{sign}{kind}{size}"
+    # Native codes copy all bytes at once; other codes copy byte by byte.
+    if order in "@=" or (order == "<") == _LITTLE:
+        order, code = "@", _NATIVE.get(code, code) if order != "@" else code
+    packer = struct.Struct(f"{order}{number}{code}")
+    if count is None:
+        one = packer.unpack_from
+        return Field(
+            name, offset, size, packer.pack, lambda view, at: one(view, at)[0], item, packer.format
+        )
+    return Field(
+        name,
+        offset,
+        size * count,
+        lambda values: packer.pack(*values),
+        packer.unpack_from,
+        (item, (count,)),
+        packer.format,
+    )
+
+
+def _raw(name: str, offset: int, code: str, size: int) -> Field:
+    """Bytes of a fixed number ("c", "Ns"), or with their length in front ("Np")."""
+    packer = struct.Struct(f"{size}{'s' if code == 'c' else code}")
+    most = min(max(size - 1, 0), 255) if code == "p" else size
+
+    def encode(value: Any) -> bytes:
+        _refuse_wrong(value, most)
+        if code == "c" and not value:
+            raise ValueError("it takes one byte")
+        return packer.pack(value)
+
+    # For numpy "V": "S" would lose trailing NULs.
+    return Field(
+        name, offset, size, encode, lambda view, at: packer.unpack_from(view, at)[0], f"V{size}"
+    )
+
+
+def text_of(name: str, offset: int, room: int, *, is_str: bool) -> Field:
+    """Up to `room` bytes after their length; str as UTF-8."""
+
+    def encode(value: Any) -> bytes:
+        if is_str and isinstance(value, str):
+            value = value.encode()
+        elif is_str:
+            raise _WrongType("it takes str")
+        _refuse_wrong(value, room)
+        return _LENGTH.pack(len(value)) + bytes(value).ljust(room, b"\0")
+
+    def unpack(view: memoryview, at: int) -> str | bytes:
+        (length,) = _LENGTH.unpack_from(view, at)
+        if length > room:
+            detail = f"field {name} says that it holds {length} bytes, and has {room}"
+            raise CorruptSegment(f"a record is corrupt: {detail}", detail=detail)
+        data = view[at + 2 : at + 2 + length].tobytes()
+        return data.decode() if is_str else data
+
+    dtype = [("length", "<u2"), ("bytes", f"V{room}")]
+    return Field(name, offset, _LENGTH.size + room, encode, unpack, dtype)

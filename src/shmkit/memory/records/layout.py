@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
-from shmkit.memory.records.fields import ITEM, Field, Text, alignment_of, field_of
+from shmkit.memory.records.fields import ITEM, Field, alignment_of, field_of, text_of
 
 __all__ = ["Layout", "layout_of"]
 
@@ -45,21 +45,14 @@ class Layout:
         return np.dtype(
             {
                 "names": [field.name or f"f{n}" for n, field in enumerate(self.fields)],
-                "formats": [field.dtype() for field in self.fields],
+                "formats": [field.dtype for field in self.fields],
                 "offsets": [field.offset for field in self.fields],
                 "itemsize": self.size,
             }
         )
 
     def packed(self, value: Any) -> list[bytes]:
-        """The bytes of each field of a whole record.
-
-        Args:
-            value: an instance of the dataclass, or a value for each field.
-
-        Raises:
-            TypeError, ValueError: the fields cannot hold it.
-        """
+        """The bytes of each field of an instance of the dataclass, or of a value for each."""
         if self.make is not None and isinstance(value, self.make):
             values = [getattr(value, field.name) for field in self.fields]
         else:
@@ -88,17 +81,7 @@ def layout_of(
     *,
     packed: bool = False,
 ) -> Layout:
-    """What `source` says.
-
-    Args:
-        source: a format of `struct`, a `struct.Struct` or a dataclass.
-        names: of the fields of a format: a sequence, or in one str.
-        packed: whether a dataclass has no gaps between its fields.
-
-    Raises:
-        TypeError: `source` is none of these, or a field has a type without a fixed size.
-        ValueError: a format that is none, or names that do not fit it.
-    """
+    """What `source` says; its arguments and errors are those of `SharedBuffer.records`."""
     if isinstance(source, struct.Struct):
         source = source.format
     if isinstance(source, str):
@@ -190,7 +173,7 @@ def _field(name: str, hint: Any, label: str) -> tuple[Field, int]:
         )
     if not 0 < spec <= _MOST_TEXT:
         raise ValueError(f"{label} can have room for 1 to {_MOST_TEXT} bytes, not {spec}")
-    return Text(name, 0, spec, is_str=kind is str), 2
+    return text_of(name, 0, spec, is_str=kind is str), 2
 
 
 def _coded(name: str, kind: Any, spec: str, label: str) -> tuple[Field, int]:

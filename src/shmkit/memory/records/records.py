@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypeVar
 from shmkit.memory.mapping import checked_range
 from shmkit.memory.records.fields import Field
 from shmkit.memory.records.layout import Layout
+from shmkit.memory.told import told
 from shmkit.memory.views import array_on
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class Records(Sequence[T], Generic[T]):
 
     __slots__ = ("_at", "_count", "_item", "_layout", "_step", "_view")
 
+    itemsize: int = told("_layout.size", "Bytes of a record.")
+    stride: int = told("_step", "Bytes from one record to the next; negative if backwards.")
+
     def __init__(self, view: memoryview, layout: Layout, at: int, step: int, count: int) -> None:
         self._view = view
         self._layout = layout
@@ -82,16 +86,6 @@ class Records(Sequence[T], Generic[T]):
         self._step = step
         self._count = count
         self._item = _record_type(layout)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a record."""
-        return self._layout.size
-
-    @property
-    def stride(self) -> int:
-        """Bytes from one record to the next; negative if they go backwards."""
-        return self._step
 
     def __len__(self) -> int:
         return self._count
@@ -178,19 +172,7 @@ def records_in(
     count: SupportsIndex | None,
     what: str,
 ) -> Records[Any]:
-    """The records in some bytes.
-
-    Args:
-        view: the bytes; the records keep it.
-        layout: of each record.
-        offset: first byte of the first record; any.
-        stride: bytes from one record to the next; None for the size of a record.
-        count: records; None for as many as fit.
-        what: name of the bytes, for messages.
-
-    Raises:
-        ValueError: `stride` is less than a record, or they reach outside.
-    """
+    """The records in some bytes, `what` for messages; see `SharedBuffer.records`."""
     step = layout.size if stride is None else operator.index(stride)
     if step < layout.size:
         raise ValueError(f"'stride' is {step}, and a record has {layout.size} bytes")
