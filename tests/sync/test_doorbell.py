@@ -131,7 +131,7 @@ def test_tokens_left_over_are_harmless(bell: Bell) -> None:
 class Endless(NoSemaphore):
     """A semaphore whose count was overwritten by a large one."""
 
-    def wait(self, seconds: float) -> bool:  # noqa: ARG002
+    def wait(self, seconds: float) -> bool:
         return True
 
 
