@@ -218,6 +218,7 @@ class BellCore:
         if self.glance(word, seen):
             return True
         words, state = self._words, self._state
+        next_look = monotonic() + SLICE
         while words[word] == seen and words[state] == READY:
             ticket = self._ticket()
             words[self._flag] = 1  # step: bell.flag
@@ -227,8 +228,10 @@ class BellCore:
             left = deadline.remaining()
             if left > 0:
                 self.sleeps += 1
-                if self._sleep(ticket, min(left, SLICE)):
+                # There may be tokens without end, stale ones or broken bytes: look all the same.
+                if self._sleep(ticket, min(left, SLICE)) and monotonic() < next_look:
                     continue
+                next_look = monotonic() + SLICE
             if words[word] == seen and words[state] == READY:
                 look()
                 if left == 0:

@@ -9,8 +9,43 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import run_python, wait_until
 from tests.tools.programs import Program
+
+BESIDE_A_THREAD = """if True:
+    import os, signal, threading, time
+    from multiprocessing import resource_tracker
+    from shmkit import SharedBuffer
+
+    [name] = args
+    SharedBuffer.create(f"shm:{name}-0", 1).unlink()  # the tracker runs
+    tracker = resource_tracker._resource_tracker
+    is_inside = threading.Event()
+
+    def talk():
+        with tracker._lock:
+            is_inside.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    is_inside.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        with SharedBuffer.create(f"shm:{name}-1", 1):
+            pass
+        os._exit(0)
+    thread.join()
+    with SharedBuffer.create(f"shm:{name}-2", 1):
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_beside_a_thread_that_talks_to_the_tracker(unique_name: str) -> None:
+    """Else the child, which has the lock but not the thread, could never create a segment."""
+    assert run_python(BESIDE_A_THREAD, str(unique_name)).stdout == "0\n"
+
 
 KILLED = """if True:
     import os, signal, sys

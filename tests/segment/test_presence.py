@@ -6,7 +6,10 @@ import fcntl
 import gc
 import os
 import signal
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -156,6 +159,46 @@ def test_a_file_of_the_programs_own_is_not_taken_for_it(
     os.write(fd, b"still open")
     os.close(fd)
     assert path.read_bytes() == b"still open"
+
+
+def test_a_fork_beside_threads_that_come_and_go_leaves_no_descriptor(
+    buffer: SharedBuffer, other: Presence
+) -> None:
+    """A child with one would keep a participant of the parent's alive for as long as it lives."""
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            presence = Presence(buffer)
+            presence.try_lock(BYTE)
+            presence.close()
+
+    def is_kept() -> bool:
+        told.recv(1)  # the threads have gone
+        presence = Presence(buffer)
+        try:
+            return presence.is_held(BYTE)
+        finally:
+            presence.close()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(60):
+            stop.clear()
+            tell, told = socket.socketpair()
+            with tell, told, ThreadPoolExecutor(2) as threads:
+                for _ in range(2):
+                    threads.submit(come_and_go)
+                child = os.fork()
+                if not child:
+                    os._exit(is_kept())
+                stop.set()
+                threads.shutdown()
+                tell.send(b"x")
+                assert os.waitpid(child, 0)[1] == 0
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_dropped_one_gives_everything_back(buffer: SharedBuffer, other: Presence) -> None:

@@ -13,7 +13,7 @@ import pytest
 from shmkit import SharedBuffer
 from shmkit.deadline import Deadline
 from shmkit.segment.named_semaphores import NamedSemaphore, remove_name
-from shmkit.segment.semaphores import Semaphore, UnnamedSemaphore
+from shmkit.segment.semaphores import NoSemaphore, Semaphore, UnnamedSemaphore
 from shmkit.sync.doorbell import OPEN, Doorbell
 from tests.processes import wait_until
 
@@ -126,6 +126,20 @@ def test_tokens_left_over_are_harmless(bell: Bell) -> None:
         bell.bell.ring_always()
     assert bell.semaphore.value == 20
     assert bell.wait(0, 0.1) is False
+
+
+class Endless(NoSemaphore):
+    """A semaphore whose count was overwritten by a large one."""
+
+    def wait(self, seconds: float) -> bool:
+        return True
+
+
+def test_tokens_without_end_do_not_keep_it_from_looking(bell: Bell) -> None:
+    """A peer's death, or a close by another thread, is seen in a look."""
+    bell.bell._semaphores = {"bell": Endless()}
+    assert not bell.wait(0, 0.3)
+    assert 3 <= bell.looks <= 8
 
 
 @pytest.mark.parametrize("state", [0, 2, 3, 4, 1 << 63])

@@ -74,10 +74,7 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
             os.ftruncate(fd, start)  # a part of the room may have been taken
         if error.errno not in _NO_ROOM:
             raise
-        volume = os.fstatvfs(fd) if hasattr(os, "fstatvfs") else None
-        # The kernel's own mount, where a memfd lives, has no size.
-        free = volume.f_bavail * volume.f_frsize if volume and volume.f_blocks else None
-        raise _no_room(wanted, url, free, "its filesystem") from error
+        raise _no_room(wanted, url, _free_space(fd), "its filesystem") from error
 
 
 def fill_holes(fd: int, size: int, url: Url) -> None:
@@ -103,6 +100,12 @@ def fill_holes(fd: int, size: int, url: Url) -> None:
             raise _no_room(size, url, _free_space(fd), "its filesystem") from error
         if error.errno not in _CANNOT_RESERVE:
             raise
+
+
+def _free_space(fd: int) -> int | None:
+    volume = os.fstatvfs(fd) if hasattr(os, "fstatvfs") else None
+    # The kernel's own mount, where a memfd lives, has no size.
+    return volume.f_bavail * volume.f_frsize if volume and volume.f_blocks else None
 
 
 def _no_room(wanted: int, url: Url, free: int | None, place: str) -> OSError:

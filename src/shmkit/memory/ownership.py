@@ -43,7 +43,11 @@ _armed: Final[set[int]] = set()  # processes whose end is looked after
 _tracked: Final[dict[tuple[int, str], int]] = {}
 _TRACKING: Final = threading.RLock()  # a signal handler may create a segment, too
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_TRACKING._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(
+        before=_TRACKING.acquire,
+        after_in_parent=_TRACKING.release,
+        after_in_child=_TRACKING.release,
+    )
 
 
 def remove(url: Url, identity: Exact) -> None:

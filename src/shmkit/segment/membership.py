@@ -204,14 +204,19 @@ class Membership:
     def move(self) -> None:
         """Leave this handle's place behind as that of a dead participant, and take another.
 
+        Roles move along: it is dead at a lock only.
+
         Raises:
             OSError: there is no other place.
         """
         self.admit(self._move)
 
     def _move(self) -> None:
-        left = self.participants.own
+        table = self.participants
+        left, roles = table.own, table.own_place() + ROLES
         self._take_place()
+        table.words[table.own_place() + ROLES] = table.words[roles]
+        table.words[roles] = 0
         self.presence.unlock(PARTICIPANT_BYTE + left)
 
     # -- looking -----------------------------------------------------------------------------------

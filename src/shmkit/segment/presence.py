@@ -8,7 +8,8 @@ writers the same way.
 The locks are open-file-description locks (`F_OFD_SETLK`): they belong to one descriptor, opened for
 that alone. Plain POSIX locks would vanish when *any* descriptor of the file is closed in this
 process. A forked child inherits the descriptor, and with it the locks, which would then outlive
-their owner: so an at-fork hook gives the child a descriptor of its own, without locks.
+their owner: so an at-fork hook gives the child a descriptor of its own, without locks, and closes
+every inherited one, whatever the other threads were doing with it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import fcntl
 import os
 import struct
 import sys
+import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
@@ -67,15 +69,18 @@ class Presence:
     """
 
     def __init__(self, buffer: SharedBuffer) -> None:
-        self._fd = buffer.descriptor()
-        self._identity = identity_of(os.fstat(self._fd))
-        self._closer = self._closes(self._fd)
+        with _FORKING:  # no other thread forks between these steps
+            self._fd = buffer.descriptor()
+            self._identity = identity_of(os.fstat(self._fd))
+            self._closer = self._closes(self._fd)
         self._held: set[int] = set()
         self._after_fork: weakref.WeakMethod[Callable[[], None]] | None = None
         _alive.add(self)
 
-    def _closes(self, fd: int) -> weakref.finalize[[int, Identity], Presence]:
-        closer = weakref.finalize(self, close_if, fd, self._identity)
+    def _closes(self, fd: int) -> weakref.finalize[[object, int, Identity], Presence]:
+        key = object()  # not the number, which the next one may get before this one is forgotten
+        _open[key] = fd, self._identity
+        closer = weakref.finalize(self, _close, key, fd, self._identity)
         closer.atexit = False  # at exit it would come before those who still need the locks
         return closer
 
@@ -169,6 +174,7 @@ class Presence:
         inherited, self._fd = self._fd, -1
         self._held.clear()
         if inherited >= 0:
+            self._closer.detach()  # the hook closes it
             try:
                 fd = os.open(f"/proc/self/fd/{inherited}", _REOPENED)
                 if self._is_ours(fd):
@@ -180,7 +186,6 @@ class Presence:
                 # at its first use. Keeping the inherited one would let the parent outlive its
                 # death.
                 self._fd = -1
-            self._closer()
             if self._fd >= 0:
                 self._closer = self._closes(self._fd)
         notify = self._after_fork() if self._after_fork is not None else None
@@ -227,11 +232,30 @@ class Door:
 
 
 _alive: weakref.WeakSet[Presence] = weakref.WeakSet()
+_open: dict[object, tuple[int, Identity]] = {}  # descriptors with locks, until they are closed
+_FORKING: Final = threading.RLock()
+
+
+def _close(
+    key: object, fd: int, identity: Identity, close: Any = close_if, forget: Any = _open.pop
+) -> None:
+    # In this order: a fork in between finds it closed, and not open and forgotten.
+    close(fd, identity)
+    forget(key, None)
 
 
 def _in_forked_child() -> None:
-    for presence in list(_alive):
-        presence._start_anew()
+    inherited = list(_open.values())
+    _open.clear()
+    try:
+        for presence in list(_alive):
+            presence._start_anew()
+    finally:
+        for fd, identity in inherited:
+            close_if(fd, identity)
+        _FORKING.release()
 
 
-os.register_at_fork(after_in_child=_in_forked_child)
+os.register_at_fork(
+    before=_FORKING.acquire, after_in_parent=_FORKING.release, after_in_child=_in_forked_child
+)

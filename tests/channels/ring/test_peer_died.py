@@ -378,3 +378,16 @@ def test_threads_of_a_handle_are_told_once_and_go_on(ring: Ring, fork: Any) -> N
             assert [wait.result(10) for wait in waiting] == [b"y"] * 3
     assert set(told) == {child.pid}
     assert len(told) == 1
+
+
+def test_a_handle_that_moves_keeps_its_roles(where: Any) -> None:
+    """Its mutex moves it to another place, where a debugger ended a release."""
+    with Ring.create(where, producers="many", consumers="many") as ring:
+        ring.put(b"x")
+        assert ring.get(0) == b"x"
+        with Ring.attach(ring.buffer if not ring.url.name else ring.url) as other:
+            ring._segment.membership.move()
+            told = ring.statistics()
+            assert told.producers == told.consumers == (os.getpid(),)
+            with pytest.raises(Empty):
+                other.get(0.3)  # and not PeerDied
