@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from threading import get_ident
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.segment.acquired import YES, Acquired
