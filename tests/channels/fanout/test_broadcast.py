@@ -153,7 +153,7 @@ def test_there_are_places_for_120_handles() -> None:
             other.close()
     with Broadcast.create(capacity=4096, participants=1) as broadcast:
         pickled = pickle.dumps(broadcast)
-        with pytest.raises(OSError, match="all 1 lines"):
+        with pytest.raises(OSError, match="all 1 places"):
             pickle.loads(pickled)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from shmkit import ClosedError, Empty, Full, Ring, ShutDown
 from shmkit.core import ReadCursor
+from shmkit.segment.segment import PARTICIPANTS
 from shmkit.sync.doorbell import Doorbell
 from tests.processes import wait_until
 
@@ -354,12 +355,12 @@ def test_a_named_ring_outlives_its_closed_handles(unique_name: str) -> None:
         Ring.attach(unique_name)
 
 
-def test_there_are_lines_for_24_participants(where: Any) -> None:
+def test_there_are_places_for_so_many_participants(where: Any) -> None:
     with Ring.create(where, capacity=4096) as ring, ExitStack() as stack:
-        for _ in range(23):
+        for _ in range(PARTICIPANTS - 1):
             stack.enter_context(pickle.loads(pickle.dumps(ring)))
-        assert ring.statistics().participants == (os.getpid(),) * 24
-        with pytest.raises(OSError, match="24"):
+        assert ring.statistics().participants == (os.getpid(),) * PARTICIPANTS
+        with pytest.raises(OSError, match=f"all {PARTICIPANTS} places"):
             pickle.loads(pickle.dumps(ring))
         stack.pop_all().close()
         assert ring.statistics().participants == (os.getpid(),)
