@@ -6,7 +6,7 @@ A channel's class adds what it keeps (slots), `_begin`, which makes it a handle 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
 from shmkit.segment.segment import Segment
@@ -73,25 +73,15 @@ class Handle:
         where: Where | Url,
         data_size: int,
         *,
-        flags: int = 0,
-        participants: int,
-        keep: bool,
         ensure: bool = False,
         fill: Callable[[memoryview[int]], None] | None = None,
+        **options: Any,
     ) -> Self:
         """Make a segment, with what `fill` stores into its words before it has a name."""
         make = Segment.ensure if ensure else Segment.create
-        return cls._over(
-            make(
-                where,
-                KINDS[cls._KIND],
-                data_size,
-                flags=flags,
-                participants=participants,
-                keep=keep,
-                fill=None if fill is None else lambda view: fill(view.cast("Q")),
-            )
-        )
+        if fill is not None:
+            options["fill"] = lambda view: fill(view.cast("Q"))
+        return cls._over(make(where, KINDS[cls._KIND], data_size, **options))
 
     @classmethod
     def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
