@@ -14,12 +14,12 @@ from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
 
-__all__ = ["LIMIT", "STATES", "Handle", "checked_state"]
+__all__ = ["LIMIT", "STATES", "Handle", "checked_state", "until_shut_down"]
 
 LIMIT: Final = 1 << 63
 """What no position and no version reaches: at a terabyte a second it would take three months."""
@@ -170,6 +170,16 @@ def checked_state(segment: Segment, words: memoryview[int]) -> int:
             raise segment.corrupt("an invariant was found broken before")
         raise segment.poison(f"state {state} is none of {READY} to {POISONED}")
     return state
+
+
+def until_shut_down(get: Callable[[], bytes]) -> Iterator[bytes]:
+    """Frame after frame, until there is a shutdown and nothing left."""
+    while True:
+        try:
+            frame = get()
+        except ShutDown:
+            return
+        yield frame
 
 
 def _join(cls: type[Handle], buffer: SharedBuffer) -> Handle:
