@@ -6,7 +6,7 @@ A channel's class adds what it keeps (slots), `_begin`, which makes it a handle 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
 from shmkit.segment.segment import Segment
@@ -14,12 +14,12 @@ from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
 
-__all__ = ["LIMIT", "STATES", "Handle", "checked_state"]
+__all__ = ["LIMIT", "STATES", "Handle", "checked_state", "until_shut_down"]
 
 LIMIT: Final = 1 << 63
 """What no position and no version reaches: at a terabyte a second it would take three months."""
@@ -73,25 +73,15 @@ class Handle:
         where: Where | Url,
         data_size: int,
         *,
-        flags: int = 0,
-        participants: int,
-        keep: bool,
         ensure: bool = False,
         fill: Callable[[memoryview[int]], None] | None = None,
+        **options: Any,
     ) -> Self:
         """Make a segment, with what `fill` stores into its words before it has a name."""
         make = Segment.ensure if ensure else Segment.create
-        return cls._over(
-            make(
-                where,
-                KINDS[cls._KIND],
-                data_size,
-                flags=flags,
-                participants=participants,
-                keep=keep,
-                fill=None if fill is None else lambda view: fill(view.cast("Q")),
-            )
-        )
+        if fill is not None:
+            options["fill"] = lambda view: fill(view.cast("Q"))
+        return cls._over(make(where, KINDS[cls._KIND], data_size, **options))
 
     @classmethod
     def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
@@ -180,6 +170,16 @@ def checked_state(segment: Segment, words: memoryview[int]) -> int:
             raise segment.corrupt("an invariant was found broken before")
         raise segment.poison(f"state {state} is none of {READY} to {POISONED}")
     return state
+
+
+def until_shut_down(get: Callable[[], bytes]) -> Iterator[bytes]:
+    """Frame after frame, until there is a shutdown and nothing left."""
+    while True:
+        try:
+            frame = get()
+        except ShutDown:
+            return
+        yield frame
 
 
 def _join(cls: type[Handle], buffer: SharedBuffer) -> Handle:

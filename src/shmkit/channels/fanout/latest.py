@@ -29,13 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shmkit.channels.fanout.one_writer import (
-    LARGE,
-    MAY_WRITE,
-    READERS,
-    OneWriter,
-    reentered,
-)
+from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
 from shmkit.channels.frame import as_bytes
 from shmkit.channels.handle import LIMIT, STATES, checked_state
 from shmkit.deadline import Deadline

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from shmkit.deadline import Deadline
     from shmkit.memory.url import Url, Where
 
-__all__ = ["LARGE", "MAY_WRITE", "READERS", "OneWriter", "reentered"]
+__all__ = ["LARGE", "MAY_WRITE", "READERS", "OneWriter", "new_guard", "reentered"]
 
 READERS: Final = 120
 """How many handles may be attached, unless the creator says otherwise: what fits in three pages."""
@@ -67,9 +67,6 @@ class OneWriter(Handle):
 
     _state: str  # NO_ROLE, MAY_WRITE or CLOSED
     _fenced: bool  # whether this machine needs a fence around each write
-    _is_inside: Callable[[], bool]  # whether this thread has the guard
-    _enter: Callable[[], object]  # take the guard
-    _leave: Callable[[], None]  # give it back
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a handle."""
@@ -83,11 +80,7 @@ class OneWriter(Handle):
 
     def _begin(self) -> None:
         """Start without the role: at first, and again in a forked child."""
-        # An RLock knows its owner from the instant it is taken; threading.Condition asks it, too.
-        guard: Any = threading.RLock()
-        self._is_inside = guard._is_owned
-        self._enter = guard.acquire
-        self._leave = guard.release
+        self._is_inside, self._enter, self._leave = new_guard()
         self._state = CLOSED if self._closed else NO_ROLE
         self._fenced = True
         self._may_sleep = False
@@ -209,6 +202,13 @@ class OneWriter(Handle):
             writer.raise_if_dead(self._title, word, seen)
 
         return bell.wait(word, seen, deadline, look)
+
+
+def new_guard() -> tuple[Callable[[], bool], Callable[[], object], Callable[[], None]]:
+    """A lock between threads: whether this thread has it, take it, give it back."""
+    # An RLock knows its owner from the instant it is taken; threading.Condition asks it, too.
+    guard: Any = threading.RLock()
+    return guard._is_owned, guard.acquire, guard.release
 
 
 def reentered(noun: str) -> RuntimeError:

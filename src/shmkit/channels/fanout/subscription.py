@@ -12,12 +12,11 @@ assignment, so an exception leaves all three as they were or all three new.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from shmkit.channels.fanout.one_writer import LARGE, reentered
-from shmkit.channels.handle import checked_state
+from shmkit.channels.fanout.one_writer import LARGE, new_guard, reentered
+from shmkit.channels.handle import checked_state, until_shut_down
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
@@ -25,7 +24,7 @@ from shmkit.segment.words import FRAME_HEADER, OLDEST, PAD, READY, SHUT, SIZE_MA
 from shmkit.sync.doorbell import NO_WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from shmkit.channels.fanout.broadcast import Broadcast
 
@@ -59,9 +58,6 @@ class Subscription:
 
     _place: tuple[int, int, int]
     """Position of the next frame, its number, and how many frames were lost before it."""
-    _is_inside: Callable[[], bool]  # whether this thread has the guard
-    _enter: Callable[[], object]  # take the guard
-    _leave: Callable[[], None]  # give it back
 
     def __init__(self, broadcast: Broadcast, start: str) -> None:
         """Begin to read; `Broadcast.subscribe` is the way to make one."""
@@ -83,10 +79,7 @@ class Subscription:
 
     def _begin(self) -> None:
         """Start without a thread inside: at first, and again in a forked child."""
-        guard: Any = threading.RLock()
-        self._is_inside = guard._is_owned
-        self._enter = guard.acquire
-        self._leave = guard.release
+        self._is_inside, self._enter, self._leave = new_guard()
 
     def get(self, timeout: float | None = None) -> bytes:
         """The next frame, waiting while there is none.
@@ -119,12 +112,7 @@ class Subscription:
         Raises:
             PeerDied, CorruptSegment, ClosedError: as `get`.
         """
-        while True:
-            try:
-                frame = self.get()
-            except ShutDown:
-                return
-            yield frame
+        return until_shut_down(self.get)
 
     def _await_frame(self, timeout: float | None) -> bytes:
         deadline, broadcast = Deadline(timeout), self._broadcast

@@ -142,10 +142,7 @@ class ObjectRing(Ring):
                 str(url),
             )
         self._overflow = Overflow(
-            url,
-            segment.header.incarnation,
-            identity_of(status),
-            tracked=_shares_tracker(segment),
+            url, segment.header.incarnation, identity_of(status), tracked=_shares_tracker(segment)
         )
         segment.membership.call_when_last(self._overflow.note_last)
         super().__init__(segment)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from shmkit.channels.objects.object_ring import ObjectRing
-from shmkit.channels.ring import RingOptions, attempt
+from shmkit.channels.ring import attempt, stored
 from shmkit.deadline import Deadline
 from shmkit.segment.fences import fence
 from shmkit.segment.words import (
@@ -43,8 +43,8 @@ def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
         words[MAXSIZE] = max(0, maxsize)
         words[ALWAYS_OPEN] = 1
 
-    options = RingOptions(capacity + _OVERHEAD, "many", "many", participants=PARTICIPANTS)
-    return kind._make(where, options, fill=fill)
+    flags, size = stored(where, capacity + _OVERHEAD, "many", "many", "block")
+    return kind._create(where, size, fill=fill, flags=flags, participants=PARTICIPANTS, keep=False)
 
 
 class QueueRing(ObjectRing):

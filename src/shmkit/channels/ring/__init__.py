@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from shmkit.channels.ring.in_place import Frame
 from shmkit.channels.ring.lending import Wait, attempt, insist
-from shmkit.channels.ring.options import RingOptions
+from shmkit.channels.ring.options import stored
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.ring import Ring, RingStatistics
 from shmkit.channels.ring.write import Writer
@@ -24,10 +24,10 @@ __all__ = [
     "Frame",
     "Reader",
     "Ring",
-    "RingOptions",
     "RingStatistics",
     "Wait",
     "Writer",
     "attempt",
     "insist",
+    "stored",
 ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkit.channels.frame import step_of
-from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back
+from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back, wait
 from shmkit.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _lent(
                 give_back(side, loan)
             finally:
                 give_back(side, loan)
-        side.wait(result.seen, deadline)
+        wait(side, result.seen, deadline)
 
 
 def get_into(reader: Reader, buffer: Any, timeout: float | None) -> int:

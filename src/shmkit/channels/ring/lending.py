@@ -38,6 +38,7 @@ __all__ = [
     "has_role",
     "insist",
     "take_role",
+    "wait",
 ]
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ def attempt(
     Raises:
         RuntimeError: this thread is inside a call on this side.
         ClosedError: the handle was closed.
-        Exception: the side did not come free in time: what its `late` makes.
+        Exception: the side did not come free in time: what it would say is full or empty.
     """
     if side.is_inside():
         raise side.nested()
@@ -128,7 +129,7 @@ def attempt(
         _borrow(side, loan, end)
         mutex = side.mutex
         if mutex is not None and not mutex.acquire(True, _seconds_to(end)):
-            raise side.late()
+            raise _late(side)
         check_loan(side, loan)
         side.state = BUSY
         result = act()
@@ -152,7 +153,31 @@ def insist(side: Writer | Reader, act: Callable[[], T | Wait], deadline: Deadlin
         result = attempt(side, act, deadline)
         if not isinstance(result, Wait):
             return result
-        side.wait(result.seen, deadline)
+        wait(side, result.seen, deadline)
+
+
+def wait(side: Writer | Reader, seen: int, deadline: Deadline) -> None:
+    """Wait until the other side is no longer where it was seen.
+
+    Raises:
+        Full, Empty: it stayed there.
+        PeerDied: it died; told once per death.
+        ClosedError: the handle was closed meanwhile.
+    """
+    if side.never_waits or deadline.is_now:
+        raise side.refusal(f"{side.title} is {side.why}")
+
+    def look() -> None:
+        check_open(side)
+        if side.tells_deaths:
+            side.peer.raise_if_dead(side.title, side.moves, seen)
+
+    if not side.sleeps_at.wait(side.moves, seen, deadline, look):
+        raise side.refusal(f"{side.title} stayed {side.why} until the timeout")
+
+
+def _late(side: Writer | Reader) -> Exception:
+    return side.refusal(f"another {side.verb} on {side.title} did not end in time")
 
 
 def _borrow(side: Writer | Reader, loan: Loan, end: float) -> None:
@@ -169,7 +194,7 @@ def _borrow(side: Writer | Reader, loan: Loan, end: float) -> None:
             raise side.nested()
         before.wait(min(SLICE, max(0.0, end - monotonic())))
         if monotonic() >= end:
-            raise side.late()
+            raise _late(side)
 
 
 def give_back(side: Writer | Reader, loan: Loan) -> None:

@@ -11,12 +11,11 @@ The common case is `ReadCursor.get` in core.py; this is every other case.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.frame import second_word, step_of
 from shmkit.channels.handle import checked_state
-from shmkit.channels.ring.lending import Wait, attempt, check_loan, check_open, take_role
+from shmkit.channels.ring.lending import Wait, attempt, check_loan, take_role, wait
 from shmkit.core import FREE, IMPOSSIBLE, ReadCursor
 from shmkit.errors import Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
@@ -49,6 +48,13 @@ class Reader(ReadCursor):
         mutex: the lock between consumers; None where there is one.
     """
 
+    # What its waits are for, and say.
+    verb: Final = "get"
+    why: Final = "empty"
+    refusal: Final = Empty
+    moves: Final = TAIL
+    never_waits: Final = False
+
     def __init__(self, ring: Parts, mutex: Mutex | None) -> None:
         segment = ring.segment
         size = segment.header.data_size
@@ -56,7 +62,7 @@ class Reader(ReadCursor):
             ring.title, segment.words, segment.map, segment.base, size, mutex, ring.space_bell
         )
         self.segment = segment
-        self.data_bell = ring.data_bell
+        self.data_bell = self.sleeps_at = ring.data_bell
         self.role, self.peer = ring.consumers, ring.producers
         self.checked, self.tells_deaths = ring.checked, ring.tells_deaths
 
@@ -68,7 +74,7 @@ class Reader(ReadCursor):
             if not isinstance(taken, Wait):
                 self.give_room()
                 return taken
-            self.wait(taken.seen, deadline)
+            wait(self, taken.seen, deadline)
             frame = self.get()  # what most waits end with
         if self.role.shared:
             self.give_room()  # other consumers may sleep on the same bell
@@ -204,25 +210,3 @@ class Reader(ReadCursor):
         self.bell.ring()  # step: get.bell
         if self.role.shared and self.words[TAIL] != self.words[HEAD]:
             self.data_bell.ring()  # step: get.ring_on
-
-    def wait(self, seen: int, deadline: Deadline) -> None:
-        """Wait until the tail is no longer where it was seen.
-
-        Raises:
-            Empty: it stayed there.
-            PeerDied: the producer died; told once per death.
-        """
-        if deadline.is_now:
-            raise Empty(f"{self.title} is empty")
-        if not self.data_bell.wait(TAIL, seen, deadline, partial(self.look, seen)):
-            raise Empty(f"{self.title} stayed empty until the timeout")
-
-    def look(self, seen: int) -> None:
-        """See, in a long wait, that this handle is open and the producer alive."""
-        check_open(self)
-        if self.tells_deaths:
-            self.peer.raise_if_dead(self.title, TAIL, seen)
-
-    def late(self) -> Empty:
-        """The error for a thread that did not get the side in time."""
-        return Empty(f"another get on {self.title} did not end in time")

@@ -15,16 +15,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle, checked_state
+from shmkit.channels.handle import STATES, Handle, checked_state, until_shut_down
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
-from shmkit.channels.ring.options import ALL_FLAGS, RingOptions
+from shmkit.channels.ring.options import ALL_FLAGS, stored
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
 from shmkit.core import IMPOSSIBLE
 from shmkit.deadline import Deadline
-from shmkit.errors import ShutDown
 from shmkit.segment.segment import PARTICIPANTS, Segment
 from shmkit.segment.words import (
     CHECKED,
@@ -190,8 +189,8 @@ class Ring(Handle):
             ValueError: a bad name, capacity, or policy.
             OSError: ENOSPC, no room for it.
         """
-        options = RingOptions(capacity, producers, consumers, when_full, participants, keep)
-        return cls._make(where, options)
+        flags, size = stored(where, capacity, producers, consumers, when_full)
+        return cls._create(where, size, flags=flags, participants=participants, keep=keep)
 
     @classmethod
     def ensure(
@@ -220,14 +219,10 @@ class Ring(Handle):
             IncompatibleSegment, CorruptSegment: as `attach`.
             ValueError, OSError: as `create`.
         """
-        options = RingOptions(capacity, producers, consumers, when_full, participants, keep)
-        return cls._make(where, options, ensure=True)
-
-    @classmethod
-    def _make(cls, where: Where | Url, options: RingOptions, **how: Any) -> Self:
-        flags, size = options.stored(where)
-        participants, keep = options.participants, options.keep
-        return cls._create(where, size, flags=flags, participants=participants, keep=keep, **how)
+        flags, size = stored(where, capacity, producers, consumers, when_full)
+        return cls._create(
+            where, size, ensure=True, flags=flags, participants=participants, keep=keep
+        )
 
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more frames in; consumers take what is there, then get ShutDown. Idempotent.
@@ -440,12 +435,7 @@ class Ring(Handle):
         Raises:
             PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
-        while True:
-            try:
-                frame = self.get()
-            except ShutDown:
-                return
-            yield frame
+        return until_shut_down(self.get)
 
     @property
     def capacity(self) -> int:

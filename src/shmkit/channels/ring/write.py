@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
 from shmkit.channels.handle import checked_state
-from shmkit.channels.ring.lending import Wait, check_loan, check_open, insist, take_role
+from shmkit.channels.ring.lending import Wait, check_loan, insist, take_role
 from shmkit.core import IMPOSSIBLE, WriteCursor
 from shmkit.errors import FrameTooLarge, Full, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
@@ -58,6 +58,12 @@ class Writer(WriteCursor):
         drop_one: throws out the oldest frame, and says whether there was one; None: none gives way.
     """
 
+    # What its waits are for, and say.
+    verb: Final = "put"
+    why: Final = "full"
+    refusal: Final = Full
+    moves: Final = HEAD
+
     def __init__(self, ring: Parts, mutex: Mutex | None) -> None:
         segment = ring.segment
         size = segment.header.data_size
@@ -69,6 +75,7 @@ class Writer(WriteCursor):
         self.role, self.peer = ring.producers, ring.consumers
         self.policy, self.checked, self.tells_deaths = ring.policy, ring.checked, ring.tells_deaths
         self.largest = min(size - FRAME_HEADER, SIZE_MASK)
+        self.sleeps_at, self.never_waits = ring.space_bell, ring.policy == "raise"
         self.drop_one: Callable[[Deadline], bool] | None = None
 
     def put_carefully(self, data: Any, deadline: Deadline) -> None:
@@ -193,25 +200,3 @@ class Writer(WriteCursor):
         self.bell.ring()  # step: put.bell
         if self.role.shared:
             self.space_bell.ring()  # step: put.ring_on
-
-    def wait(self, seen: int, deadline: Deadline) -> None:
-        """Wait until the head is no longer where it was seen.
-
-        Raises:
-            Full: it stayed there.
-            PeerDied: the consumer died; told once per death.
-        """
-        if self.policy == "raise" or deadline.is_now:
-            raise Full(f"{self.title} is full")
-        if not self.space_bell.wait(HEAD, seen, deadline, partial(self.look, seen)):
-            raise Full(f"{self.title} stayed full until the timeout")
-
-    def look(self, seen: int) -> None:
-        """See, in a long wait, that this handle is open and the consumer alive."""
-        check_open(self)
-        if self.tells_deaths:
-            self.peer.raise_if_dead(self.title, HEAD, seen)
-
-    def late(self) -> Full:
-        """The error for a thread that did not get the side in time."""
-        return Full(f"another put on {self.title} did not end in time")
