@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import second_word, step_of
 from shmkit.channels.handle import checked_state
-from shmkit.core import CAREFUL, CLOSED, FREE, IMPOSSIBLE, NO_ROLE, ReadCursor, Wait
+from shmkit.core import CAREFUL, CLOSED, COUNTER, FREE, IMPOSSIBLE, NO_ROLE, ReadCursor, Wait
 from shmkit.errors import Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -216,7 +216,7 @@ class Reader(ReadCursor):
         at = self.next_frame(self.words[HEAD])
         if isinstance(at, Wait):
             return False
-        self.words[DROPPED] += 1  # step: get.drop
+        self.words[DROPPED] = self.words[DROPPED] + 1 & COUNTER  # step: get.drop
         self.throw_out(at)
         return True
 
