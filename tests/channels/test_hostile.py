@@ -27,6 +27,7 @@ from shmkit import (
     SharedBuffer,
     ShutDown,
 )
+from shmkit.segment.words import DROPPED, TAIL
 from tests.processes import run_python
 
 VALUES = [0, 1, 2, 7, 16, 4080, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 16, (1 << 64) - 1]
@@ -276,3 +277,23 @@ def test_hostile_bytes(poke: Any, kind: str, many: str, make_where: Any, tmp_pat
     result = run_python(poke, make_where(kind), many, timeout=45)
     assert len(result.stdout.splitlines()) > 50
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tail", [8, 1 << 20, (1 << 64) - 8, 4090])
+def test_a_tail_that_changes_inside_a_put(tail: int) -> None:
+    with Ring.create(capacity=CAPACITY) as ring:
+        ring.put(b"x")
+        with pytest.raises(CorruptSegment, match="tail"), ring.reserve(100) as frame:
+            frame[:] = bytes(100)
+            ring._words[TAIL] = tail
+        with pytest.raises(CorruptSegment):
+            ring.put(b"y")
+
+
+@pytest.mark.parametrize("policy", ["drop-new", "drop-oldest"])
+def test_a_count_of_dropped_frames_may_be_anything(policy: str) -> None:
+    with Ring.create(capacity=CAPACITY, when_full=policy) as ring:
+        ring._words[DROPPED] = (1 << 64) - 1
+        for _ in range(8):
+            ring.put(bytes(1000))
+        assert ring.qsize() == 4

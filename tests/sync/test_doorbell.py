@@ -14,7 +14,8 @@ from shmkit import SharedBuffer
 from shmkit.deadline import Deadline
 from shmkit.segment.named_semaphores import NamedSemaphore, remove_name
 from shmkit.segment.semaphores import NoSemaphore, Semaphore, UnnamedSemaphore
-from shmkit.sync.doorbell import OPEN, Doorbell
+from shmkit.segment.words import READY
+from shmkit.sync.doorbell import Doorbell
 from tests.processes import wait_until
 
 STATE, FLAG, WORD = 0, 16, 64  # of a buffer of 8-byte words
@@ -50,7 +51,7 @@ def bell(where: Any, unique_name: str, request: Any) -> Iterator[Bell]:
             semaphore = UnnamedSemaphore(buffer.raw[0], SEMAPHORE)
             semaphore.reset(0)
         bell = Bell(buffer, semaphore)
-        bell.words[STATE] = OPEN
+        bell.words[STATE] = READY
         yield bell
         bell.bell.close()
         bell.words = memoryview(b"").cast("Q")
@@ -193,7 +194,7 @@ def ping_pong(buffer: SharedBuffer, me: int, turns: int) -> None:
 def test_two_processes_wake_each_other(where: Any) -> None:
     """Many times, and nobody is forgotten."""
     with SharedBuffer.create(where, 4096) as buffer:
-        buffer.view("Q")[STATE] = OPEN
+        buffer.view("Q")[STATE] = READY
         for side in range(2):
             UnnamedSemaphore(buffer.raw[0], SEMAPHORE + 128 * side).reset(0)
         process = get_context("fork").Process(target=ping_pong, args=(buffer, 1, 1000))

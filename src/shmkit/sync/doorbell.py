@@ -18,17 +18,14 @@ from shmkit.core import BellCore
 from shmkit.segment.fences import fence_all
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.semaphores import NoSemaphore
-from shmkit.segment.words import READY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shmkit.segment.semaphores import Semaphore
 
-# OPEN and NO_WORDS are for the channels, which do not take them from the segment floor yet.
-__all__ = ["NO_WORDS", "OPEN", "Doorbell"]
+__all__ = ["NOTHING", "Doorbell"]
 
-OPEN: Final = READY
 NOTHING: Final = NoSemaphore()
 
 

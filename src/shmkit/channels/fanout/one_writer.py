@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from shmkit.channels.handle import STATES, Handle, checked_state
 from shmkit.channels.roles import Side
 from shmkit.segment.fences import join_fence_all
+from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import Segment
 from shmkit.segment.words import (
     CUT,
@@ -33,7 +34,6 @@ from shmkit.segment.words import (
     STATE,
     WRITER_ROLE,
 )
-from shmkit.sync.doorbell import NO_WORDS
 from shmkit.sync.eventcount import EventCount
 
 if TYPE_CHECKING:

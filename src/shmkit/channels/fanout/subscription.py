@@ -20,8 +20,8 @@ from shmkit.channels.handle import checked_state, until_shut_down
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
+from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.words import FRAME_HEADER, OLDEST, PAD, READY, SHUT, SIZE_MASK, STATE, TAIL
-from shmkit.sync.doorbell import NO_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

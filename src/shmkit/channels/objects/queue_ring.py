@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from shmkit.channels.objects.object_ring import ObjectRing
 from shmkit.channels.ring import attempt, stored
+from shmkit.core import COUNTER
 from shmkit.deadline import Deadline
 from shmkit.segment.fences import fence
 from shmkit.segment.words import (
@@ -114,7 +115,7 @@ class JoinableRing(ObjectRing):
                 raise ValueError("task_done() called too many times")
         words[TASKS_DONE] = done + 1  # step: task.done
         if left == 1:
-            words[JOIN_NEWS] += 1  # step: task.news
+            words[JOIN_NEWS] = words[JOIN_NEWS] + 1 & COUNTER  # step: task.news
         return left - 1
 
     def join(self) -> None:
@@ -140,7 +141,8 @@ class JoinableRing(ObjectRing):
             self._done.ring()
 
     def _note_news(self) -> None:
-        self._words[JOIN_NEWS] += 1
+        words = self._words
+        words[JOIN_NEWS] = words[JOIN_NEWS] + 1 & COUNTER
 
     def close(self) -> None:
         """Leave, as `Ring.close`."""

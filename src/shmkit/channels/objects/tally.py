@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.words import GET_NOTES, HEAD, PUT_NOTES, TAIL
-from shmkit.sync.doorbell import NO_WORDS
 
 __all__ = ["Tally"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.channels.frame import second_word, step_of
 from shmkit.channels.handle import checked_state
 from shmkit.channels.ring.lending import Wait, attempt, check_loan, take_role, wait
-from shmkit.core import FREE, IMPOSSIBLE, ReadCursor
+from shmkit.core import COUNTER, FREE, IMPOSSIBLE, ReadCursor
 from shmkit.errors import Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -195,7 +195,7 @@ class Reader(ReadCursor):
         at = self.next_frame(self.words[HEAD])
         if isinstance(at, Wait):
             return False
-        self.words[DROPPED] += 1  # step: get.drop
+        self.words[DROPPED] = self.words[DROPPED] + 1 & COUNTER  # step: get.drop
         self.throw_out(at)
         return True
 

@@ -24,6 +24,7 @@ from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
 from shmkit.core import IMPOSSIBLE
 from shmkit.deadline import Deadline
+from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import PARTICIPANTS, Segment
 from shmkit.segment.words import (
     CHECKED,
@@ -50,7 +51,7 @@ from shmkit.segment.words import (
     TAIL,
     WRITER_ROLE,
 )
-from shmkit.sync.doorbell import NO_WORDS, Doorbell
+from shmkit.sync.doorbell import Doorbell
 from shmkit.sync.mutex import Mutex
 
 if TYPE_CHECKING:

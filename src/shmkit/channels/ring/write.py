@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.channels.frame import as_bytes, second_word, step_of
 from shmkit.channels.handle import checked_state
 from shmkit.channels.ring.lending import Wait, check_loan, insist, take_role
-from shmkit.core import IMPOSSIBLE, WriteCursor
+from shmkit.core import COUNTER, IMPOSSIBLE, WriteCursor
 from shmkit.errors import FrameTooLarge, Full, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -103,7 +103,7 @@ class Writer(WriteCursor):
         at = self._find_room(size)
         if isinstance(at, Wait):
             if self.policy == "drop-new":
-                self.words[DROPPED] += 1  # step: put.drop
+                self.words[DROPPED] = self.words[DROPPED] + 1 & COUNTER  # step: put.drop
                 return None
             while isinstance(at, Wait) and self.drop_one is not None and self.drop_one(deadline):
                 at = self._find_room(size)
@@ -177,6 +177,8 @@ class Writer(WriteCursor):
         words = self.words
         tail = words[TAIL]
         if at != tail:
+            if tail & IMPOSSIBLE or at != (tail | self.mask) + 1:
+                raise self.corrupt(words[HEAD], tail)  # it was overwritten since `admit`
             self._pass_lap_end(tail, at)
         if not STRONG_ORDER:
             fence()
