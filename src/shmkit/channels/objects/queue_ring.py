@@ -124,6 +124,10 @@ class JoinableRing(ObjectRing):
         Raises:
             ClosedError: this handle was closed.
         """
+        self._open_words()
+        # A forked child is a participant from here on: else the semaphores could be made anew under
+        # its wait.
+        self._segment.membership.register()
         while True:
             seen = self._open_words()[JOIN_NEWS]
             if self.unfinished() <= 0:
