@@ -6,6 +6,7 @@ section is the yardstick that the others are compared with.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,13 +14,13 @@ import tempfile
 from collections.abc import Callable
 from multiprocessing import shared_memory
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness import clock
 from options import new_parser
 from report import Table, Watch, conditions, print_conditions, print_table, write_json
 
-from shmkit import SharedBuffer
+from shmkit import Event, Lock, Queue, Ring, SharedBuffer
 
 NAME = f"shmkit-bench-{os.getpid()}"
 PAGE = 4096
@@ -75,6 +76,56 @@ MEMORY = Section(
     500,
 )
 
+# -- rings, queues and locks -----------------------------------------------------------------------
+
+
+def their_queue() -> None:
+    queue: Any = multiprocessing.Queue()
+    queue.close()
+    queue.join_thread()
+
+
+def our_queue() -> None:
+    Queue().close()
+
+
+def our_ring() -> None:
+    Ring.create().close()
+
+
+CHANNELS = Section(
+    "Rings and queues",
+    {
+        "multiprocessing.Queue": their_queue,
+        "Queue": our_queue,
+        "Ring": our_ring,
+    },
+    100,
+)
+
+
+def their_lock() -> None:
+    multiprocessing.Lock()
+
+
+def our_lock() -> None:
+    Lock().close()
+
+
+def our_event() -> None:
+    Event().close()
+
+
+LOCKS = Section(
+    "Locks",
+    {
+        "multiprocessing.Lock": their_lock,
+        "Lock": our_lock,
+        "Event": our_event,
+    },
+    200,
+)
+
 # -- imports ---------------------------------------------------------------------------------------
 
 
@@ -103,7 +154,7 @@ IMPORTS = Section(
     3,
 )
 
-SECTIONS = {"memory": MEMORY, "imports": IMPORTS}
+SECTIONS = {"memory": MEMORY, "channels": CHANNELS, "locks": LOCKS, "imports": IMPORTS}
 
 
 def measure(section: Section, rounds: int, share: float) -> dict[str, list[float]]:

@@ -58,9 +58,10 @@ class Side:
         self._last = Death(0, 0)
         # A death is news if no successor has come since; this handle is not told of older ones.
         self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
-        alive, dead = self._survey()
-        if alive:
-            self._told.update(death.mark for death in dead)
+        if not segment.buffer.created:  # else there was none before, and the table is not touched
+            alive, dead = self._survey()
+            if alive:
+                self._told.update(death.mark for death in dead)
 
     def claim(self) -> None:
         """Take the role for this handle; again does nothing, if an exception came after a claim.

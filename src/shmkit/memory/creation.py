@@ -124,14 +124,14 @@ def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
     if fd >= 0:
         opened = _opened(url, fd)
         try:
-            _fill_unnamed(opened, size, fill)
+            opened.region = _fill_unnamed(opened, size, fill)
             if owned and fresh:
                 opened.owner = Ownership(url, opened.identity)
             opened.named = True  # by now or in a moment: discard() looks where the name leads
             if backend.link(fd, url.name):  # step: create.link
                 if owned and not fresh:
                     opened.owner = Ownership(url, opened.identity)  # step: create.track
-                opened.region = _map_by_name(backend, opened, size)
+                opened.region = opened.region or _map_by_name(backend, opened, size)
                 return opened
         except BaseException:
             opened.discard()
@@ -151,15 +151,22 @@ def _refuse_what_is_there(backend: Backend, url: Url) -> None:
     )
 
 
-def _fill_unnamed(opened: Opened, size: int, fill: Fill | None) -> None:
+def _fill_unnamed(opened: Opened, size: int, fill: Fill | None) -> Region | None:
+    """Reserve room and write the content; the map, if the memory is to stay without a name."""
     opened.created = True
     reserve(opened.fd, size, opened.url)  # step: create.reserve
-    if fill is not None:
-        region = map_region(opened.fd, "rw", 0, size)
-        try:
-            fill(region.whole[:])  # step: create.fill
-        finally:
-            region.close()
+    if fill is None:
+        return None
+    region = map_region(opened.fd, "rw", 0, size)
+    try:
+        fill(region.whole[:])  # step: create.fill
+    except BaseException:
+        region.close()
+        raise
+    if opened.url.scheme == "anon":
+        return region
+    region.close()
+    return None
 
 
 def _map_by_name(backend: Backend, opened: Opened, size: int) -> Region:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -318,8 +318,17 @@ def _shares_tracker(segment: Segment) -> bool:
     """
     if segment.buffer.url.scheme != "anon":
         return False
-    fd = resource_tracker.getfd()
-    tracker = 0 if fd is None else os.fstat(fd).st_ino
+    tracker = _tracker_of(os.getpid())
     if segment.buffer.created:
         segment.words[TRACKER] = tracker
     return bool(tracker) and segment.words[TRACKER] == tracker
+
+
+@lru_cache(maxsize=1)
+def _tracker_of(pid: int) -> int:  # noqa: ARG001 - a forked child may have another one
+    """The inode of the pipe to this process's resource tracker; 0 if there is none.
+
+    Asked for once: each time, the tracker is sent a message to see that it lives, and wakes up.
+    """
+    fd = resource_tracker.getfd()
+    return 0 if fd is None else os.fstat(fd).st_ino

@@ -34,11 +34,8 @@ import hashlib
 import os
 import pickle
 import secrets
-import stat
 from contextlib import contextmanager
-from glob import escape
 from multiprocessing import resource_tracker
-from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
@@ -58,13 +55,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Label", "Overflow", "StoredObject"]
 
-_SHM: Final = Path("/dev/shm")
+_SHM: Final = "/dev/shm"
 _PREFIX: Final = "shmkit-o"
 _TOKEN: Final = 12  # hexadecimal digits at the end of a name
 # In the name of a segment, before the token: whether the tracker of the ring's family knows it.
 _TRACKED: Final = "t"
 _UNTRACKED: Final = "s"
 _TRACKED_AS: Final = "shared_memory"
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 _END: Final = Struct(f"<{OVERFLOW_NONCE}s{len(OVERFLOW_MAGIC)}s")
 _AT_ONCE: Final = 512  # pieces in one write; IOV_MAX is 1024
@@ -237,10 +235,26 @@ class Overflow:
         Links, pipes and directories of such a name are not ours: they are neither opened nor
         removed.
         """
-        folder = Path(self._folder) if self._kind == "file" else _SHM
-        mark = "" if self._kind == "file" else f"[{_TRACKED}{_UNTRACKED}]"
-        paths = folder.glob(f"{escape(self._prefix)}{mark}{'[0-9a-f]' * _TOKEN}")
-        return [path.name for path in paths if _is_file(path)]
+        folder = self._folder if self._kind == "file" else _SHM
+        try:
+            with os.scandir(folder) as entries:
+                return [
+                    entry.name
+                    for entry in entries
+                    if self._is_ours(entry.name) and entry.is_file(follow_symlinks=False)
+                ]
+        except FileNotFoundError:
+            return []  # no /dev/shm, or the ring's directory is gone
+
+    def _is_ours(self, name: str) -> bool:
+        if not name.startswith(self._prefix):
+            return False
+        token = name[len(self._prefix) :]
+        if self._kind != "file":
+            mark, token = token[:1], token[1:]
+            if mark not in (_TRACKED, _UNTRACKED):
+                return False
+        return len(token) == _TOKEN and not set(token) - _HEXADECIMAL
 
     def sweep(self, is_labelled: Callable[[str], bool]) -> int:
         """Remove what is not being sent and will not be received.
@@ -352,13 +366,6 @@ class StoredObject(Source):
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False  # received meanwhile
 
 
 def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]:
