@@ -64,13 +64,13 @@ yield_cpu: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 # -- the lock between processes --------------------------------------------------------------------
 
-COUNTER: Final = (1 << 63) - 1  # after it comes 0: what counts is whether a count changes
+COUNTER: Final = (1 << 63) - 1  # 0 comes after it: counts are compared for a change only
 
 
 class MutexCore:
     """A lock between the participants of a segment: a semaphore of one, and a phase for each.
 
-    The semaphore gives exclusion. What it lacks is a memory of who has its token, so each
+    The semaphore gives exclusion. It does not remember which participant has its token, so each
     participant writes into its own words where it is:
 
         IDLE -> ENTERING -> (wait: token taken) -> INSIDE -> LEAVING -> (post: token back) -> IDLE
@@ -106,6 +106,7 @@ class MutexCore:
         if place[PHASE] != IDLE:
             place = self._get_ready()
         try:
+            # First: if this process dies from here on, a rescuer asks where the token is.
             place[PHASE] = ENTERING  # step: mutex.entering
             if self._take(place, self._tries):
                 return YES
@@ -133,6 +134,7 @@ class MutexCore:
                 if failed:
                     return False
                 place[PHASE] = INSIDE  # step: mutex.inside
+                # A rescuer sees by the count that this participant was INSIDE between two looks.
                 place[ENTRIES] = place[ENTRIES] + 1 & COUNTER  # step: mutex.count
                 return True
         except self._busy:
@@ -141,13 +143,15 @@ class MutexCore:
 
     def _give(self, place: memoryview[int]) -> None:
         """Give the token back, and be IDLE without it."""
+        # Shared memory is input: with nonsense in this word the C library would abort.
         self._flag[0] = self._flag_value
+        # Before the post: a death in between leaves open whether the token is back.
         place[PHASE] = LEAVING  # step: mutex.leaving
         for _ in self._posts:  # step: mutex.post
             place[PHASE] = IDLE  # step: mutex.idle
             return
 
-    # What is not the common case.
+    # The rare cases: sync/mutex.py has them.
 
     def _get_ready(self) -> memoryview[int]:
         """This participant's words, IDLE: at a first call, or after one that was interrupted."""
@@ -180,8 +184,8 @@ class BellCore:
 
     Spinning answers within a microsecond, but keeps a core; worse, the kernel likes to put a peer
     that was just woken on the core of the process that woke it, and there it waits behind the
-    spinner. So a short spin is followed by `sched_yield`, which lets exactly that peer run, and
-    those by a sleep. How much to spin follows what spinning has been paying lately (the idea of the
+    spinner. So a short spin is followed by `sched_yield`, which lets exactly that peer run; then
+    comes a sleep. How much to spin follows what spinning has been paying lately (the idea of the
     adaptive mutex: glibc's PTHREAD_MUTEX_ADAPTIVE_NP, `nptl/pthread_mutex_lock.c`).
 
     Args:
@@ -220,15 +224,18 @@ class BellCore:
         words, state = self._words, self._state
         next_look = monotonic() + SLICE
         while words[word] == seen and words[state] == READY:
+            # Before the flag: a ring from here on makes the ticket an old one.
             ticket = self._ticket()
             words[self._flag] = 1  # step: bell.flag
+            # Without it both sides could read before their stores are seen, and miss each other.
             fence_all()  # step: bell.fence
+            # A ringer that published before it could see the flag does not ring.
             if words[word] != seen or words[state] != READY:
                 break
             left = deadline.remaining()
             if left > 0:
                 self.sleeps += 1
-                # There may be tokens without end, stale ones or broken bytes: look all the same.
+                # Stale tokens or overwritten bytes may wake it without end: look all the same.
                 if self._sleep(ticket, min(left, SLICE)) and monotonic() < next_look:
                     continue
                 next_look = monotonic() + SLICE
@@ -245,8 +252,8 @@ class BellCore:
             if words[word] != seen:
                 self._spins = min(2 * spins, MOST_SPINS)
                 return True
-        # What did not pay is done less, and tried again now and then: two that shared a core may
-        # have one each by now.
+        # Spinning that did not pay is halved, and every 64th time done in full: two processes that
+        # shared a core may have one each by now.
         self._glances += 1
         self._spins = max(spins // 2, FEWEST_SPINS) if self._glances % 64 else MOST_SPINS
         end = perf_counter() + YIELDING
@@ -286,7 +293,7 @@ class BellCore:
 # waits.
 
 NO_ROLE: Final = 0  # the first call takes the role
-FREE: Final = 1  # it may
+FREE: Final = 1  # the common case may be taken
 CAREFUL: Final = 2  # frames carry a checksum
 BUSY: Final = 3  # a call is inside
 LENT: Final = 4  # a call waits for the mutex, or a frame is reserved or peeked at
@@ -296,11 +303,11 @@ IMPOSSIBLE: Final = 1 << 63 | 15
 """Bits that no position has: frames are 16-aligned, and no ring moves 8 EiB."""
 
 PATIENCE: Final = 0.2
-"""Seconds to wait for a side in any case. It is held for microseconds, unless its holder is stopped
-or uses a frame in place: to wait so long for it is not yet to wait for the other side."""
+"""Seconds that every call may wait for its own side's lock. It is held for microseconds, unless its
+holder is stopped or uses a frame in place. This is no wait for the other side."""
 
 _WEAK_ORDER: Final = not STRONG_ORDER
-_OPEN: Final = (READY, SHUT)  # to consumers
+_OPEN: Final = (READY, SHUT)  # states in which consumers may read
 
 
 class Cursor:
@@ -325,7 +332,7 @@ class Cursor:
             (channels/ring/lending.py).
         note: called within the lock before each commit, with the position that is to be left and
             the next one; False refuses it. None for nothing.
-        seen: how far the other side was seen to be. It only gets further, so a late look is safe.
+        seen: the other side's position when last read. It only grows, so an old value is safe.
     """
 
     def __init__(
@@ -370,7 +377,7 @@ class Cursor:
             guard.release()
 
     def settle(self) -> None:
-        """Leave the side; whatever an exception has skipped of it is done by the next time."""
+        """Leave the side. If an exception cuts this short, the next call of it does the rest."""
         mutex = self.mutex
         if mutex is not None and mutex.held:
             mutex.release()
@@ -414,7 +421,9 @@ class WriteCursor(Cursor):
                 mutex = self.mutex
                 if mutex is None or mutex.acquire(True, PATIENCE):
                     tail = words[TAIL]
+                    # A header of 16 bytes and the payload, up to a multiple of 16.
                     end = tail + ((size + 31) & -16)
+                    # Words of shared memory are input: checked here, before one becomes an index.
                     done = (
                         (16 <= end - self.seen <= self.size or self._look_at_head(end))
                         and size <= self.largest
@@ -432,6 +441,7 @@ class WriteCursor(Cursor):
                         at += 16
                         self.data[at : at + size] = frame  # step: put.payload
                         if _WEAK_ORDER:
+                            # The frame has to be visible before the tail that publishes it.
                             fence()
                         words[TAIL] = end  # step: put.tail
                     if mutex is not None:
@@ -500,6 +510,7 @@ class ReadCursor(Cursor):
                         at += 16
                         frame = self.data[at : at + size]  # step: get.copy
                         if _WEAK_ORDER:
+                            # The copy has to be made before a producer sees the room as free.
                             fence()
                         words[HEAD] = end  # step: get.head
                     if mutex is not None:
@@ -510,7 +521,7 @@ class ReadCursor(Cursor):
             try:
                 self._escape(guard)
             finally:
-                self._escape(guard)
+                self._escape(guard)  # twice, as in `put`
             raise
         if _WEAK_ORDER:
             fence()
@@ -522,6 +533,7 @@ class ReadCursor(Cursor):
         """See how far the producers are; whether there are frames at `head`."""
         tail = self.words[TAIL]
         if _WEAK_ORDER:
+            # No byte of a frame may be read before the tail that publishes it.
             fence()
         if tail & IMPOSSIBLE or not 16 <= tail - head <= self.size:
             return False

@@ -29,6 +29,7 @@ class Deadline:
         if timeout is None:
             self.at = math.inf
             return
+        # Not `timeout < 0`: NaN is to be refused, too.
         if not timeout >= 0:
             raise ValueError(
                 f"'timeout' must be a non-negative number of seconds or None, not {timeout!r}"

@@ -41,6 +41,7 @@ __all__ = [
 
 
 def _rebuild(cls: type[ShmkitError], args: tuple[Any, ...], fields: dict[str, Any]) -> ShmkitError:
+    # Without __init__: its arguments are not kept, only what it made of them.
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(fields)

@@ -185,6 +185,7 @@ def _limits(proc: str | os.PathLike[str], cgroups: str | os.PathLike[str]) -> li
             pass  # no limit ("max"), or not told
         if not path:
             return found
+        # The limits of all groups above hold, too.
         path = path.rpartition("/")[0]
 
 

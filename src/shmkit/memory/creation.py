@@ -137,6 +137,7 @@ def create(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
             opened.discard()
             raise
         opened.discard()
+    # This filesystem has no files without a name, or cannot name them later.
     return _create_in_two_steps(backend, url, size, fill, owned=owned, mode=mode)
 
 
@@ -212,6 +213,7 @@ def _create_in_two_steps(
 
 def _fill_magic_last(whole: memoryview, fill: Fill) -> None:
     """Fill memory that has a name: its first 8 bytes come last, and tell that the rest is there."""
+    # Into a draft first: `fill` writes in any order, the magic included.
     draft = map_anonymous(len(whole))
     fill(draft.whole[:])
     for at in range(0, len(whole), _COPIED):
@@ -252,6 +254,7 @@ def _check_size(opened: Opened, wanted: int) -> None:
     size = status.st_size
     if size >= wanted or not stat.S_ISREG(status.st_mode):
         return
+    # Its creator may be between its two steps.
     if size == 0 and _takes_two_steps(opened.url):
         pauses = Pauses(PATIENCE)
         while size == 0 and pauses.take():

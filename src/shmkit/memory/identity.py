@@ -39,7 +39,7 @@ _LONG: Final = bytes(8)
 
 
 def open_flags(*names: str) -> int:
-    """Flags of open(), without those that this system does not have."""
+    """Flags of open(); a flag that this system does not have counts as 0."""
     return reduce(or_, (getattr(os, f"O_{name}", 0) for name in names))
 
 

@@ -35,6 +35,7 @@ def mappers(identity: Identity, *, private: bool) -> dict[int, int]:
             if private:
                 continue
             raise PermissionError(errno.EACCES, f"process {pid} hides its maps") from error
+        # The fourth and fifth field of a line: device and inode.
         fields = (line.split(maxsplit=5)[3:5] for line in maps.splitlines())
         number = sum(tuple(pair) == mark for pair in fields)
         if number:

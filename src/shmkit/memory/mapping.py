@@ -126,6 +126,7 @@ def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
     """
     if length == 0:
         return Region(None, 0, memoryview(b"" if access == "r" else bytearray()))
+    # The system maps from whole pages on: the bytes before `offset` are mapped along.
     start = offset % mmap.ALLOCATIONGRANULARITY
     memory = mmap.mmap(
         fd, start + length, access=_ACCESS[access], offset=offset - start, **_NO_DESCRIPTOR
@@ -177,6 +178,7 @@ def size_to_map(fd: int) -> int | None:
         return os.lseek(fd, 0, os.SEEK_END)
     if not stat.S_ISREG(status.st_mode):
         return None
+    # A file of /proc says that it has no bytes, and gives some.
     if status.st_size == 0 and os.read(fd, 1):
         os.lseek(fd, 0, os.SEEK_SET)
         return None
@@ -192,6 +194,7 @@ def _read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, w
     parts: list[bytes] = []
     wanted = sys.maxsize
     if length is not None:
+        # The bytes before `offset` are read, too: a pipe cannot seek.
         wanted = operator.index(offset) + operator.index(length)
     while wanted and (part := os.read(fd, min(wanted, _READ_AT_ONCE))):
         parts.append(part)

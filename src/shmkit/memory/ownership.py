@@ -37,7 +37,7 @@ _TRACKED_AS: Final = "shared_memory"
 _SPECIAL: Final = frozenset(":\r\n")
 
 _duties: Final[dict[int, Ownership]] = {}  # of this process, and of its parents by fork
-_armed: Final[set[int]] = set()  # processes whose end is looked after
+_armed: Final[set[int]] = set()  # processes with a finalizer for their end
 # How many duties of a process share the one entry that its tracker has for a name: a segment that
 # another process unlinked may have a successor before its creator knows.
 _tracked: Final[dict[tuple[int, str], int]] = {}
@@ -77,7 +77,7 @@ class Ownership:
         self._url = url
         self._identity = identity
         self._pid = os.getpid()
-        self.handle: weakref.ref[Any] | None = None  # that has the duty
+        self.handle: weakref.ref[Any] | None = None  # the handle with this duty
         self._is_tracked = url.name.isascii() and _SPECIAL.isdisjoint(url.name)
         if self._is_tracked:
             self._track()

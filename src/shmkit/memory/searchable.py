@@ -15,7 +15,7 @@ Way = Literal["find", "rfind"]
 
 
 class Searchable:
-    """Bytes that are searched as those of a bytearray are. A subclass has `_find` and `_count`."""
+    """Bytes with the search methods of a bytearray. A subclass has `_find` and `_count`."""
 
     __slots__ = ()
 

@@ -6,7 +6,7 @@
 - `membership`: how a handle becomes a participant, and stops being one
 - `participants`: the table in which each participant writes about itself
 - `presence`: which participants are alive, told by locks that the kernel holds
-- `semaphores`, `named_semaphores`: those inside of a segment, and those with names
+- `semaphores`, `named_semaphores`: unnamed ones inside of a segment, and named ones
 - `recovery`, `acquired`: what becomes of a lock when a participant died at it
 - `fences`: memory order between processes
 - `array`, `array_header`: SharedArray: a header, and the items of a numpy array

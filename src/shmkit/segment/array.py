@@ -171,6 +171,7 @@ class SharedArray:
             self._array = _view(buffer, header)
             self._check(shape, dtype)
         except BaseException:
+            # Made by this very call, which fails: it is of no use.
             if buffer.created:
                 buffer.unlink()
             buffer.close()

@@ -116,8 +116,10 @@ def _described_by(head: memoryview, offset: int, fortran: bool, where: str) -> A
     try:
         shape, description = ast.literal_eval(text.decode("ascii"))
         dtype = descr_to_dtype(description)
+        # Python objects would be pointers of another process, and crash this one.
         valid = all(type(n) is int and n >= 0 for n in shape) and not dtype.hasobject
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        # What literal_eval and numpy raise for arbitrary text.
         raise _corrupt(where, f"a description that means nothing: {text[:80]!r}") from error
     if not valid or type(shape) is not tuple:
         raise _corrupt(where, f"a description that cannot be: {text[:80]!r}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ATOMIC_RUNS", "STRONG_ORDER", "fence", "fence_all", "join_fence_all"]
 
-# Not of `platform`, which costs a tenth of what importing this library costs.
+# Without `platform`: to import it costs a tenth of what importing this library costs.
 _MACHINE: Final = (
     os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "")
 )
@@ -48,6 +48,7 @@ if STRONG_ORDER:
         with _lock:
             pass
 
+    # Another thread may have held the lock at the fork, and is not in the child.
     def _new_lock() -> None:
         global _lock
         _lock = threading.Lock()
@@ -62,7 +63,7 @@ else:
     def fence() -> None:
         """Order every load and store before it before every one after it.
 
-        `post` then `wait` on a semaphore that nobody waits on; the other way round orders nothing.
+        `post` then `wait` on a semaphore without waiters; the other way round orders nothing.
         """
         _private.release()
         _private.acquire()
@@ -74,10 +75,10 @@ _SYSCALL: Final = 324  # of membarrier on x86-64
 
 
 def join_fence_all() -> bool:
-    """Let this process's threads be fenced by `fence_all` calls of others, from now on.
+    """Let `fence_all` calls of other processes fence this process's threads, from now on.
 
     Returns:
-        False where that is not to be had; this process then has to fence for itself.
+        False where the kernel cannot do that; this process then has to fence for itself.
     """
     return _membarrier()(_REGISTER_GLOBAL_EXPEDITED)
 
@@ -90,6 +91,7 @@ def fence_all() -> None:
 
 @cache
 def _membarrier() -> Callable[[int], bool]:
+    # The number of the system call is that of x86-64; elsewhere each side fences for itself.
     if not (STRONG_ORDER and sys.platform == "linux"):
         return lambda command: False  # noqa: ARG005 - as the one below
     import ctypes  # here: it costs a fifth of what importing the library does

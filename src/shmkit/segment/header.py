@@ -94,6 +94,7 @@ def write(
     )
     _CHECKSUM.pack_into(view, CHECKSUM_AT, zlib.crc32(view[FIXED_AT:CHECKSUM_AT]))
     _WORD.pack_into(view, STATE * 8, READY)
+    # Last: in memory that has its name already, the magic says that the rest is there.
     view[: len(MAGIC)] = MAGIC
 
 
@@ -128,6 +129,7 @@ def read(memory: Any, kind: Kind, size: int, where: str) -> Header:
             where,
         )
     state = _WORD.unpack_from(memory, STATE * 8)[0]
+    # A control page is never shut down: it has one state only.
     if not READY <= state <= (READY if kind.control else POISONED):
         allowed = f"none of {READY} to {POISONED}" if not kind.control else f"and always {READY}"
         raise corrupt(f"segment {where!r}", f"state {state} is {allowed}", where)

@@ -7,10 +7,10 @@ crash. A handle that enters or leaves, or looks at the whole table, is alone at 
 The first one in makes the semaphores anew. The last one out calls what it was given for that, for
 example to remove the name of a lock.
 
-A newcomer that finds no place but those of live participants, and pending ones, settles the latter
-if it sees where the token is (recovery.py). If not, the token is just going from hand to hand, or
-it is lost, and one that waits for it finds that out. So the newcomer steps back from the door,
-which the waiter needs for that, and comes again, for a second.
+A newcomer may find each place pending, or a live participant's. It settles the pending ones if it
+sees where the token is (recovery.py). If it does not, the token is just changing hands, or it is
+lost, and a waiter finds that out. The waiter needs the door for that. So the newcomer steps back
+from the door, and comes again, for a second.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ["Membership"]
 
 _PRIORITY: Final = -40  # at exit: after the children were joined, before names are removed
 _PATIENCE: Final = 1.0  # seconds for waiters to find a lost token: a slice, ticks, another slice
-_POLL: Final = 0.002  # seconds away from the door, for them to get through it
+_POLL: Final = 0.002  # seconds away from the door, for the waiters to get through it
 
 
 class Membership:
@@ -62,7 +62,7 @@ class Membership:
         kind: what lives there; it says which semaphores there are.
 
     Attributes:
-        semaphores: those that are open, by name.
+        semaphores: the open ones, by name.
         participants: the table.
     """
 
@@ -149,7 +149,7 @@ class Membership:
 
         Raises:
             OSError: EUSERS, no place is free now.
-            IncompatibleSegment: the semaphores of the others are of another C library.
+            IncompatibleSegment: the segment's semaphores are of another C library.
         """
         table = self.participants
         if table.are_none():
@@ -213,9 +213,11 @@ class Membership:
 
     def _move(self) -> None:
         table = self.participants
+        # The new place first: if there is none, this handle keeps the old one.
         left, roles = table.own, table.own_place() + ROLES
         self._take_place()
         table.words[table.own_place() + ROLES] = table.words[roles]
+        # Else the old place would tell of the death of a producer or consumer.
         table.words[roles] = 0
         self.presence.unlock(PARTICIPANT_BYTE + left)
 
@@ -255,7 +257,7 @@ class Membership:
             close: what to call then; must not lead to the handle.
             text: what a ResourceWarning says of it; without it there is none.
         """
-        # Imported by those that need it: it is a good part of what importing this library costs.
+        # Imported here: it is a good part of what importing this library costs.
         from multiprocessing.util import Finalize
 
         weak = weakref.ref(handle)
@@ -280,8 +282,9 @@ class Membership:
             self._finalizer.cancel()
         table = self.participants
         try:
-            if self._is_registered and not presence.is_lost:  # lost: to the others it has died
+            if self._is_registered and not presence.is_lost:  # lost: to its peers it has died
                 with self.entering():
+                    # Before the byte: roles in a place without a lock tell of a death.
                     table.words[self.line() + ROLES] = 0  # step: member.roles
                     presence.unlock(PARTICIPANT_BYTE + table.own)  # step: member.leave
                     if table.are_none():
@@ -300,6 +303,7 @@ def _nothing() -> None:
 
 
 def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
+    # In a forked child it is the parent's handle, not to be closed.
     if pid == os.getpid():
         try:
             if text:

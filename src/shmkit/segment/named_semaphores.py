@@ -1,4 +1,4 @@
-"""Semaphores with names, by `posix_ipc`: for `Semaphore("name")`, and where there are no others.
+"""Semaphores with names, by `posix_ipc`: for `Semaphore("name")`, and where no unnamed exist.
 
 A segment whose semaphores have names says so in its header, with the random part of the names. The
 first participant makes them under fresh names, and removes what a crash may have left; the last one
@@ -34,7 +34,7 @@ __all__ = ["MOST", "Named", "NamedSemaphore", "remove_name"]
 
 MOST: Final = int(posix_ipc.SEMAPHORE_VALUE_MAX)
 
-# Not of `signal`, which makes enums of the mask that was: 70 us, for what is 1 us underneath.
+# `signal.pthread_sigmask` makes enums of the old mask: 70 us, where this takes 1 us.
 pthread_sigmask: Final = importlib.import_module("_signal").pthread_sigmask
 _SIGNALS: Final = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL}
 _POLL: Final = 0.001  # seconds between tries where the system has no timed wait
@@ -58,7 +58,7 @@ class NamedSemaphore:
     __slots__ = ("_mapped", "name", "posts", "tries")
 
     busy: tuple[type[Exception], ...] = (posix_ipc.BusyError,)
-    flag = memoryview(bytearray(8)).cast("Q")  # it is not in the segment
+    flag = memoryview(bytearray(8)).cast("Q")  # a dummy: the real word is not in the segment
     flag_value = 0
 
     def __init__(self, name: str, count: int | None = None) -> None:
@@ -115,6 +115,7 @@ class NamedSemaphore:
 
     def waiting(self, seconds: float) -> Iterator[int]:
         """`wait` as an iterator of one step."""
+        # `acquire` gives None, which is false: it has not failed.
         return map(self._has_failed, (seconds,)) if seconds > 0 else map(self._mapped.acquire, (0,))
 
     def _has_failed(self, seconds: float) -> bool:
@@ -133,7 +134,7 @@ class NamedSemaphore:
         finally:
             try:
                 pthread_sigmask(SIG_SETMASK, held_back)
-            except BaseException:  # of a handler, which runs here
+            except BaseException:  # a signal handler that was held back runs here
                 if taken:
                     mapped.release()
                 raise
@@ -184,23 +185,26 @@ class Named:
     def __init__(self, words: memoryview[int], presence: Presence) -> None:
         self._words = words
         self._presence = presence
-        self._opened = 0  # the random part of the names of those that are open
+        self._opened = 0  # random part of the names of the open semaphores
 
     def make(self, counts: Mapping[str, int], opened: dict[str, Any]) -> None:
         """Make them under fresh names, and remove what a crash left."""
         for name in counts:
             remove_name(self._name(name))  # step: named.discard
+        # The leading 1 keeps the word from being 0, which says that there are no names.
         fresh = int.from_bytes(b"\1" + os.urandom(4), "big")
+        # Before the first is made: after a kill the next first participant removes them all.
         self._words[SEMAPHORE_NAMES] = fresh  # step: named.names
         for name, count in counts.items():
             full = self._name(name)
             remove_name(full)
             opened[name] = NamedSemaphore(full, count)  # step: named.create
         self._opened = self._words[SEMAPHORE_NAMES]
+        # Last: it says that they are all made.
         self._words[SEMAPHORE_FORMAT] = _FORMAT  # step: named.format
 
     def open(self, names: Collection[str], opened: dict[str, Any]) -> bool:
-        """Open those of the others, unless they are open; False if they have no names."""
+        """Open the participants' semaphores, unless they are open; False if they have no names."""
         if self._words[SEMAPHORE_FORMAT] != _FORMAT:
             return False
         if self._opened != self._words[SEMAPHORE_NAMES]:

@@ -2,7 +2,7 @@
 
 As LMDB's reader table: 128 bytes for each handle, and one writer for each. Whether the participant
 is alive is told by a lock byte (presence.py), not by what is written: that is for people, and for
-the others after its death. The place of a participant that died outside of all locks goes to the
+its peers after its death. The place of a participant that died outside of all locks goes to the
 next newcomer. A participant that died ENTERING or LEAVING a lock may have taken the lock's token
 with it. Its place is *pending* (the `list_op_pending` of robust futexes) until it is known where
 the token is (recovery.py).
@@ -133,7 +133,7 @@ class Participants:
     def take_free_one(self) -> int | None:
         """Lock the byte of a place that is free, and not pending.
 
-        The oldest goes first: what a dead participant wrote is news for some time.
+        The oldest goes first: so what a dead participant wrote can be read for longest.
 
         Returns:
             The place; None if there is no such place.
@@ -147,7 +147,7 @@ class Participants:
         return None
 
     def count_pending(self) -> int:
-        """How many places are those of participants that died at a lock."""
+        """How many places belong to participants that died at a lock."""
         return sum(
             self._is_at_a_lock(place) and not self.presence.is_held(PARTICIPANT_BYTE + place)
             for place in range(self.count)
@@ -172,7 +172,7 @@ class Participants:
 
         Returns:
             The locks that a participant died INSIDE: the first place is left to say so, and the
-            next to acquire one of them is told. Where there is only one place, none.
+            next to acquire one of them is told. Empty if there is one place only: it is needed.
         """
         inside = {
             lock
@@ -233,4 +233,5 @@ def _read_start_time(pid: int) -> int:
             stat = file.read()
     except OSError:  # no /proc: it is for people only
         return 0
+    # The program's name stands in parentheses, and may have spaces and parentheses in it.
     return int(stat[stat.rindex(b")") + 2 :].split()[19])

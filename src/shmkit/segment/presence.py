@@ -78,10 +78,10 @@ class Presence:
         _alive.add(self)
 
     def _closes(self, fd: int) -> weakref.finalize[[object, int, Identity], Presence]:
-        key = object()  # not the number, which the next one may get before this one is forgotten
+        key = object()  # not the number: a new descriptor may get it before this is forgotten
         _open[key] = fd, self._identity
         closer = weakref.finalize(self, _close, key, fd, self._identity)
-        closer.atexit = False  # at exit it would come before those who still need the locks
+        closer.atexit = False  # at exit it would come before handles that still need the locks
         return closer
 
     def call_after_fork(self, method: Callable[[], None]) -> None:
@@ -106,6 +106,7 @@ class Presence:
             self._held.discard(byte)
             return False
         except ClosedError:
+            # No lock was taken: there is no descriptor to unlock it by.
             self._held.discard(byte)
             raise
         except BaseException:
@@ -123,6 +124,7 @@ class Presence:
 
     def is_held(self, byte: int) -> bool:
         """Whether any live handle, this one included, holds the byte."""
+        # The kernel does not tell a handle of its own locks.
         return byte in self._held or self.others(byte)
 
     def others(self, byte: int, count: int = 1) -> bool:
@@ -183,7 +185,7 @@ class Presence:
                     os.close(fd)
             except OSError:
                 # No /proc, or no descriptor left: this handle is unusable in the child and says so
-                # at its first use. Keeping the inherited one would let the parent outlive its
+                # at its first use. With the inherited one the parent would look alive after its
                 # death.
                 self._fd = -1
             if self._fd >= 0:
@@ -196,12 +198,12 @@ class Presence:
 class Door:
     """The entry lock of a segment for the length of a `with`: one at a time enters or leaves.
 
-    No generator: that would hold the byte for as long as the traceback of a handler lives that
-    raised just when it was got.
+    Not a generator: if a signal handler raised just as the byte was locked, the traceback would
+    keep the generator, and so the byte.
 
     Args:
         presence: the lock bytes of the handle that wants it.
-        patience: seconds to wait for the one at the door. It takes microseconds, unless stopped.
+        patience: seconds to wait for the handle at the door. It takes microseconds, unless stopped.
         where: url of the segment, for the message.
 
     Raises:
@@ -233,13 +235,14 @@ class Door:
 
 _alive: weakref.WeakSet[Presence] = weakref.WeakSet()
 _open: dict[object, tuple[int, Identity]] = {}  # descriptors with locks, until they are closed
+# Held over a fork, so that no descriptor is half made then. Reentrant: a handler may fork.
 _FORKING: Final = threading.RLock()
 
 
 def _close(
     key: object, fd: int, identity: Identity, close: Any = close_if, forget: Any = _open.pop
 ) -> None:
-    # In this order: a fork in between finds it closed, and not open and forgotten.
+    # Closed first: a child forked in between must not find it open and forgotten.
     close(fd, identity)
     forget(key, None)
 

@@ -15,7 +15,7 @@ Each participant writes where it is: IDLE, ENTERING, INSIDE, LEAVING. So of a de
 One rescuer at a time, by a lock byte of the kernel's, so that a rescuer's own death frees it.
 
 A pending place is *settled*, made free again, once the token is seen elsewhere *after* the death.
-Settled earlier, a token that died there would be missed by no one, and no one would get in again.
+Settled earlier, a token that died there would never be missed, and the lock would stay shut.
 There are two proofs:
 
 - a participant is INSIDE: it has the token;
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COUNTER", "Recovery", "settle_beside_holder", "settle_by_token"]
 
-COUNTER: Final = (1 << 63) - 1  # after it comes 0: what counts is whether a count changes
+COUNTER: Final = (1 << 63) - 1  # 0 comes after it: counts are compared for a change only
 _FREE_LOOKS: Final = 8  # one after the other, by a caller that only tries
 
 # Index of a phase word -> phase, entries before it was read, entries after.
@@ -68,7 +68,7 @@ class Recovery:
     """The search of one participant for the dead at one lock.
 
     Args:
-        participants: those of the segment.
+        participants: the segment's table.
         lock: index of the lock.
     """
 
@@ -83,8 +83,8 @@ class Recovery:
     def look(self, own: memoryview[int], token: Semaphore, *, patient: bool) -> Acquired:
         """Become the holder if the token went with a dead participant.
 
-        A caller that only tries, again and again, looks once in a while: those that wait need the
-        same lock byte and the door.
+        A caller that only tries, again and again, looks once in a while: waiters need the same lock
+        byte and the door.
 
         Args:
             own: this participant's words at the lock; its phase is ENTERING.
@@ -112,6 +112,7 @@ class Recovery:
     def _rescue(self, own: memoryview[int], token: Semaphore, *, patient: bool) -> Acquired:
         words = self._participants.words
         dead, rest = self._survey()
+        # A holder that was alive a moment ago has the token: it died with none of the dead.
         if dead and any(words[at] == INSIDE for at in rest):
             with self._participants.entering(SLICE):
                 settle_beside_holder(self._participants, self._lock)
@@ -123,7 +124,7 @@ class Recovery:
         return NO
 
     def _survey(self) -> tuple[_Phases, _Phases]:
-        """Phases and entries of all others: of those that died at the lock, and of the rest."""
+        """Phases and entries of the other participants: the dead at the lock, and the rest."""
         dead: _Phases = {}
         rest: _Phases = {}
         table = self._participants
@@ -131,16 +132,16 @@ class Recovery:
         with table.entering(SLICE):  # no newcomer takes a place meanwhile
             for at, lives in table.phases(self._lock):
                 if not own_place <= at < own_place + LINE_WORDS:
-                    # The entries on both sides of the phase, or what is noted was never so at once;
-                    # the phase after the life, for that of a dead one does not change any more.
+                    # Entries are read before and after the phase: only equal ones belong to it. The
+                    # phase is read again after `lives`: a dead participant's does not change.
                     entries = words[at + ENTRIES]
                     died = words[at] != IDLE and not lives() and words[at] != IDLE
                     (dead if died else rest)[at] = words[at], entries, words[at + ENTRIES]
         return dead, rest
 
     def _succeed(self, own: memoryview[int], dead: _Phases, how: Acquired) -> Acquired:
-        # In this order: two that are INSIDE, one of them dead, are one holder for the rescuers that
-        # come later. None that is INSIDE would be a lost token.
+        # In this order: a kill in between leaves two INSIDE, one of them dead, and later rescuers
+        # take the two for one holder. The other order would leave none, and lose the token.
         self._vain = 0
         own[PHASE] = INSIDE  # step: mutex.inside
         own[ENTRIES] = own[ENTRIES] + 1 & COUNTER  # step: mutex.count
@@ -159,6 +160,7 @@ class Recovery:
     ) -> Acquired:
         """Some died ENTERING or LEAVING: does a live participant have the token?"""
         words = self._participants.words
+        # That one has the token, or is about to post it.
         if any(phase in (INSIDE, LEAVING) for phase, *_ in rest.values()):
             return NO
         if token.try_wait():  # step: mutex.try
@@ -175,10 +177,12 @@ class Recovery:
                 return self._succeed(own, dead, YES)
             if deadline.expired():
                 return NO  # one of them is stopped, perhaps with the token: it is waited for
+        # After any change the token may have moved meanwhile: the next look begins anew.
         if self._survey() != (dead, rest):
             return NO
         if token.try_wait():  # step: mutex.try
             return self._succeed(own, dead, YES)
+        # The token is nowhere: it went with one of the dead.
         return self._succeed(own, dead, AFTER_DEATH)
 
 
@@ -198,7 +202,7 @@ def settle_by_token(participants: Participants, lock: int, token: Semaphore) -> 
     Called alone at the door, and with the lock's rescue byte.
 
     Args:
-        participants: those of the segment.
+        participants: the segment's table.
         lock: index of the lock.
         token: its semaphore.
     """
@@ -226,6 +230,7 @@ def _is_held(participants: Participants, lock: int) -> bool:
 def _is_there(token: Semaphore) -> bool:
     if not token.try_wait():  # step: settle.take
         return False
+    # Back before anything is settled: after a kill in between a rescuer finds it lost.
     token.post()  # step: settle.post
     return True
 

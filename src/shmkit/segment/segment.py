@@ -1,4 +1,4 @@
-"""Segment: shared memory that describes itself, and the handshake of those that make and join it.
+"""Segment: shared memory that describes itself, and the handshake of its creators and attachers.
 
     create:  memory without a name -> header -> name -> enter
     attach:  open by name -> check the header -> enter
@@ -11,9 +11,9 @@ words.py, entering is membership.py.
 
 A lock or an event lives in a segment without data, a *control page*. It belongs to no process: its
 first user makes it, the last one out removes it. The resource tracker does not know its name: it
-would remove it at the end of the first process tree, under the feet of the others, and the next
-user would make a second lock of the same name. One whose users were all killed stays until its next
-use.
+would remove the page at the end of the first process tree, while other processes use it, and the
+next user would make a second lock of the same name. A page whose users were all killed stays until
+its next use.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CONTROL_PARTICIPANTS: Final = 120
 
 
 def _nothing(segment: Segment) -> None:
-    """What is to be done first, if nothing is."""
+    """The `first` of callers that have nothing to do first."""
 
 
 class Segment:
@@ -162,7 +162,7 @@ class Segment:
         while True:
             try:
                 buffer = SharedBuffer._ensure_filled(url, size, write, keep=keep, mode=mode)
-            except IncompatibleSegment:  # smaller than this would be; ours all the same?
+            except IncompatibleSegment:  # smaller than a new one: `join` tells if it is ours
                 try:
                     buffer = SharedBuffer.attach(url)
                 except FileNotFoundError:
@@ -183,7 +183,7 @@ class Segment:
         participants: int = CONTROL_PARTICIPANTS,
         first: Callable[[Segment], None] = _nothing,
     ) -> Segment:
-        """A control page: a segment without data, that goes with the last one that uses it.
+        """A control page: a segment without data, that goes with its last user.
 
         Args:
             memory: a name, for processes that know it; None for a page that is reached by fork and
@@ -257,7 +257,7 @@ class Segment:
     def _undo(self) -> None:
         """Remove the name of what this process made and could not join."""
         if not self.kind.control:
-            self.buffer.unlink()  # while it is mapped: no other file can get its number
+            self.buffer.unlink()  # while it is mapped: no other file can get its inode number
         elif hasattr(self, "membership"):
             try:
                 with self.membership.entering(0):
@@ -286,8 +286,9 @@ class Segment:
 
         def enter() -> None:
             if named_page:
-                # The last one out may have removed the name before this one got to the door.
+                # An error if the last participant removed the name before this one was at the door.
                 os.close(self.buffer.descriptor())
+            # A copied file may have holes: on a full disk, a store into one is a SIGBUS.
             if may_have_holes and membership.participants.are_none():
                 fill_holes(membership.presence.descriptor, self.header.total, url)
             if first is not _nothing and membership.participants.are_none():

@@ -3,8 +3,8 @@
 Each is a `sem_t` in 128 bytes of its own (words.py), made by `sem_init(pshared=1)` and worked by
 the C library's own functions. So a kill of all participants leaves nothing behind, and a semaphore
 goes wherever its segment goes. The first participant, alone by the kernel's word, makes them anew:
-what a crash left in them is of no use to anyone. The header says whose `sem_t` it is. A process
-with another C library refuses the segment.
+what a crash left in them is of no use. The header says which C library made them. A process with
+another one refuses the segment.
 
 Where there are no such semaphores (macOS), named ones take their place: named_semaphores.py. The
 environment variable SHMKIT_SEMAPHORES=named does so here, too.
@@ -173,7 +173,7 @@ def _without_clock(timed_wait: Any) -> Any:
 
 
 def uses_names() -> bool:
-    """Whether semaphores have names here: there are no others, or SHMKIT_SEMAPHORES=named."""
+    """Whether semaphores have names here: no unnamed ones exist, or SHMKIT_SEMAPHORES=named."""
     return MODE == "named" or not _has_unnamed()
 
 
@@ -182,6 +182,7 @@ def _has_unnamed() -> bool:
     try:
         return _sample() is not None
     except (ImportError, AttributeError):
+        # There is no ctypes, or the C library has no such functions.
         return False
 
 
@@ -193,7 +194,7 @@ def _sample() -> bytes | None:
     return bytes(room) if not c.init(c.reference(room), 1, 0) else None
 
 
-# The second word, in glibc and in musl, where a word is 64 bits.
+# Byte of the word that the C library trusts: the second, in glibc and musl of 64 bits.
 _FLAG_AT: Final = 8 if struct.calcsize("l") == 8 else None
 _NO_FLAG: Final = memoryview(bytearray(8)).cast("Q")
 
@@ -231,8 +232,8 @@ class UnnamedSemaphore:
 
     def try_wait(self) -> bool:
         """Lower it by one, unless it is 0; whether it was lowered."""
-        # A handler that raises may run when a call returns, and would take what was got along. It
-        # does not run after the step of an iterator, nor after a return.
+        # A signal handler that raises may run when a call returns: what was taken would be lost.
+        # No handler runs after the step of an iterator, nor after a return.
         for failed in self.tries:
             return not failed
         return False
@@ -303,7 +304,7 @@ class Semaphores:
         kind: what lives in the segment; it says which semaphores there are.
 
     Attributes:
-        opened: those in use, by name; always the same dict.
+        opened: the ones in use, by name; always the same dict.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -315,7 +316,7 @@ class Semaphores:
     def bind(
         self, memory: mmap.mmap, words: memoryview[int], presence: Presence, where: str
     ) -> None:
-        """Know the segment whose semaphores they are."""
+        """Remember the segment that has the semaphores."""
         self._where = where
         if uses_names():
             from shmkit.segment.named_semaphores import Named
@@ -331,11 +332,12 @@ class Semaphores:
             without: indices of locks whose token is with a participant that died.
         """
         taken = {self._kind.locks[lock] for lock in without if lock < len(self._kind.locks)}
+        # A dead holder still has such a token: the next one takes it over without a post.
         counts = {name: count - (name in taken) for name, count in self._kind.semaphores}
         self._provider.make(counts, self.opened)
 
     def open(self) -> None:
-        """Use those that the others use; a forked child may have them already.
+        """Use the ones that participants use; a forked child may have them already.
 
         Raises:
             FileNotFoundError: one with a name was removed by hand.
@@ -385,6 +387,7 @@ class _InSegment:
             if name not in opened:
                 opened[name] = UnnamedSemaphore(self._memory, SEMAPHORE_AT[name])
             opened[name].reset(count)  # step: semaphores.reset
+        # Last: it says that they are all made.
         self._words[SEMAPHORE_FORMAT] = _format()  # step: semaphores.format
 
     def open(self, names: Collection[str], opened: dict[str, Semaphore]) -> bool:
@@ -401,7 +404,7 @@ class _InSegment:
 
 @cache
 def _format() -> int:
-    """Whose `sem_t` this process has: a word with the C library's name, and how long a long is."""
+    """Which `sem_t` this process has: a word with the C library's name, and how long a long is."""
     try:
         library = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")[0]
     except ValueError:

@@ -31,7 +31,7 @@ class Field(NamedTuple):
         at: byte where it begins, counted from the table's own beginning.
         type: "u16", "u32", "u64", "N u64" for N of them, "N bytes", or what else it is.
         name: what the code calls it.
-        writer: who stores it.
+        writer: which process stores it.
         meaning: what it says.
     """
 

@@ -5,7 +5,7 @@ It is a flag in shared memory, "a participant may be asleep", and a semaphore:
     sleeper: flag = 1; fence; look again; sleep        ringer: publish; fence; flag? flag = 0; post
 
 Without the two fences (segment/fences.py) each could miss the other. A token of the semaphore says
-"look again" and nothing else. So one too many costs a look, and one lost (by a kill between
+"look again" and nothing else. So a token too many costs a look, and a lost one (by a kill between
 `flag = 0` and `post`) costs the rest of a slice: sleeps last 50 ms at most.
 `tests/model/bell.pml` is this protocol, for Spin.
 """
@@ -36,10 +36,10 @@ class Doorbell(BellCore):
         words: the segment as 8-byte words.
         flag: index of the word that says that a participant may be asleep here.
         state: index of the word that ends every wait when it is not READY.
-        semaphores: those of the segment's membership, by name.
-        name: the one that sleepers sleep on.
-        shared: whether several may sleep here. Then a sleeper that is woken says for the others
-            that one may be asleep, and rings for them if it leaves something behind.
+        semaphores: the open ones of the segment's membership, by name.
+        name: the semaphore that sleepers sleep on.
+        shared: whether several may sleep here. Then a woken sleeper sets the flag again for the
+            sleepers that are left; its caller rings for them if it leaves something behind.
     """
 
     __slots__ = ("_name", "_semaphores", "_shared")
@@ -55,7 +55,7 @@ class Doorbell(BellCore):
         shared: bool = False,
     ) -> None:
         super().__init__(words, flag, state)
-        self._semaphores = semaphores  # the dict, for in a forked child there may be others
+        self._semaphores = semaphores  # the dict itself: a forked child puts new ones into it
         self._name = name
         self._shared = shared
 
@@ -63,6 +63,7 @@ class Doorbell(BellCore):
         """Wake one sleeper, if there may be one; the caller has published, and fenced after it."""
         words = self._words
         if words[self._flag]:
+            # Before the post: the sleeper that it wakes may set the flag again.
             words[self._flag] = 0  # step: bell.clear
             self._semaphore().post()  # step: bell.post
 
@@ -78,6 +79,7 @@ class Doorbell(BellCore):
         if not self._semaphore().wait(seconds):  # step: bell.sleep
             return False
         if self._shared:
+            # The ringer cleared it, and more sleepers may be left.
             self._words[self._flag] = 1  # step: bell.flag_again
             fence_all()  # step: bell.fence_again
         return True

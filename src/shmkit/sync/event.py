@@ -67,13 +67,14 @@ class Event:
         Raises:
             ClosedError: this handle was closed.
         """
-        words = self._words  # before the look: those of a closed handle are not to be written
+        words = self._words  # before the check: a close after it must not let NO_WORDS be written
         self._check_open()
         self._segment.membership.register()
         if not words[EVENT_SET]:
             words[EVENT_SET] = 1  # first: a waiter that sees the new mark sees the flag
+            # Random: two processes that add to a count at once could store the same number.
             words[EVENT_MARK] = int.from_bytes(os.urandom(8), "little")
-        fence()
+        fence()  # between the stores above and the look at the bell's flag: doorbell.py
         self._bell.ring()
 
     def clear(self) -> None:

@@ -1,8 +1,8 @@
-"""EventCount: where any number sleep until a word changes, and whoever changes it wakes them all.
+"""EventCount: any number of waiters sleep until a word changes, and its writer wakes them all.
 
 A semaphore wakes one sleeper for each token. So the ringer leaves one token, and the sleeper that
-takes it leaves one for the next. Those that were woken may come back to sleep before the others got
-theirs, and must not take it from them. So an eventcount counts how often it was rung (the word
+takes it leaves one for the next. A woken sleeper may come back to sleep before the rest got their
+tokens, and must not take one of them. So an eventcount counts how often it was rung (the word
 behind its flag), and has two semaphores, for the even counts and for the odd. (Eventcounts: Reed
 and Kanodia, "Synchronization with Eventcounts and Sequencers", 1979. The two semaphores are the two
 turnstiles of the reusable barrier: Downey, "The Little Book of Semaphores", 3.6.)
@@ -13,7 +13,7 @@ turnstiles of the reusable barrier: Downey, "The Little Book of Semaphores", 3.6
 
 The last sleeper leaves a token that stays, until a sleeper takes it two counts later, finds that it
 was not rung since, and sleeps on. A kill of a sleeper that has the token, or of a ringer before it
-left one, costs the others the rest of a slice, as at a doorbell.
+left one, costs the sleepers that are left the rest of a slice, as at a doorbell.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _MASK: Final = (1 << 64) - 1
 
 
 class EventCount(BellCore):
-    """Where any number sleep until a word changes, and whoever changes it wakes them all.
+    """Where any number of waiters sleep until a word changes, and its writer wakes them all.
 
     Args:
         words: the segment as 8-byte words.
         flag: index of the word that says that a participant may be asleep here; the next counts
             how often it was rung.
         state: index of the word that ends every wait when it is not READY.
-        semaphores: those of the segment's membership, by name.
-        names: the two that sleepers sleep on, in alternation.
+        semaphores: the open ones of the segment's membership, by name.
+        names: the two semaphores that sleepers sleep on, in alternation.
     """
 
     __slots__ = ("_names", "_semaphores")
@@ -67,11 +67,13 @@ class EventCount(BellCore):
             words[self._flag] = 0  # step: eventcount.clear
             rung = self._flag + 1
             times = words[rung]
+            # Before the post: by the count a woken sleeper tells a ring from a stale token.
             words[rung] = times + 1 & _MASK  # step: eventcount.count
             self._semaphore(times).post()  # step: eventcount.post
 
     def ring_always(self) -> None:
         """Wake all, whether or not any participant is known to sleep."""
+        # Without the flag `ring` does nothing.
         self._words[self._flag] = 1
         self.ring()
 
@@ -86,6 +88,7 @@ class EventCount(BellCore):
         semaphore = self._semaphore(ticket)
         if not semaphore.wait(seconds):  # step: eventcount.sleep
             return False
+        # Rung: hand the token on. Else it was a stale one, and `wait` sleeps again.
         if self._words[self._flag + 1] != ticket:
             semaphore.post()  # step: eventcount.pass_on
         return True

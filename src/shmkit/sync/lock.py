@@ -47,7 +47,7 @@ class Lock:
         time.
 
         A forked child is a user of its own from its first acquire on. Until then the handle of its
-        parent has to stay open, or the name goes, and may lead others to another lock.
+        parent has to stay open. Else the name is removed, and its next user makes another lock.
 
         A signal handler may call it. RuntimeError, at once, if it comes in the middle of a call of
         the same thread on the same handle.
@@ -75,7 +75,7 @@ class Lock:
         self._begin()
 
         def remove() -> None:
-            # The page stays if a process died inside, for the next one to be told.
+            # If a process died inside, the page stays: the next holder is told of the death.
             if not membership.is_another_inside(_INDEX):
                 segment.buffer.unlink()
 
@@ -89,8 +89,8 @@ class Lock:
         self._mutex.start_anew()
         self._guard = ThreadGuard()
         self._freed = threading.Event()  # set by a release, for other threads of this handle
-        self._waiting = 0  # how many of them there may be
-        self._call: object = None  # which call of `acquire` got it
+        self._waiting = 0  # threads that may wait for `_freed`
+        self._call: object = None  # the call of `acquire` that took it, or is about to
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> Acquired:
         """Get it, waiting while another process, or another thread of this handle, has it.
@@ -114,6 +114,7 @@ class Lock:
         guard = self._guard
         if guard.is_mine():
             raise self._nested()
+        # Identifies this call: after an exception it gives back only what it acquired itself.
         call, how = object(), NO
         try:
             try:
@@ -134,9 +135,9 @@ class Lock:
         return how
 
     def _acquire_after_others(self, deadline: Deadline, call: object) -> Acquired:
-        """Wait for other threads of this handle, and for the thread that has it, then for others.
+        """Wait for the other threads of this handle, then for the other processes.
 
-        It ends with or without the guard.
+        The caller gives the guard back, if this thread has it at the end.
         """
         guard, mutex = self._guard, self._mutex
         while True:
@@ -150,6 +151,7 @@ class Lock:
             left = deadline.remaining()
             if not left:
                 return NO
+            # Before the guard is left: only then can another thread release, and set it.
             self._freed.clear()
             self._waiting += 1
             guard.leave()
@@ -178,6 +180,7 @@ class Lock:
         except BaseException:
             guard.leave()  # again: a handler may have raised as the first began
             raise
+        # Outside of the guard, which a woken thread takes next.
         if self._waiting:
             self._freed.set()
 
@@ -221,7 +224,7 @@ class Lock:
             return
         self._closed = True
         try:
-            # Held, so no thread waits for it with the guard.
+            # While it is held no thread waits for it with the guard: a second is plenty.
             if self._mutex.held and self._guard.take(Deadline(1)) and self._mutex.held:
                 self._mutex.release()
         finally:

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Mutex"]
 
-_TRIES: Final = 30  # yields before the first slice: a holder that runs is out by then
-_NO_PLACE: Final = memoryview(b"\xff" * 8 * LOCK_WORDS).cast("Q")  # in no phase
+_TRIES: Final = 30  # yields before the first sleep: a holder that runs is out by then
+_NO_PLACE: Final = memoryview(b"\xff" * 8 * LOCK_WORDS).cast("Q")  # not IDLE: the slow path
 
 
 class Mutex(MutexCore):
@@ -114,15 +114,15 @@ class Mutex(MutexCore):
 
         A thread that holds it, or is in a call, is waited for, a second at most.
         """
-        self._closed = True
+        self._closed = True  # first: a waiter looks at it after each slice
         deadline = Deadline(1)
         while self._place is not _NO_PLACE and self._place[PHASE] in (ENTERING, INSIDE, LEAVING):
             if deadline.expired():
                 break  # it is in a `with`, and finds the handle closed after it
-            time.sleep(SLICE / 10)  # a holder says nothing when it leaves: for others it is hot
+            time.sleep(SLICE / 10)  # polled: news of every release would slow releases down
         self._place = _NO_PLACE
         self._use(NoSemaphore())
-        # These would keep the memory.
+        # These would keep the memory mapped.
         self._words, self._recovery = NO_WORDS, None
 
     # -- what is not the common case ---------------------------------------------------------------
@@ -133,15 +133,15 @@ class Mutex(MutexCore):
         place, had_place = self._place, self._place is not _NO_PLACE
         if not had_place:
             self._membership.register()
-            self._use(self._membership.token(self._index))  # in a forked child perhaps others
+            self._use(self._membership.token(self._index))  # a forked child opens them anew
             self._recovery = Recovery(self._membership.participants, self._index)
             place = self._stand()
         phase = place[PHASE]
         if phase == INSIDE and had_place:
             raise RuntimeError("acquire of a lock that this handle holds already")
         if phase == LEAVING:
-            # Where a debugger ended a release: whether the token was posted is not known. As if
-            # this participant had died there, a rescuer finds out.
+            # A debugger ended a release, before the post or after it. Leave this place as that of a
+            # dead participant: a rescuer finds out where the token is.
             self._membership.move()
             place = self._stand()
         elif phase not in (IDLE, ENTERING):
@@ -160,6 +160,7 @@ class Mutex(MutexCore):
         place, semaphore, tries = self._place, self._semaphore, _TRIES
         assert recovery is not None  # since _get_ready
         while True:
+            # Tells rescuers that this participant does not have the token.
             place[TICKS] = place[TICKS] + 1 & COUNTER  # step: mutex.tick
             left = deadline.remaining()
             if tries and left:
@@ -183,7 +184,7 @@ class Mutex(MutexCore):
     def _abandon(self, place: memoryview[int]) -> None:
         """Get out of an acquire that a signal handler ended."""
         if place[PHASE] == ENTERING:
-            place[PHASE] = IDLE  # without the token: with it, it is INSIDE in the same step
+            place[PHASE] = IDLE  # no token: taking it and being INSIDE are one step
         elif place[PHASE] == INSIDE:
             self.pass_on(AFTER_DEATH if self._rescuing else YES)
         self._rescuing = False
@@ -196,7 +197,7 @@ class Mutex(MutexCore):
         """
         if how is AFTER_DEATH and self._keeps_news:
             try:
-                # As it was found: with the place of a participant that died inside.
+                # Leave a place whose participant died inside, as it was found: the next is told.
                 self._membership.move()
             except OSError:  # no place is free, or a process is stopped at the door
                 self.release()

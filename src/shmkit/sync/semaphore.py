@@ -117,7 +117,7 @@ class Semaphore:
     # -- how it is made ----------------------------------------------------------------------------
 
     def _create_unnamed(self, value: int) -> None:
-        if uses_names():  # where there are no others, one without a name has a random one
+        if uses_names():  # no unnamed semaphores here (macOS): take a random name
             name = f"shmkit-{os.urandom(8).hex()}"
             self._create_named(name, value, tracked=True, owner=self)
             self._fresh = True
@@ -148,6 +148,7 @@ class Semaphore:
             from multiprocessing import resource_tracker
             from multiprocessing.util import Finalize
 
+            # The tracker removes the name if this process is killed.
             resource_tracker.register(f"/{name}", "semaphore")
             self._remove = Finalize(owner, _remove, (name, _identity(name)), exitpriority=_PRIORITY)
 
@@ -220,6 +221,7 @@ class Semaphore:
         """Leave it; a thread that waits on this handle gets ClosedError. Idempotent."""
         if self.closed:
             return
+        # First: a thread that waits finds it after its slice.
         self._counter = _NOTHING
         if self._place is not None:
             self._place.close()
@@ -227,7 +229,7 @@ class Semaphore:
             self.unlink()
 
     def unlink(self) -> None:
-        """Remove the name: no process can attach any more; who has it goes on. Idempotent."""
+        """Remove the name: no process can attach any more; open handles go on. Idempotent."""
         if self._remove is not None and self._owner == os.getpid():
             self._remove()  # a no-op from the second time on
         elif self._name:
@@ -297,4 +299,5 @@ def _remove(name: str, identity: tuple[int, int] | None) -> None:
 
     if _identity(name) == identity:  # else it was removed, and another process made a new one
         remove_name(name)
+    # Else the tracker would warn of a leak at its end.
     resource_tracker.unregister(f"/{name}", "semaphore")

@@ -1,9 +1,9 @@
 """ThreadGuard: the threads of a process take turns at a handle, and no call runs inside another.
 
-Of all locks of the standard library an RLock alone knows its owner from the moment it is taken. So
-after an exception of a signal handler, at whatever moment, it can be asked what there is to give
-back; and a call that comes from inside of another one of the same thread (from a signal handler, a
-finalizer or a debugger) is told from one that has to wait.
+Of the standard library's locks only an RLock knows its owner from the moment it is taken. So after
+an exception of a signal handler it tells whether there is a lock to give back. And it tells a call
+inside another one of the same thread (by a signal handler, a finalizer or a debugger) from a call
+that has to wait.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class ThreadGuard:
     def take(self, deadline: Deadline) -> bool:
         """Wait for it, and have it; False if the deadline passed first."""
         left = deadline.remaining()
+        # An RLock refuses longer timeouts; -1 waits for ever.
         return bool(self._take(timeout=left if left < threading.TIMEOUT_MAX else -1))
 
     def leave(self) -> None:

@@ -1,6 +1,6 @@
 """SharedBuffer: the same calls on anonymous, named and file memory.
 
-A map; each file uses those below it:
+A map; each file uses the files below it:
 
 - `buffer`: SharedBuffer: create, attach, ensure, and what stands below as methods
 - `pickling`: how a handle crosses to another process

@@ -127,6 +127,7 @@ class Content(Handle):
         if region.memory is None or not count or self._access != "rw":
             return
         begin = region.start + first
+        # The system writes whole pages only.
         aligned = begin - begin % mmap.PAGESIZE
         try:
             region.memory.flush(aligned, begin + count - aligned)

@@ -50,6 +50,7 @@ class Exports:
 
     def has_map(self) -> bool:
         """Whether a whole map was noted that is in use: one from before a resize."""
+        # A copy of the values: a view that goes meanwhile changes the dict.
         return any(isinstance(ref(), mmap.mmap) for ref, _ in list(self._out.values()))
 
     def describe(self) -> str:

@@ -247,6 +247,7 @@ class Handle:
             region = self._region
             if region is None:
                 return
+            # First: a resize in another thread looks at this after it has moved the handle.
             region.left = True
             if self._region is region:
                 break
@@ -298,7 +299,7 @@ class Handle:
             error.add_note(f"and {self._url} could not be unlinked: {failure}")
 
     def __del__(self) -> None:
-        # A handle whose making failed has not all of its attributes.
+        # If the making of a handle failed, some of its attributes are missing.
         if getattr(self, "_region", None) is None:
             return
         try:

@@ -25,6 +25,7 @@ def write_new(path: str | os.PathLike[str], parts: Iterable[bytes], mode: int) -
         OSError: it cannot be written; nothing stays behind.
     """
     target = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
+    # In the same directory: a rename cannot cross filesystems.
     unfinished = f"{os.path.dirname(target)}/.shmkit-{os.urandom(8).hex()}"  # noqa: PTH120
     fd = os.open(unfinished, _FLAGS, mode)
     try:

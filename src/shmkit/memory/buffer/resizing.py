@@ -60,6 +60,7 @@ def resize(handle: Handle, size: int) -> None:
 
 def _shrink(handle: Handle, fd: int, size: int) -> None:
     before = handle._size
+    # The handle goes to the smaller map first: closing the old one then shows views in use.
     old = handle._move(map_region(fd, "rw", 0, size))
     try:
         if not old.close():

@@ -190,6 +190,7 @@ class Stream(io.BufferedIOBase):
         wanted = self._position if size is None else operator.index(size)
         if self._buffer.closed:
             raise io.UnsupportedOperation(f"{self._buffer!r} was closed: it keeps its size")
+        # The stream's own view would count as one in use.
         self._let_go()
         try:
             self._resize(wanted)

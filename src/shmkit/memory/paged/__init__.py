@@ -1,6 +1,6 @@
 """PagedFile: a file of any size through a few pages of memory.
 
-A map; each file uses those below it:
+A map; each file uses the files below it:
 
 - `paged`: PagedFile: the file as a sequence of bytes, searched through a window of two pages
 - `pages`: the pages in memory: read when missed, written back when they have to go

@@ -256,6 +256,7 @@ _Read = Callable[[int, int], bytes]  # gives the bytes from a start to a stop
 
 def _find_first(read: _Read, needle: bytes, first: int, last: int, page_size: int) -> int:
     """Where a needle of at least one byte begins for the first time between two bytes; or -1."""
+    # An occurrence may reach over the end of a page by so many bytes.
     more = len(needle) - 1
     window, at = b"", first  # `at` is where the next page's bytes begin
     while at < last:

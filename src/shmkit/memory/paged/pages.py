@@ -78,6 +78,7 @@ class Pages:
             self._hits += 1
             self._pages.move_to_end(number)
             return page.data
+        # In a file that grew, the last page would end at the wrong byte.
         self._check_size(grown=True)
         start = number * self.page_size
         page = _Page(self._room(), min(self.page_size, self.size - start))
@@ -123,6 +124,7 @@ class Pages:
             try:
                 self.flush(to_disk=False)
             finally:
+                # Closed in any case from here on: the number may soon be another file's.
                 fd, self.fd = self.fd, -1
                 self._pages.clear()
                 os.close(fd)
@@ -157,10 +159,12 @@ class Pages:
     def _write_back(self, number: int, page: _Page) -> None:
         if not page.ranges:
             return
+        # A file that grew does no harm: only bytes that were changed are written.
         self._check_size(grown=False)
         view, base = memoryview(page.data), number * self.page_size
         while page.ranges:
             start, end = page.ranges[-1]
+            # Forgotten only once written: what a full disk refuses can be written later.
             done = os.pwrite(self.fd, view[start:end], base + start)
             self._written += done
             if start + done < end:

@@ -1,6 +1,6 @@
 """Records: structures in shared memory, read and written field by field.
 
-A map; each file uses those below it:
+A map; each file uses the files below it:
 
 - `records`: Records, the sequence, and Record, one structure in place
 - `layout`: what a format of `struct` or a dataclass says, as a list of fields

@@ -71,7 +71,7 @@ class Field:
 
 
 class _WrongType(Exception):
-    """A value of a type that the field does not take. What `struct` says of others passes."""
+    """A value of a type that the field does not take. Numbers are checked by `struct`."""
 
 
 def _refuse_wrong(value: Any, most: int) -> None:

@@ -81,7 +81,7 @@ def layout_of(
     *,
     packed: bool = False,
 ) -> Layout:
-    """What `source` says; its arguments and errors are those of `SharedBuffer.records`."""
+    """What `source` says; arguments and errors as of `SharedBuffer.records`."""
     if isinstance(source, struct.Struct):
         source = source.format
     if isinstance(source, str):
