@@ -4,11 +4,11 @@
             ^                                                                   |
             +-------------------------------------------------------------------+
 
-The thread is the loop's own executor's. It sleeps on the doorbell for 50 ms at most, wakes the loop
-and is given back; one sleeps for all tasks of a loop that wait for the same side. It never takes
-anything out: that is done by the task itself, in one go with returning it, so a task that is
-cancelled while it waits has taken nothing, and leaves nothing behind but the rest of a slice. While
-the executor has no thread to spare, the loop looks again every millisecond.
+The thread comes from the loop's own executor. It sleeps on the doorbell for 50 ms at most, wakes
+the loop and is given back. One thread sleeps for all tasks of a loop that wait for the same side.
+The thread never takes a frame out: the task does, and returns it in the same step. So a task that
+is cancelled while it waits has taken nothing, and leaves only the rest of a slice behind. While the
+executor has no thread to spare, the loop looks again every millisecond.
 
 Calls of the wrapped object itself, and calls that do not wait, take as long as the copying does.
 """
@@ -40,8 +40,8 @@ __all__ = ["AsyncQueue", "AsyncRing"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_GLANCE: Final = 1e-4  # seconds
-_POLL: Final = 1e-3  # seconds: what an event loop can sleep at least
+_GLANCE: Final = 1e-4  # seconds of looking between other tasks, before a thread sleeps
+_POLL: Final = 1e-3  # seconds: the shortest sleep of an event loop
 
 
 class _Waiting:
@@ -49,9 +49,9 @@ class _Waiting:
 
     Args:
         ring: an open ring.
-        bell: where it sleeps.
+        bell: where its thread sleeps.
         word: index of the position that moves.
-        peer: who moves it, where a death is to be told.
+        peer: the side that moves it, whose death is told; None where deaths are not told.
         ends: whether a shutdown ends the wait.
     """
 
@@ -66,7 +66,7 @@ class _Waiting:
         self._slices: WeakKeyDictionary[asyncio.AbstractEventLoop, _Slice] = WeakKeyDictionary()
 
     def position(self) -> int:
-        """Where the side stands; to be asked before the try that may fail."""
+        """Where the side stands; to be read before the attempt that may fail."""
         return self._ring._open_words()[self._word]
 
     def _moved(self, seen: int) -> bool:
@@ -76,6 +76,7 @@ class _Waiting:
     async def until(self, attempt: Callable[[], R], again: type[Exception]) -> R:
         """Attempt it until it does not raise `again`; the side moves in between."""
         while True:
+            # Before the attempt: a move during it is then not slept through.
             seen = self.position()
             try:
                 return attempt()
@@ -84,7 +85,7 @@ class _Waiting:
             await self.move(seen)
 
     async def move(self, seen: int) -> None:
-        """Wait until it may stand elsewhere, or the ring is shut down.
+        """Wait until the side may have moved, or the ring is shut down.
 
         Raises:
             PeerDied: as the ring tells it.
@@ -97,6 +98,7 @@ class _Waiting:
             yield_cpu()  # to a peer that was just woken, perhaps on this core
             if self._moved(seen):
                 return
+        # One thread for all tasks of this loop that wait for this side.
         current = self._slices.get(loop)
         if current is None or current.done():
             current = self._slices[loop] = _Slice(loop, self, seen)
@@ -129,8 +131,9 @@ class _Slice:
 
     async def wait(self) -> None:
         """Wait for its end; or a millisecond, if it has not begun by then."""
-        # Not the future itself: a task that is cancelled does not take it along.
+        # wait() does not cancel the future with this task: other tasks wait for it, too.
         await asyncio.wait([self._future], timeout=_POLL)
+        # It began: wait for its end. If not, no thread is free, and the task looks by itself.
         if self._started:
             await asyncio.wait([self._future])
         if self._future.done():
@@ -162,6 +165,7 @@ class AsyncRing:
                 `Ring.put`.
         """
         if self.ring._writer.policy == "raise":
+            # Such a ring never waits, so neither does this.
             self.ring.put(data, 0)
         else:
             await self._writable.until(lambda: self.ring.put(data, 0), Full)
@@ -206,6 +210,7 @@ class AsyncQueue(Generic[T]):
     def __init__(self, queue: Queue[T]) -> None:
         self.queue = queue
         ring = queue._ring
+        # Without a peer: a queue does not tell deaths.
         self._readable = _Waiting(ring, ring._data_bell, TAIL)
         self._writable = _Waiting(ring, ring._space_bell, HEAD)
 

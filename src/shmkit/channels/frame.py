@@ -17,6 +17,7 @@ __all__ = ["HEADER", "LOW", "PAD", "as_bytes", "second_word", "step_of"]
 
 def step_of(size: int) -> int:
     """Bytes from one frame to the next, for a payload of `size` bytes."""
+    # Header and payload, rounded up to 16 bytes: so every header is aligned.
     return (size + 2 * HEADER - 1) & -HEADER
 
 
@@ -26,11 +27,12 @@ def as_bytes(data: Any) -> bytes | memoryview:
     Raises:
         TypeError: it has no buffer, or the buffer is not contiguous.
     """
-    if type(data) is bytes:  # a subclass may lie about its length
+    if type(data) is bytes:  # the exact type: a subclass may override __len__
         return data
     view = memoryview(data)
     if not view.c_contiguous:
         raise TypeError("a frame needs contiguous bytes: copy the slice first, as with bytes(data)")
+    # cast() refuses a view with a zero in its shape.
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
@@ -46,5 +48,6 @@ def second_word(word: int, position: int, payload: bytes | memoryview) -> int:
         The low bits of position / 16, and above them a CRC-32 of the payload and of all that the
         header says.
     """
+    # The position is in the sum: a frame left over from an earlier lap does not pass.
     start = (word ^ (word >> KIND_SHIFT) ^ (position >> 4)) & LOW
     return position >> 4 & LOW | zlib.crc32(payload, start) << KIND_SHIFT

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LIMIT", "STATES", "Handle", "checked_state", "until_shut_down"]
 
 LIMIT: Final = 1 << 63
-"""What no position and no version reaches: at a terabyte a second it would take three months."""
+"""No position and no version reaches this: at a terabyte a second it takes three months."""
 
 STATES: Final[Mapping[int, str]] = {
     READY: "open",
@@ -37,7 +37,7 @@ class Handle:
 
     _KIND: ClassVar[int]
     _NOUN: ClassVar[str]  # what the channel is called in messages
-    _FLAGS: ClassVar[int] = 0  # those of the header that this class knows
+    _FLAGS: ClassVar[int] = 0  # header flags that this class knows
 
     _segment: Segment
     _words: memoryview[int]
@@ -57,6 +57,7 @@ class Handle:
     def _over(cls, segment: Segment) -> Self:
         try:
             flags, where = segment.header.flags, str(segment.buffer.url)
+            # A flag of a newer shmkit may change what the bytes mean: refuse it, do not guess.
             if flags & ~cls._FLAGS:
                 raise IncompatibleSegment(
                     f"{cls._NOUN} {where!r} has flags {flags:#x}, which this shmkit does not know",
@@ -64,6 +65,7 @@ class Handle:
                 )
             return cls(segment)
         except BaseException:
+            # Also after a KeyboardInterrupt: the segment has no other owner yet.
             segment.close()
             raise
 
@@ -103,7 +105,7 @@ class Handle:
         raise NotImplementedError
 
     def unlink(self) -> None:
-        """Remove the name: nobody can attach any more; who is attached goes on."""
+        """Remove the name: no process can attach any more; attached handles go on."""
         self._segment.unlink()
 
     def __enter__(self) -> Self:
@@ -148,7 +150,7 @@ class Handle:
 
     def _open_words(self) -> memoryview[int]:
         words = self._words
-        self._check_open()  # after the words were taken: they are not the empty ones
+        self._check_open()  # second: if close() took the words first, this raises
         return words
 
     def _words_for_putting(self) -> memoryview[int]:
@@ -168,6 +170,7 @@ def checked_state(segment: Segment, words: memoryview[int]) -> int:
     if not READY <= state <= CUT:
         if state == POISONED:
             raise segment.corrupt("an invariant was found broken before")
+        # No process stores such a value: mark the channel, so that every handle stops.
         raise segment.poison(f"state {state} is none of {READY} to {POISONED}")
     return state
 

@@ -24,7 +24,7 @@ class Death(NamedTuple):
 
     Attributes:
         pid: process id it had.
-        mark: when it attached, in ns: what tells this death from others.
+        mark: when it attached, in ns; it tells two deaths with the same pid apart.
     """
 
     pid: int
@@ -38,7 +38,7 @@ class Side:
         segment: the channel's memory.
         role: what it is called: "producer", "consumer", or as the channel has it.
         bit: 0 or 1, which of the roles it is.
-        byte: the lock byte of a role that only one may have; None where many may.
+        byte: the lock byte of a role that only one handle may have; None where many may.
         channel: what messages call the channel: "ring", "broadcast", ...
 
     Attributes:
@@ -56,7 +56,7 @@ class Side:
         self._bit = bit
         self._byte = byte
         self._last = Death(0, 0)
-        # A death is news if no successor has come since; this handle is not told of older ones.
+        # A death is news only while no successor has come: older deaths are not told here.
         self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
         if not segment.buffer.created:  # else there was none before, and the table is not touched
             alive, dead = self._survey()
@@ -64,7 +64,7 @@ class Side:
                 self._told.update(death.mark for death in dead)
 
     def claim(self) -> None:
-        """Take the role for this handle; again does nothing, if an exception came after a claim.
+        """Take the role for this handle. Idempotent: an interrupted claim may be repeated.
 
         Raises:
             RoleTaken: another live handle has it, and only one may.
@@ -86,6 +86,7 @@ class Side:
 
     def release(self) -> None:
         """Give the role back: a departure, not a death."""
+        # The bit before the lock: else a successor with the lock would see two holders.
         self._segment.words[self._membership.line() + ROLES] &= ~(1 << self._bit)
         if self._byte is not None:  # step: unclaim
             self._membership.presence.unlock(self._byte)
@@ -95,7 +96,7 @@ class Side:
         return self._survey()[0]
 
     def death(self) -> Death | None:
-        """A death to tell; with many on this side only once none of them is left alive."""
+        """A death to tell; where many may have the role, only once no holder is left alive."""
         alive, dead = self._survey()
         if self.shared and alive:
             return None
@@ -103,16 +104,17 @@ class Side:
             if death.mark not in self._told:
                 return death
         words = self._segment.words
+        # The line of the dead may have a new owner by now; these words keep the last death.
         buried = Death(words[DEATHS + 2 * self._bit + 1], words[DEATHS + 2 * self._bit])
         return None if buried.mark in self._told else buried
 
     def tell(self, death: Death) -> None:
-        """Note that this handle's user is told of a death."""
+        """Note that the caller is told of a death."""
         self._told.add(death.mark)
         self._last = death
 
     def untell(self) -> None:
-        """Note that of the last death the user could not be told after all."""
+        """Take the last `tell` back: the caller has not heard of the death after all."""
         self._told.discard(self._last.mark)
 
     def raise_if_dead(self, title: str, word: int, seen: int) -> None:
@@ -127,8 +129,9 @@ class Side:
             PeerDied: it did; told once per death to each `Side`.
         """
         death = self.death()
+        # The word is read after the death is known: the last store of the dead is then seen.
         if death is None or self._segment.words[word] != seen:
-            return  # alive, or its last act is still to be dealt with
+            return  # alive, or it moved the word before it died: the caller tries again
         self.tell(death)
         raise PeerDied(
             f"process {death.pid}, the {self.role} of {title}, died without closing it; what it "
@@ -142,13 +145,13 @@ class Side:
         alive: list[int] = []
         dead: list[Death] = []
         for line, lives in membership.participants.in_role(self._bit):
-            # The roles before the life: a line that is given up is emptied first.
+            # Roles first, then the lock: a leaving participant clears its roles before it unlocks.
             if words[line + ROLES] >> self._bit & 1:
                 owner = Death(words[line + PID], words[line + ATTACHED])
                 if lives():
                     alive.append(owner.pid)
                 elif (
-                    words[line + ATTACHED] == owner.mark  # and not yet a newcomer's
+                    words[line + ATTACHED] == owner.mark  # the line has no new owner
                     and words[line + ROLES] >> self._bit & 1
                 ):
                     dead.append(owner)

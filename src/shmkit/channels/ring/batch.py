@@ -27,6 +27,7 @@ __all__ = ["get_many", "put_many"]
 def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
     """As `Ring.put_many`."""
     batch = [as_bytes(frame) for frame in frames]
+    # All sizes first: a frame that never fits must not leave half a batch in the ring.
     writer.check_size(max(map(len, batch), default=0))
     deadline = Deadline(timeout)
     done = 0
@@ -39,7 +40,7 @@ def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> in
         if not done:
             raise
         if isinstance(error, PeerDied):
-            writer.peer.untell()  # the next call tells it
+            writer.peer.untell()  # this call returns a count, the next one raises it
     return done
 
 
@@ -64,7 +65,7 @@ def _put_run(
         done = insist(writer, attempt, deadline)
     finally:
         if put:
-            writer.announce()  # also if a handler raised when they were in
+            writer.announce()  # also if a signal handler raised after the commit
     return done
 
 
@@ -74,6 +75,7 @@ def _write_run(
     """Write frames behind each other, the first of which fits; how many, and where they end."""
     words, data, mask, checked = writer.words, writer.data, writer.mask, writer.checked
     room = min(writer.seen + writer.size, (at | mask) + 1)
+    # A note counts one object for each store of the tail.
     last = len(batch) if writer.note is None else first + 1
     number = first
     # The loop of `WriteCursor.put`, without what is the same for all frames of the run.
@@ -81,6 +83,7 @@ def _write_run(
         frame = batch[number]
         size = len(frame)
         end = at + ((size + 31) & -16)
+        # The first frame was admitted: in an empty ring it may end past `room`.
         if end > room and number > first:
             break
         start = writer.base + (at & mask)
@@ -112,8 +115,9 @@ def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> l
 def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:
     """Copy out frames from a checked one on, and release them with one store."""
     frames: list[bytes] = []
-    last = reader.seen  # a producer that keeps up does not keep us here
+    last = reader.seen  # frames put meanwhile are left: a fast producer must not hold us here
     if reader.note is not None:
+        # As in put: a note counts one object for each store of the head.
         most = 1
     while True:
         at = _take_run(reader, at, most, frames)
@@ -123,6 +127,7 @@ def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:
         if isinstance(found, Wait):
             break
         at = found
+    # One store for all frames: a kill before it leaves every one of them in the ring.
     reader.release(at)
     return frames
 
@@ -135,12 +140,13 @@ def _take_run(reader: Reader, at: int, most: int, frames: list[bytes]) -> int:
     frames.append(data[start : start + size])  # step: get.copy
     at += step_of(size)
     # The loop of `ReadCursor.get`, without what is the same for all frames of the run.
+    # In a checked ring `next_frame` has to check each sum: one frame is a run.
     while at < bound and len(frames) < most and not reader.checked:
         start = reader.base + (at & mask)
         size = words[start >> 3]
         end = at + ((size + 31) & -16)
         if end > bound:
-            break  # a flag, a kind, or broken
+            break  # a flag or a kind in the header, or damage: `next_frame` sees to it
         start += FRAME_HEADER
         frames.append(data[start : start + size])  # step: get.copy
         at = end

@@ -76,7 +76,7 @@ def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]
         raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
     deadline = Deadline(timeout)
     with _lent(writer, lambda: writer.admit(size, deadline), deadline) as (loan, at):
-        if at is None:  # dropped
+        if at is None:  # dropped by the policy: let the caller write, and throw it away
             whole = memoryview(bytearray(size))
         else:
             start = writer.payload_at(at)
@@ -84,6 +84,7 @@ def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]
         frame = Frame(whole)
         try:
             yield frame
+            # The block may have forked, or closed the handle: then nothing is committed.
             check_loan(writer, loan)
             if at is not None:
                 writer.seal(at, whole[: frame._size])
@@ -102,6 +103,7 @@ def peek(reader: Reader, timeout: float | None) -> Iterator[memoryview]:
         view = memoryview(reader.data)[start : start + size].toreadonly()
         try:
             yield view
+            # The block may have forked, or closed the handle: then nothing is released.
             check_loan(reader, loan)
             reader.release(at + step_of(size))
             give_back(reader, loan)
@@ -114,9 +116,9 @@ def peek(reader: Reader, timeout: float | None) -> Iterator[memoryview]:
 def _lent(
     side: Writer | Reader, act: Callable[[], T | Wait], deadline: Deadline
 ) -> Iterator[tuple[Loan, T]]:
-    """Have a side, once `act` has what it looks for; the loan, and what that is."""
+    """Borrow a side, once `act` succeeds; yields the loan and what `act` returned."""
     while True:
-        loan = Loan()  # made before it is lent: whatever raises at whatever moment, it is returned
+        loan = Loan()  # before the try: whatever raises, the loan can be given back
         try:
             result = attempt(side, act, deadline, loan)
             if not isinstance(result, Wait):
@@ -124,6 +126,7 @@ def _lent(
                 break
         finally:
             try:
+                # Twice: a signal handler may raise as the first one begins.
                 give_back(side, loan)
             finally:
                 give_back(side, loan)
@@ -135,6 +138,7 @@ def get_into(reader: Reader, buffer: Any, timeout: float | None) -> int:
     target = memoryview(buffer)
     if target.readonly or not target.c_contiguous:
         raise TypeError("get_into needs a writable, contiguous buffer")
+    # cast() refuses an empty view.
     target = target.cast("B") if target.nbytes else target
     with peek(reader, timeout) as frame:
         size = len(frame)
@@ -150,4 +154,4 @@ def _release(*views: memoryview) -> None:
         try:
             view.release()
         except BufferError:
-            continue  # an array was made of it, and lives
+            continue  # an array made from it is still in use: the memory stays mapped

@@ -52,8 +52,8 @@ class Parts(NamedTuple):
         segment: its memory.
         data_bell: consumers sleep there.
         space_bell: producers sleep there.
-        producers: the role of the one side.
-        consumers: the role of the other.
+        producers: the producers' role.
+        consumers: the consumers' role.
         policy: what a put to a full ring does: one of words.POLICIES.
         checked: whether frames carry a checksum.
         tells_deaths: whether a wait ends with PeerDied when the other side died.
@@ -81,7 +81,7 @@ class Wait(NamedTuple):
 
 
 class Loan:
-    """That one thread has a side to itself, while the guard is free.
+    """One thread has a side to itself, although the guard is free.
 
     Attributes:
         thread: ident of that thread.
@@ -113,23 +113,25 @@ def attempt(
         side: the side.
         act: what to call. It may be left by an exception at any point.
         deadline: when to give up waiting for the side.
-        keep: the loan to have the side by, also afterwards, unless a Wait was returned. It is for
-            the caller to `give_back`, whatever happens.
+        keep: a loan that outlives the call, unless a Wait is returned. The caller has to
+            `give_back` it, whatever happens.
 
     Raises:
         RuntimeError: this thread is inside a call on this side.
         ClosedError: the handle was closed.
-        Exception: the side did not come free in time: what it would say is full or empty.
+        Full, Empty: the side did not come free in time.
     """
     if side.is_inside():
         raise side.nested()
     loan = keep or Loan()
     try:
+        # Also a call that does not wait gives a thread inside the side a moment to finish.
         end = max(deadline.at, monotonic() + PATIENCE)
         _borrow(side, loan, end)
         mutex = side.mutex
         if mutex is not None and not mutex.acquire(True, _seconds_to(end)):
             raise _late(side)
+        # A handler that ran during the wait may have closed the handle, or forked.
         check_loan(side, loan)
         side.state = BUSY
         result = act()
@@ -138,7 +140,7 @@ def attempt(
         else:
             side.state = LENT
     except BaseException:
-        # Twice, for a handler that raises as the first begins.
+        # Twice: a signal handler may raise as the first one begins.
         try:
             give_back(side, loan)
         finally:
@@ -187,9 +189,10 @@ def _borrow(side: Writer | Reader, loan: Loan, end: float) -> None:
             if before is None:
                 check_open(side)
                 if side.state in (BUSY, LENT):
-                    side.settle()  # left so by exceptions that came while another was handled
+                    side.settle()  # an exception in the clean-up after another one left it so
                 side.loan, side.state = loan, LENT
                 return
+        # This thread would wait for itself, for ever.
         if before.thread == loan.thread:
             raise side.nested()
         before.wait(min(SLICE, max(0.0, end - monotonic())))
@@ -201,6 +204,7 @@ def give_back(side: Writer | Reader, loan: Loan) -> None:
     """End a loan, if it has not ended yet."""
     if side.loan is loan:
         with side.guard:
+            # Again under the guard: a handler may have given it back in between.
             if side.loan is loan:
                 side.settle()
 
@@ -235,6 +239,7 @@ def take_role(side: Writer | Reader) -> None:
 
 def close(side: Writer | Reader) -> None:
     """Let no call in any more; another thread that has a frame is waited for, for a second."""
+    # A thread that hangs with a frame open must not keep close() for ever.
     end = monotonic() + 1
     while True:
         with side.guard:
@@ -251,6 +256,6 @@ def close(side: Writer | Reader) -> None:
 
 
 def _seconds_to(end: float) -> float | None:
-    """Until a point on the monotonic clock; None for ever, which is also more than a lock takes."""
+    """Seconds until `end` on the monotonic clock; None if that is more than a lock can wait."""
     seconds = end - monotonic()
     return max(0.0, seconds) if seconds < threading.TIMEOUT_MAX else None

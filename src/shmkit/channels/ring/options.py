@@ -44,10 +44,12 @@ def stored(
     if not 0 < capacity <= _MOST:
         raise ValueError(f"capacity={capacity}: a ring has 1 byte or more, and fits into memory")
     flags = POLICIES.index(when_full) << POLICY_SHIFT
+    # After a loss of power a file may have some of its pages, and not all: hence checksums.
     if Url.parse(where).scheme == "file":
         flags |= CHECKED
     if producers == "many":
         flags |= MANY_PRODUCERS
     if consumers == "many":
         flags |= MANY_CONSUMERS
+    # A power of two: one mask turns a position into an index.
     return flags, max(LEAST_DATA, 1 << (capacity - 1).bit_length())

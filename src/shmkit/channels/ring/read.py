@@ -41,14 +41,14 @@ __all__ = ["Reader"]
 
 
 class Reader(ReadCursor):
-    """What a ring's handle gets by.
+    """The cursor with which a ring's handle gets frames.
 
     Args:
         ring: what it is made of.
         mutex: the lock between consumers; None where there is one.
     """
 
-    # What its waits are for, and say.
+    # What this side waits for, and what its errors say.
     verb: Final = "get"
     why: Final = "empty"
     refusal: Final = Empty
@@ -68,6 +68,7 @@ class Reader(ReadCursor):
 
     def get_carefully(self, deadline: Deadline) -> Any:
         """Take the oldest frame out, waiting while there is none."""
+        # A frame may be microseconds away: look that long before the locks and a sleep.
         frame = None if deadline.is_now else self._glance()
         while frame is None:
             taken = attempt(self, self._take_one, deadline)
@@ -75,7 +76,7 @@ class Reader(ReadCursor):
                 self.give_room()
                 return taken
             wait(self, taken.seen, deadline)
-            frame = self.get()  # what most waits end with
+            frame = self.get()  # most waits end here, without a second loan
         if self.role.shared:
             self.give_room()  # other consumers may sleep on the same bell
         return frame
@@ -99,7 +100,7 @@ class Reader(ReadCursor):
             ShutDown: there is none, and none will come.
             RoleTaken, CorruptSegment, ClosedError: as `Ring.get`.
         """
-        # Before the tail: a producer that shut the ring down had put before.
+        # Read before the tail: whatever was put before the shutdown is then found below.
         state = checked_state(self.segment, self.words)
         if state == CUT:
             raise ShutDown(f"{self.title} was shut down at once")
@@ -110,16 +111,18 @@ class Reader(ReadCursor):
         return at
 
     def next_frame(self, head: int) -> int | Wait:
-        """From a position to the frame that is there or, past what only fills the lap, behind it.
+        """The position of the first frame from `head` on, past what only fills the lap.
 
         Raises:
-            CorruptSegment: a position, a frame's header or its checksum can not be.
+            CorruptSegment: a position, a frame's header or its checksum is impossible.
         """
         words = self.words
         tail = words[TAIL]
+        # The tail is read before the frames that it shows.
         if not STRONG_ORDER:
             fence()
         while head != tail:
+            # Behind `skip` the rest of the lap holds nothing: the next frame begins the next lap.
             start = (head | self.mask) + 1 if words[SKIP] == head else head
             if (head | tail) & IMPOSSIBLE or not 0 <= tail - start <= self.size:
                 raise self.segment.poison(
@@ -130,6 +133,7 @@ class Reader(ReadCursor):
             self.seen = tail
             word = self.word_at(start)
             size, left = word & SIZE_MASK, self.bound(start) - start
+            # The header is checked before it is used: damage must not lead out of the ring.
             if size > left - FRAME_HEADER:
                 raise self.segment.poison(
                     f"a frame of {size} bytes at {start}, with {left} left there"
@@ -140,6 +144,7 @@ class Reader(ReadCursor):
                 if self.checked:
                     self._check_sum(start, word)
                 return start
+            # A pad frame: go on behind it.
             head = start + step_of(size)
         return Wait(tail)
 
@@ -173,9 +178,12 @@ class Reader(ReadCursor):
     def release(self, end: int) -> None:
         """Let the producers have everything up to `end`."""
         words = self.words
+        # The note before the head: it says what the next store of the head counts.
         if self.note is not None:
             self.note(words[HEAD], end)
+        # A handler may have closed or forked meanwhile: then the frame is not ours to release.
         check_loan(self, self.loan)
+        # The copy is read before producers may write over it.
         if not STRONG_ORDER:
             fence()
         words[HEAD] = end  # step: get.head
@@ -195,6 +203,7 @@ class Reader(ReadCursor):
         at = self.next_frame(self.words[HEAD])
         if isinstance(at, Wait):
             return False
+        # A kill between the count and the release counts one drop too many; no frame is lost.
         self.words[DROPPED] = self.words[DROPPED] + 1 & COUNTER  # step: get.drop
         self.throw_out(at)
         return True
@@ -206,7 +215,8 @@ class Reader(ReadCursor):
     def give_room(self) -> None:
         """Wake a producer, and another consumer if something is left for it."""
         if not STRONG_ORDER:
-            fence()  # elsewhere giving the guard back was one, as in core.py
+            fence()  # with strong order, giving the guard back was a fence, as in core.py
         self.bell.ring()  # step: get.bell
+        # A bell wakes one consumer: it wakes the next one while frames are left.
         if self.role.shared and self.words[TAIL] != self.words[HEAD]:
             self.data_bell.ring()  # step: get.ring_on

@@ -70,7 +70,7 @@ class RingStatistics(NamedTuple):
     Attributes:
         capacity: bytes of its data.
         used: bytes committed and not yet released, headers included.
-        frames: how many frames those are.
+        frames: how many frames these bytes hold.
         committed: bytes committed since it was created.
         released: bytes released since it was created.
         dropped: frames that were not taken, or thrown out, because the ring was full.
@@ -104,10 +104,10 @@ class Ring(Handle):
     child's own, without a role.
 
     On a file a ring is durable: frames carry a checksum, and a process that attaches after all
-    others stopped, or were killed, goes on where the last one was.
+    participants stopped, or were killed, goes on where the last one was.
     """
 
-    # What a subclass may want otherwise.
+    # A subclass may override these.
     _KIND: ClassVar[int] = RING_KIND.number
     _NOUN: ClassVar[str] = RING_KIND.noun
     _FLAGS = ALL_FLAGS
@@ -153,7 +153,7 @@ class Ring(Handle):
         membership.watch(self, self._closer(segment), self._WARNING.format(self._name))
 
     def _closer(self, segment: Segment) -> Callable[[], None]:
-        """What closes the memory of a handle that was dropped; it does not lead to the handle."""
+        """The function that closes a dropped handle's memory; it has no reference to the handle."""
         return segment.close
 
     def _start_anew(self) -> None:
@@ -228,7 +228,7 @@ class Ring(Handle):
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more frames in; consumers take what is there, then get ShutDown. Idempotent.
 
-        A put that another process has begun may still go in; it is taken like those before it.
+        A put that another process has begun may still go in; it is taken like earlier frames.
 
         Args:
             immediate: consumers get ShutDown at once; what is there is lost.
@@ -238,11 +238,13 @@ class Ring(Handle):
             ClosedError: this handle was closed.
         """
         words = self._open_words()
-        # In a forked child, for the bells that other processes are to hear.
+        # A forked child opens the semaphores here: the bells must reach other processes.
         self._segment.membership.register()
         state = checked_state(self._segment, words)
+        # A shutdown never goes back: SHUT may become CUT, and CUT stays.
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT  # step: shut.state
+        # Both bells: consumers and producers may sleep, and both have to see the new state.
         self._data_bell.ring_always()  # step: shut.data
         self._space_bell.ring_always()  # step: shut.space
 
@@ -278,6 +280,7 @@ class Ring(Handle):
         self._data_bell.close()
         self._space_bell.close()
         for cursor in writer, reader:
+            # A call that comes late finds no words: an IndexError, not a crash.
             cursor.words, cursor.data = NO_WORDS, None
         self._words, self._map = NO_WORDS, self._segment.map
 
@@ -302,6 +305,7 @@ class Ring(Handle):
         """
         if type(data) is not bytes:
             data = as_bytes(data)
+        # The common case never waits, so it needs no deadline.
         if not self._writer.put(data):
             self._writer.put_carefully(data, Deadline(timeout))
 
@@ -456,11 +460,12 @@ class Ring(Handle):
         while at < tail:
             word = words[self._word_at(at)]
             head = words[HEAD]
-            if head > at:  # released meanwhile: what was read is void, and what was counted
+            if head > at:  # released meanwhile: word and count are stale, start again
                 at, frames = head, 0
                 continue
             frames += not word & PAD
             at += step_of(word & SIZE_MASK)
+        # Past the tail, and no consumer went there: the lengths are wrong.
         if at > tail and words[HEAD] <= tail:
             raise self._segment.corrupt(f"the last frame before {tail} ends at {at}")
         return frames
@@ -527,13 +532,13 @@ class Ring(Handle):
         """Where the oldest frame begins and the newest ends, while other processes go on.
 
         Raises:
-            CorruptSegment: they can not be. This look does not mark the ring as broken.
+            CorruptSegment: the positions are impossible. The ring is not marked as broken.
         """
         while True:
             tail = words[TAIL]
             head = words[HEAD]
             if head >= tail:
-                return tail, tail  # it was read later, and may have gone past
+                return tail, tail  # head was read later, and may have passed this tail
             skip = words[SKIP]
             if words[HEAD] == head:  # else the skip may be of a later lap
                 break

@@ -44,21 +44,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Writer"]
 
-NO_SKIP: Final = (1 << 64) - 1
+NO_SKIP: Final = (1 << 64) - 1  # no position has this value
 
 
 class Writer(WriteCursor):
-    """What a ring's handle puts by.
+    """The cursor with which a ring's handle puts frames.
 
     Args:
         ring: what it is made of.
         mutex: the lock between producers; None where there is one.
 
     Attributes:
-        drop_one: throws out the oldest frame, and says whether there was one; None: none gives way.
+        drop_one: throws out the oldest frame, and tells whether there was one; None: frames stay.
     """
 
-    # What its waits are for, and say.
+    # What this side waits for, and what its errors say.
     verb: Final = "put"
     why: Final = "full"
     refusal: Final = Full
@@ -105,6 +105,7 @@ class Writer(WriteCursor):
             if self.policy == "drop-new":
                 self.words[DROPPED] = self.words[DROPPED] + 1 & COUNTER  # step: put.drop
                 return None
+            # One small frame out may not be room enough: repeat.
             while isinstance(at, Wait) and self.drop_one is not None and self.drop_one(deadline):
                 at = self._find_room(size)
         return at
@@ -117,11 +118,13 @@ class Writer(WriteCursor):
         take_role(self)
         tail = words[TAIL]
         if words[SKIP] == tail:
-            # Of a producer that died before its commit. Here a frame may be to begin after all.
+            # A producer died between skip and tail. A frame may begin here after all.
             words[SKIP] = NO_SKIP  # step: put.unskip
         head = words[HEAD]
+        # Twice the size: with a skip between them, the tail may be a lap further on.
         if (head | tail) & IMPOSSIBLE or not 0 <= tail - head <= 2 * self.size:
             raise self.corrupt(head, tail)
+        # A consumer that has not passed the skip yet goes on at the next lap.
         start = (head | self.mask) + 1 if head == words[SKIP] != tail else head
         if not 0 <= tail - start <= self.size:
             raise self.corrupt(head, tail)
@@ -132,6 +135,7 @@ class Writer(WriteCursor):
         # An empty ring has room for every frame: its consumer skips what is left of the lap.
         if at + step > start + self.size and not (tail == start and at == lap_end):
             return Wait(head)
+        # Last of the checks: a note announces a frame that goes in now.
         if self.note is not None and not self.note(tail, at + step):
             return Wait(head)
         return at
@@ -178,13 +182,15 @@ class Writer(WriteCursor):
         tail = words[TAIL]
         if at != tail:
             if tail & IMPOSSIBLE or at != (tail | self.mask) + 1:
-                raise self.corrupt(words[HEAD], tail)  # it was overwritten since `admit`
+                raise self.corrupt(words[HEAD], tail)  # the tail was overwritten since `admit`
             self._pass_lap_end(tail, at)
+        # The frame is written before the tail that shows it.
         if not STRONG_ORDER:
             fence()
         words[TAIL] = end  # step: put.tail
 
     def _pass_lap_end(self, tail: int, lap_end: int) -> None:
+        # In an empty ring a skip takes no room, and the largest frame fits; a pad frame takes some.
         if self.words[HEAD] == tail:
             self.words[SKIP] = tail  # step: put.skip
         else:
@@ -198,7 +204,8 @@ class Writer(WriteCursor):
     def announce(self) -> None:
         """Wake a consumer, and another producer if there may be room for it, too."""
         if not STRONG_ORDER:
-            fence()  # elsewhere giving the guard back was one, as in core.py
+            fence()  # with strong order, giving the guard back was a fence, as in core.py
         self.bell.ring()  # step: put.bell
+        # A bell wakes one producer: it wakes the next one, which may find room, too.
         if self.role.shared:
             self.space_bell.ring()  # step: put.ring_on
