@@ -212,6 +212,7 @@ class Broadcast(OneWriter):
             words, mask, data_word = self._words, self._mask, self._data_word
             tail, number = words[TAIL], self._number
             end = tail + ((size + 31) & -16)
+            # What is unusual (another publisher, no room, a shutdown, no role) goes the slow way.
             if (
                 tail != self._tail
                 or end > self._room
@@ -224,12 +225,13 @@ class Broadcast(OneWriter):
             words[data_word + (at >> 3)] = size  # step: publish.header
             at += self._base + FRAME_HEADER
             self._map[at : at + size] = data  # step: publish.payload
+            # The next number before the tail: a reader at the tail can tell how many it lost.
             words[data_word + ((end & mask) >> 3) + 1] = number + 1  # step: publish.number
             if self._fenced or size > LARGE:
                 fence()
             words[TAIL] = end  # step: publish.tail
             self._number = number + 1
-            self._tail = end  # last: what is remembered is of this tail
+            self._tail = end  # last: number and room hold only for this tail
             if self._fenced:
                 fence()
             if words[READERS_BELL]:  # step: publish.bell
@@ -237,13 +239,13 @@ class Broadcast(OneWriter):
             self._leave()
         except BaseException:
             try:
-                self._leave()  # first of all: the next handler may raise at any call
+                self._leave()  # first: another signal handler may raise in any later call
             except RuntimeError:
                 pass  # the exception came before the guard was taken, or after
             raise
 
     def _prepare(self, size: int) -> tuple[int, int]:
-        """See to all that the common case of `publish` takes for granted.
+        """Check and prepare all that the common case of `publish` leaves out.
 
         Returns:
             Where the frame begins, and its number.
@@ -258,7 +260,7 @@ class Broadcast(OneWriter):
                 limit=limit,
             )
         self._claim()
-        self._tail = -1  # until the frame is published, whatever happens before
+        self._tail = -1  # after an exception, come here again; a publish sets it
         tail, oldest = words[TAIL], words[OLDEST]
         if not 0 <= tail - oldest <= self._size or (tail | oldest) & 15 or tail >= LIMIT:
             raise self._corrupt(f"tail {tail} and oldest {oldest} in {self._size} bytes of data")
@@ -269,6 +271,7 @@ class Broadcast(OneWriter):
         if start != tail:
             index = self._data_word + ((tail & self._mask) >> 3)
             words[index] = start - tail - FRAME_HEADER | PAD  # step: publish.pad
+            # The frame moves to the start of the data, and its number with it.
             words[self._data_word + 1] = number  # step: publish.pad_number
             # The tail stays: the frame that follows is published together with the filler.
         return start, number
@@ -283,12 +286,13 @@ class Broadcast(OneWriter):
         start, lap_end = tail, (tail | self._mask) + 1
         if tail + step > lap_end:
             start, lap_end = lap_end, lap_end + size
+        # A sixteenth at a time: most publishes then leave `oldest` alone.
         room = max(start + step, min(start + size // 16, lap_end))
         # The header after the last frame is written, too: it has the number of the next one.
         whole = self._walk(oldest, room + FRAME_HEADER - size, tail)
         if whole != oldest:
             self._words[OLDEST] = whole  # step: publish.oldest
-        fence()  # the copying of large frames keeps no order
+        fence()  # `oldest` before the frame: copying a large one may use unordered stores
         self._room = room
         return start
 
@@ -302,6 +306,7 @@ class Broadcast(OneWriter):
             until = min(least, bound)
             while position < until:
                 size = words[word + (position >> 3)]
+                # Too large for the lap: a filler, which has a flag in its size, or damage.
                 if size > bound - position - FRAME_HEADER:
                     filler = bound - position - FRAME_HEADER | PAD
                     if size != filler:
@@ -373,6 +378,7 @@ class Broadcast(OneWriter):
                 if number >= LIMIT:
                     raise self._corrupt(f"frame {number} at {found}")
                 return found, number
+            # Nothing moved meanwhile: this is damage, and no race with the publisher.
             if words[OLDEST] == oldest and words[position] == found:
                 raise self._corrupt(f"tail {tail} and oldest {oldest}")
 

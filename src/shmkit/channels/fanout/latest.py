@@ -197,14 +197,14 @@ class Latest(OneWriter):
             self._leave()
         except BaseException:
             try:
-                self._leave()  # first of all: the next handler may raise at any call
+                self._leave()  # first: another signal handler may raise in any later call
             except RuntimeError:
                 pass  # the exception came before the guard was taken, or after
             raise
         return version
 
     def _prepare(self, size: int) -> int:
-        """See to all that the common case of `set` takes for granted; gives the next version."""
+        """Check all that the common case of `set` leaves out; gives the next version."""
         words = self._words_for_putting()
         largest = self.size
         if size > largest:
@@ -271,7 +271,7 @@ class Latest(OneWriter):
         known = 0 if newer_than is None else max(newer_than, 0)
         while True:
             words = self._open_words()
-            # Before the version: a shutdown comes after the last.
+            # Read before the version: a value that was set before the shutdown is not missed.
             state = checked_state(self._segment, words)
             version = self._checked_version(words)
             if version > known:
@@ -301,12 +301,14 @@ class Latest(OneWriter):
                 fence()
             cell = version & 3
             size = words[LATEST_LENGTHS + cell]
+            # A damaged length must not lead out of the cell.
             if size <= self._cell:
                 at = self._base + cell * self._cell
                 data: bytes = values[at : at + size]  # step: read.copy
             if not STRONG_ORDER or size > LARGE:
                 fence()
             passed = words[LATEST_VERSION] - version
+            # Fewer than three newer versions: the writer has not come back to this cell.
             if 0 <= passed < 3 and size <= self._cell:
                 return version, data
             if passed < 3:
@@ -332,6 +334,7 @@ class Latest(OneWriter):
             ClosedError: this handle was closed.
         """
         size = self._open_words()[LATEST_SIZE]
+        # A damaged size is not used: no value is larger than a cell.
         return size if 0 < size <= self._cell else self._cell
 
     def statistics(self) -> LatestStatistics:

@@ -61,9 +61,9 @@ class OneWriter(Handle):
     """A handle on a channel that one process writes and any number of processes read."""
 
     _ROLE: ClassVar[str]
-    _SIZE: ClassVar[str]  # what the option is called that says the size
-    _MOST: ClassVar[int]  # bytes that the size may be
-    _CELLS: ClassVar[int]  # how many of that size the data has room for
+    _SIZE: ClassVar[str]  # name of the option for the size
+    _MOST: ClassVar[int]  # the largest size, in bytes
+    _CELLS: ClassVar[int]  # how many values of that size the data holds
 
     _state: str  # NO_ROLE, MAY_WRITE or CLOSED
     _fenced: bool  # whether this machine needs a fence around each write
@@ -136,7 +136,7 @@ class OneWriter(Handle):
             self._leave()
         except BaseException:
             try:
-                self._leave()  # first of all: the next handler may raise at any call
+                self._leave()  # first: another signal handler may raise in any later call
             except RuntimeError:
                 pass  # the exception came before the guard was taken, or after
             raise
@@ -165,8 +165,9 @@ class OneWriter(Handle):
 
     def _end(self, immediate: bool) -> None:
         words = self._open_words()
-        self._segment.membership.register()  # in a forked child, to have the semaphores open
+        self._segment.membership.register()  # a forked child opens the semaphores here
         state = checked_state(self._segment, words)
+        # A shutdown never goes back: SHUT may become CUT, and CUT stays.
         if state == READY or (immediate and state == SHUT):
             words[STATE] = CUT if immediate else SHUT
         self._bell.ring_always()
@@ -193,7 +194,7 @@ class OneWriter(Handle):
         if deadline.is_now:
             return False
         if not self._may_sleep:
-            self._segment.membership.register()  # in a forked child, to have the semaphores open
+            self._segment.membership.register()  # a forked child opens the semaphores here
             join_fence_all()
             self._may_sleep = True
 

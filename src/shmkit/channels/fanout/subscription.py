@@ -38,7 +38,7 @@ class SubscriptionStatistics:
     Attributes:
         received: how many frames it got.
         lost: how many it was too slow for.
-        behind: how many were published that it has not come to; some of them may be lost.
+        behind: published frames that it has not come to; some of them may be lost.
         sleeps: how often it slept.
     """
 
@@ -49,7 +49,7 @@ class SubscriptionStatistics:
 
 
 class Subscription:
-    """One reader of a broadcast: every frame in order, except those that it is too slow for.
+    """One reader of a broadcast: every frame in order, except frames it is too slow for.
 
     Made by `Broadcast.subscribe`. Threads that share it get each frame once between them. It does
     not pickle: pass the broadcast on, and subscribe there. In a forked child it is a reader of the
@@ -163,6 +163,7 @@ class Subscription:
                     frame = data[at : at + size]  # step: read.copy
                     if not STRONG_ORDER or size > LARGE:
                         fence()
+                    # Still whole after the copy: the publisher has not begun to write over it.
                     if words[OLDEST] <= head:
                         self._place = head + ((size + 31) & -16), number + 1, lost
                         break
@@ -170,7 +171,7 @@ class Subscription:
             self._leave()
         except BaseException:
             try:
-                self._leave()  # first of all: the next handler may raise at any call
+                self._leave()  # first: another signal handler may raise in any later call
             except RuntimeError:
                 pass  # the exception came before the guard was taken, or after
             raise
@@ -188,10 +189,11 @@ class Subscription:
             CorruptSegment: it is neither.
         """
         head, number, lost = self._place
-        fence()
+        fence()  # keeps the read of the header before the read of `oldest`
         if words[OLDEST] > head:
             oldest, first = self._broadcast._frame_at(OLDEST)
             missed = first - number
+            # A frame takes 16 bytes or more: between the two positions there are no more than this.
             if not 0 <= missed <= (oldest - head) // FRAME_HEADER:
                 raise self._corrupt(f"frame {first} at {oldest}, but frame {number} at {head}")
             self._place = oldest, first, lost + missed
