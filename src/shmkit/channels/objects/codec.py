@@ -15,12 +15,12 @@ numpy arrays from 1000 bytes on. Arrays come out as arrays that own their memory
 in the order (C or Fortran) they had; a strided one comes out contiguous. A memoryview comes out as
 a memoryview on memory of its own.
 
-The pickler itself tells where its large buffers are: to a file it writes those of 64 KiB and more
-without copying them, right behind a piece that ends with their opcode and length (`_write_bytes` in
-`Modules/_pickle.c`, `_Framer.write_large_bytes` in `Lib/pickle.py`). Should another pickler do
-otherwise, they stay in the pickle.
+The pickler itself tells where its large buffers are. It writes a buffer of 64 KiB or more to its
+file without copying it, right behind a piece that ends with the buffer's opcode and length
+(`_write_bytes` in `Modules/_pickle.c`, `_Framer.write_large_bytes` in `Lib/pickle.py`). If another
+pickler does otherwise, the buffers stay in the pickle.
 
-Reducers are those of `copyreg` and of `multiprocessing` (connections, sockets, and whatever was
+Reducers come from `copyreg` and from `multiprocessing` (connections, sockets, and whatever was
 registered with its `ForkingPickler`).
 """
 
@@ -40,7 +40,7 @@ __all__ = ["Encoded", "Memory", "Received", "Source", "decode", "encode", "load"
 
 PROTOCOL: Final = 5
 LEAST_ARRAY: Final = 1000  # bytes; numpy copies smaller ones out of a pickle as fast
-LEAST_PAYLOAD: Final = 128 << 10  # bytes; of smaller ones two more copies cost less than a table
+LEAST_PAYLOAD: Final = 128 << 10  # bytes; two more copies of a smaller one cost less than a table
 
 _HEAD: Final = struct.Struct("<I4xQ")
 _ALIGN: Final = 16
@@ -85,7 +85,7 @@ class Encoded:
 
     Attributes:
         size: bytes of the frame.
-        pieces: (position in the frame, bytes) of everything in it; what is between is padding.
+        pieces: (position in the frame, bytes) of everything in it; gaps are padding.
     """
 
     __slots__ = ("pieces", "size")
@@ -113,7 +113,7 @@ class Encoded:
 
 
 class Received:
-    """An encoded object whose bytes are out of the frame; `load` makes the object of them."""
+    """An encoded object, copied out of its frame; `load` makes the object."""
 
     __slots__ = ("_buffers", "_stream")
 
@@ -150,10 +150,10 @@ def encode(obj: Any) -> bytes | Encoded:
     """
     try:
         pickler = _picklers.pop()
-    except IndexError:  # each is at work: in another thread, or around this very call
+    except IndexError:  # all are in use: in other threads, or in a call around this one
         pickler = _new_pickler()
     dump, clear_memo, pieces = pickler
-    dump(obj)  # one that fails is not used again
+    dump(obj)  # a pickler that raised is not used again
     clear_memo()
     if len(pieces) == 1:
         frame: bytes = pieces.pop()
@@ -166,7 +166,7 @@ def encode(obj: Any) -> bytes | Encoded:
 
 
 def _sort(pieces: list[Any]) -> bytes | Encoded:
-    """Tell the pickle's own pieces from buffers, which stand where the pickle needs them."""
+    """Separate the pickle's own pieces from the buffers between them."""
     stream = [b""]
     lines: list[_Line] = []
     buffers: list[memoryview] = []
@@ -181,6 +181,7 @@ def _sort(pieces: list[Any]) -> bytes | Encoded:
             stream.append(bytes(piece))
             continue
         is_bytes = stream[-1][-header] != _BYTEARRAY8[0]
+        # Opcode and length go: the unpickler takes the next buffer of the list instead.
         stream[-1] = stream[-1][:-header] + _NEXT_BUFFER
         lines.append(len(piece) if is_bytes else (len(piece),))
         buffers.append(memoryview(piece))
@@ -196,13 +197,13 @@ def _header_of(before: bytes, piece: Any) -> int:
         return 0
     long = size.to_bytes(8, "little")
     if before.endswith((_BINBYTES8 + long, _BYTEARRAY8 + long)):
-        return 9
+        return 9  # an opcode and 8 bytes of length
     return 5 if size < 1 << 32 and before.endswith(_BINBYTES + long[:4]) else 0
 
 
 def _is_frame(piece: bytes) -> bool:
-    """Whether a piece may be a frame of the pickle itself, which no payload must be taken for."""
-    # Behind it there may be the header of a payload.
+    """Whether a piece may be a frame of the pickle itself, and so no payload."""
+    # Behind the frame there may be the header of a payload: at most 9 bytes.
     return piece[0] == _FRAME and 0 <= len(piece) - 9 - int.from_bytes(piece[1:9], "little") <= 9
 
 
@@ -234,31 +235,36 @@ def _numpy() -> Any:
     return sys.modules["numpy"]
 
 
+# Stands in the pickle for an array; the array itself is among the pieces.
 _MARK: Final = PickleBuffer(bytearray())
 # What `ForkingPickler.register` fills; its instances have a copy.
 _registered: Final[dict[type, Any]] = getattr(ForkingPickler, "_extra_reducers", {})
 
 _Pickler = tuple[Callable[[Any], None], Callable[[], None], list[Any]]
-_picklers: list[_Pickler] = []  # those that are not at work
+_picklers: list[_Pickler] = []  # picklers that are not in use
 
 
 class _Reducers(dict[type, Any]):
-    """The dispatch table of one pickler: what registries have, and arrays, of every process."""
+    """The dispatch table of one pickler: what the registries have, and a reducer for arrays."""
 
     def __init__(self, pieces: list[Any]) -> None:
         self[memoryview] = _reduce_view
         self._pieces = pieces
 
     def __missing__(self, kind: type) -> Any:
+        # Not kept in this table: a program may register another reducer later.
         reducer = _registered.get(kind) or copyreg.dispatch_table.get(kind)
         if reducer is not None:
             return reducer
+        # numpy is not imported for this: where there is an array, it is loaded.
         if kind.__name__ == "ndarray" and kind is getattr(sys.modules.get("numpy"), "ndarray", 0):
             return self._reduce_array
+        # The pickler then goes on as without a table.
         raise KeyError(kind)
 
     def _reduce_array(self, array: Any) -> Any:
         dtype, flags = array.dtype, array.flags
+        # Small, or more than plain bytes: numpy's own way, inside the pickle.
         if array.nbytes < LEAST_ARRAY or dtype.hasobject or dtype.metadata:
             return array.__reduce__()
         if not (flags.c_contiguous or flags.f_contiguous):
@@ -335,6 +341,7 @@ def decode(source: Source) -> Received:
             buffers.append(source.bytearray(at, size))
             at += size
         else:
+            # Here, and not above: only a frame with arrays needs numpy.
             import numpy as np
 
             shape, dtype, order = line
@@ -354,7 +361,7 @@ def _itself(buffer: Any) -> Any:
 def _view(content: Any, code: str, shape: tuple[int, ...], readonly: bool) -> memoryview:
     """What the pickle of a memoryview calls.
 
-    Of one without bytes the shape is lost, and formats that memory cannot be cast to become "B".
+    An empty view loses its shape; a format that cast() does not know becomes "B".
     """
     view = memoryview(content)
     if readonly:
@@ -364,6 +371,7 @@ def _view(content: Any, code: str, shape: tuple[int, ...], readonly: bool) -> me
     if code.removeprefix("@") not in _FORMATS:
         return view
     if not view.nbytes:  # cast() refuses it
+        # 16 bytes are a whole number of items in every format; the slice is empty again.
         nothing = memoryview(bytes(16) if readonly else bytearray(16))
         return nothing.cast(code)[:0]  # type: ignore[call-overload, no-any-return]
     return view.cast(code, shape)  # type: ignore[call-overload, no-any-return]

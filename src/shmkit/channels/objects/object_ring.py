@@ -47,9 +47,9 @@ __all__ = ["ENCODED", "OVERFLOW", "ObjectReader", "ObjectRing"]
 
 ENCODED: Final = 1
 OVERFLOW: Final = 2
-_SHARE: Final = 4  # a label takes at most this part of the ring
+_SHARE: Final = 4  # a label takes at most a quarter of the ring
 _LABEL: Final = 1 << 13  # bytes that a label has at most
-# Of an object beside the ring: it is gone, or not this user's.
+# Errors that do not pass: an object beside the ring is gone, or another user's.
 _ITS_OWN: Final = (FileNotFoundError, PermissionError)
 
 
@@ -63,7 +63,7 @@ class ObjectReader(Reader):
     overflow: Overflow
 
     def take(self, at: int) -> bytes | Received:
-        """Take a pickle out, or what is to be loaded."""
+        """Take a plain pickle out, or a `Received`."""
         kind = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT
         if not kind:
             pickle: bytes = super().take(at)
@@ -72,9 +72,11 @@ class ObjectReader(Reader):
         try:
             received, stored = self._copy_out(kind, at)
         except Exception as error:
+            # Left in the ring, such a frame would fail every get to come.
             if self._is_to_blame(error, kind, at):
                 self.release(end)
             raise
+        # Released before the removal: a kill between them leaves garbage, and loses nothing.
         self.release(end)  # step: object.release
         if stored:
             self.overflow.remove(stored)  # step: overflow.remove
@@ -94,13 +96,14 @@ class ObjectReader(Reader):
     def _is_to_blame(self, error: Exception, kind: int, at: int) -> bool:
         """Whether an error is the frame's own, and would come at each try.
 
-        Others pass: no memory or descriptor is free now, a signal handler raised.
+        Other errors pass: no memory or descriptor is free now, a signal handler raised.
         """
         if isinstance(error, MemoryError):
             return False
         if isinstance(error, OSError) and not isinstance(error, _ITS_OWN):
             return False
         try:
+            # Once more: an error that comes again is the frame's.
             self._copy_out(kind, at)
         except type(error):
             return True
@@ -111,6 +114,7 @@ class ObjectReader(Reader):
     def throw_out(self, at: int) -> None:
         """Release the frame at a position unread, and what it has beside the ring."""
         start, size = self.payload_of(at)
+        # The label is copied before its frame is given up.
         is_label = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT == OVERFLOW
         label = self.data[start : start + size] if is_label else b""
         super().throw_out(at)
@@ -121,7 +125,7 @@ class ObjectReader(Reader):
 class ObjectRing(Ring):
     """A ring of objects: put what `encode` made of one, `load` what `get_frame` gives.
 
-    What it says of frames holds for objects, too.
+    What `Ring` says of frames holds for objects, too.
     """
 
     _reader: ObjectReader
@@ -168,11 +172,13 @@ class ObjectRing(Ring):
         """Let no more objects in; as `Ring.shutdown`. With `immediate` what is in is lost."""
         super().shutdown(immediate)
         if immediate:
+            # No label counts any more: nothing in the ring will be received.
             self._overflow.sweep(lambda _: False)
 
     def flush(self) -> None:
         """As `Ring.flush`; the objects beside it first."""
         self._check_open()
+        # Objects first: no label on the disk may point to an object that is not there.
         self._overflow.flush()
         super().flush()
 
@@ -217,8 +223,9 @@ class ObjectRing(Ring):
 
     def _put_beside(self, content: bytes | Encoded, size: int, deadline: Deadline) -> None:
         writer = self._writer
+        # The label takes the object's size, or a quarter of the ring: senders wait as they should.
         charge = min(size, writer.size // _SHARE, writer.largest) - FRAME_HEADER
-        # Before anything is written; another producer may be quicker to fill the place.
+        # Wait for room before the object is stored; another producer may still take the room.
         if insist(writer, partial(writer.admit, charge, deadline), deadline) is None:
             return  # dropped
         with self._overflow.sending(content, self._is_labelled) as label:
@@ -244,7 +251,7 @@ class ObjectRing(Ring):
         return self._reader.get_carefully(Deadline(timeout))
 
     def count(self, maxsize: int) -> None:
-        """Count objects from now on, as every handle on the ring has to from the first object on.
+        """Count objects from now on. Every handle has to, from the ring's first object on.
 
         Args:
             maxsize: the most objects there may be; 0 for no limit but room.
@@ -264,7 +271,7 @@ class ObjectRing(Ring):
         tally = self._tally
         if tally is None:
             return super().qsize()
-        taken = tally.taken()  # first: it is not to overtake
+        taken = tally.taken()  # read first: so it is never more than the puts
         count = tally.put() - taken
         # More than `maxsize` were never in at once: some were taken between the two looks.
         return min(count, tally.maxsize) if tally.maxsize else count
@@ -301,7 +308,7 @@ class ObjectRing(Ring):
             packed = self._map[start : start + min(size, _LABEL)] if word & KIND_MASK else b""
             head = words[HEAD]
             if head > at:
-                at = head  # released meanwhile: what was read is void
+                at = head  # released meanwhile: what was read is stale
                 continue
             if (word & KIND_MASK) >> KIND_SHIFT == OVERFLOW and Label.unpack(packed).name == name:
                 return True

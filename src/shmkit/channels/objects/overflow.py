@@ -75,7 +75,7 @@ class Label(NamedTuple):
 
     Attributes:
         name: of its memory, beside the ring: a directory may move, and be spelled in many ways.
-        nonce: the random number at the end of the content, and of no other.
+        nonce: the random number at the end of the content; no other content has it.
         size: bytes of the content.
         encoded: whether the content is an `Encoded`, and not a plain pickle.
     """
@@ -100,7 +100,7 @@ class Overflow:
 
     Args:
         url: where the ring is.
-        incarnation: tells the ring from all others that were or will be there.
+        incarnation: tells the ring from earlier and later rings of the same name.
         identity: the memory the ring is in.
         tracked: whether the resource tracker of this process keeps the duty to remove an object
             until it is received.
@@ -147,17 +147,19 @@ class Overflow:
         try:
             while (fd := self._make(name)) < 0:
                 if self._unlink(name) or not self._tracked:
-                    forget()  # else the one that removed it has told the tracker
+                    forget()  # else the process that removed it has told the tracker
                 name, forget = self._new_name()
             _write(fd, pieces, size, str(self._place(name)))  # step: overflow.write
             if not self._tracked:
                 forget()  # step: overflow.forget
             yield Label(name, nonce, size, type(content) is Encoded)
         except BaseException:
+            # The label may have been committed before the exception: then the memory stays.
             if not is_labelled(name) and (fd < 0 or self._unlink(name)):
                 forget()
             raise
         finally:
+            # This unlocks it: from now on a sweep may judge it.
             if fd >= 0:
                 os.close(fd)
 
@@ -174,7 +176,7 @@ class Overflow:
         name = self._prefix + mark + secrets.token_hex(_TOKEN // 2)
         tracked = self._kind == "shm"
         if tracked:
-            # Before there is anything: told later, the tracker might be told too late.
+            # Before the memory exists: after a kill in between, the tracker knows the name.
             resource_tracker.register(f"/{name}", _TRACKED_AS)
 
         def forget() -> None:
@@ -192,6 +194,7 @@ class Overflow:
         fd = backend.create(url.name, 0o600)  # step: overflow.create
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # step: overflow.lock
+            # A sweep before the lock may have removed the name.
             if backend.identify(url.name) == identity_of(os.fstat(fd)):
                 return fd
         except (BlockingIOError, FileNotFoundError):
@@ -282,6 +285,7 @@ class Overflow:
         """
         if self._kind != "file":
             return
+        # "" is the folder: syncing it makes the names durable.
         for name in [*self.names(), ""]:
             try:
                 fd = os.open(self._place(name).name, os.O_RDONLY | os.O_CLOEXEC)
@@ -383,11 +387,12 @@ def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]
 
 
 def _write(fd: int, pieces: list[bytes | memoryview], size: int, where: str) -> None:
-    """Write all pieces. A write takes pages without clearing them first, which a map does not."""
+    """Write all pieces. A write takes pages without clearing them; a map clears each one."""
     volume = os.fstatvfs(fd)
     rooms = [volume.f_bavail * volume.f_frsize, free_memory() if where[:4] == "shm:" else None]
     free = min(room for room in rooms if room is not None)
     try:
+        # Asked before the first write: filling all memory would hurt every process.
         if size > free:
             raise OSError(errno.ENOSPC, "")
         rest = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
@@ -430,6 +435,7 @@ def _unsent(url: Url) -> Iterator[bool]:
         return
     try:
         try:
+            # Shared, where a sender's is exclusive: two sweeps do not take each other for one.
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             is_unsent = True
         except BlockingIOError:

@@ -38,14 +38,14 @@ class Queue(Generic[T]):
     """First in, first out, between any number of processes and threads; `put` waits while full.
 
     Reaches other processes by being passed to them, under every start method, or by its name:
-    `Queue.attach(where)`. A handle that is dropped is closed without a word.
+    `Queue.attach(where)`. A handle that is dropped is closed without a warning.
 
     Args:
         maxsize: the most objects it holds; 0 or less for as many as there is room for.
         where: its memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path. A named
             one goes with the process that made it; one on a file stays, with what is in it.
-        capacity: bytes an object may have that still goes through the queue's own memory, of which
-            it takes a power of two that is more than this. Larger ones get memory of their own.
+        capacity: bytes of the largest object that goes through the queue's own memory, which is
+            rounded up to a power of two above this. Larger objects get memory of their own.
 
     Raises:
         FileExistsError: there is something of that name: `attach` to it.
@@ -78,6 +78,7 @@ class Queue(Generic[T]):
             PermissionError: it is another user's: it holds pickles, and pickles are code.
         """
         self = cls._over(cls._RING.attach(where, timeout=timeout))
+        # A killed process may have left objects beside the ring.
         self._ring.sweep()
         return self
 
@@ -106,6 +107,7 @@ class Queue(Generic[T]):
             Exception: it does not pickle, for whatever reason. The queue is as before.
         """
         content = encode(obj)
+        # The common case is one call: a small pickle, and room for it.
         if type(content) is not bytes or not self._put(content):
             self._ring.put_encoded(content, _seconds(block, timeout))
 

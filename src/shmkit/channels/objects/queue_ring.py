@@ -1,6 +1,7 @@
 """What queues are made of: object rings that know how many objects there may be, and tasks done.
 
-Deaths are not told: like the standard library's queues they wait for processes that may come.
+A death does not end a wait: like the standard library's queues, they wait for processes that may
+still come.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
 
     def fill(words: memoryview[int]) -> None:
         words[MAXSIZE] = max(0, maxsize)
+        # The state word of the bell for `join`, which waits on after a shutdown.
         words[ALWAYS_OPEN] = 1
 
     flags, size = stored(where, capacity + _OVERHEAD, "many", "many", "block")
@@ -87,7 +89,7 @@ class JoinableRing(ObjectRing):
             ClosedError: this handle was closed.
         """
         words = self._open_words()
-        done = words[TASKS_DONE]  # first: nothing left is then true, though more may come
+        done = words[TASKS_DONE]  # read first: if nothing is left, that was true at this moment
         tally = self._tally
         assert tally is not None, "this ring counts"
         return (tally.taken() if words[STATE] == CUT else tally.put()) - done
@@ -99,7 +101,7 @@ class JoinableRing(ObjectRing):
             ValueError: called more often than objects were put.
             ClosedError: this handle was closed.
         """
-        # Within the consumers' lock: consumers call this.
+        # Under the consumers' lock, because consumers call this.
         if attempt(self._reader, self._note_done, Deadline(None)) == 0:
             fence()
             self._done.ring()
@@ -107,6 +109,7 @@ class JoinableRing(ObjectRing):
     def _note_done(self) -> int:
         words = self._open_words()
         done = words[TASKS_DONE]
+        # As of the last look at the puts; a new look is needed only when few are left.
         left = self._put_seen - done
         if left <= 1 or words[STATE] == CUT:
             left = self.unfinished()
@@ -131,9 +134,9 @@ class JoinableRing(ObjectRing):
         while True:
             seen = self._open_words()[JOIN_NEWS]
             if self.unfinished() <= 0:
-                self._done.ring()  # for the next joiner
+                self._done.ring()  # a bell wakes one joiner: it wakes the next
                 return
-            # Not for ever: the process that did the last task may have been killed before it told.
+            # Not for ever: the process that did the last task may have been killed before the bell.
             self._done.wait(JOIN_NEWS, seen, Deadline(0.5), self._check_open)
 
     def shutdown(self, immediate: bool = False) -> None:

@@ -16,7 +16,7 @@ from shmkit.segment.words import GET_NOTES, HEAD, PUT_NOTES, TAIL
 
 __all__ = ["Tally"]
 
-_COUNT: Final = (1 << 63) - 1  # a damaged count is not to overflow its word
+_COUNT: Final = (1 << 63) - 1  # keeps a damaged count inside its word
 
 
 class Tally:
@@ -44,6 +44,7 @@ class Tally:
         """Note an object that is about to go in; False if there are enough."""
         if self.maxsize:
             put = self.put()
+            # What was taken is looked up only if the ring seems full.
             if put - self._taken_seen >= self.maxsize:
                 self._taken_seen = self.taken()
                 if put - self._taken_seen >= self.maxsize:
@@ -65,8 +66,10 @@ class Tally:
         words = self._words
         holds = words[notes] & 1
         at = notes + 1 + 2 * holds
+        # The last note's commit happened if the tail or head has moved since.
         count = (words[at + 1] + (words[at] != position)) & _COUNT
         at = notes + 3 - 2 * holds
+        # Into the note that is not in use; the switch then makes it the valid one.
         words[at] = position  # step: count.position
         words[at + 1] = count  # step: count.number
         words[notes] = 1 - holds  # step: count.switch
@@ -78,5 +81,6 @@ class Tally:
             at = notes + 1 + 2 * (holds & 1)
             noted, count = words[at], words[at + 1]
             now = words[position]
+            # Otherwise a new note was written meanwhile: read again.
             if words[notes] == holds and words[at] == noted:
                 return count + (noted != now)
