@@ -1,6 +1,6 @@
 """Functions that run elsewhere: built once for all processes, or called in worker processes.
 
-    once.py         a result that one process builds and all others map
+    once.py         a result that one process builds and every process maps
     executor.py     ProcessPoolExecutor: the standard library's executor, over rings
     pool.py         how calls and results travel, and what becomes of a call whose worker dies
     backlog.py      which calls are in the ring, and which wait

@@ -49,6 +49,7 @@ class Call:
     def __init__(self, future: Future[Any], content: bytes | None, task: _Task) -> None:
         self.future = future
         self.content = content
+        # With a pickle the task is not needed: do not keep its arguments alive.
         self.task = task if content is None else None
         self.is_running = False
 
@@ -81,7 +82,7 @@ def _shielded(change: Callable[..., object], *args: Any) -> None:
     except BaseException:
         if threading.current_thread() is threading.main_thread():
             raise  # it may come from a signal handler
-        # The standard library logs an Exception of a callback, in this log, and lets others pass.
+        # The standard library logs an Exception in this log, but lets a BaseException through.
         logging.getLogger("concurrent.futures").critical("a callback raised", exc_info=True)
 
 
@@ -108,6 +109,7 @@ class Backlog:
         self.parked: deque[Call] = deque()
         self.failed: list[tuple[Call, BaseException]] = []
         self._calls = calls
+        # At least one call running and one ready for each worker.
         self._window = self._least = 2 * most_workers + 1
         self._done, self._since = 0, time.monotonic()
 
@@ -128,6 +130,7 @@ class Backlog:
     def _adapt(self) -> None:
         """Set how many calls may be in the ring, by the rate of results since the last time."""
         now = time.monotonic()
+        # Not at every call: over a shorter time the rate says little.
         if now - self._since > AHEAD / 2:
             rate = self._done / (now - self._since)
             self._window = max(self._least, min(int(rate * AHEAD), MOST_AHEAD))
@@ -144,12 +147,13 @@ class Backlog:
         try:
             self._calls.put_encoded(content, 0)
         except (Full, PeerDied):
-            return False
+            return False  # no room, or no live worker now: park it
         except Exception as error:  # noqa: BLE001 - passed to the future
             call.start()
             self.failed.append((call, error))
             return True
         call.start()
+        # After the put, because its position is the id. The result may come before this line.
         self.running[self._calls.position] = call
         return True
 
@@ -169,6 +173,7 @@ class Backlog:
 
     def drop_waiting(self) -> list[Call]:
         """Take out the calls that were never in the ring, to cancel them."""
+        # A parked call that counts as running was given back by a dead worker.
         waiting = [call for call in self.parked if not call.is_running]
         self.parked = deque(call for call in self.parked if call.is_running)
         return waiting

@@ -14,10 +14,10 @@ The worker writes it and the parent reads it. A call goes by, under the lock of 
 
 A process that holds the lock can tell for every call that is out of the ring which worker has it:
 neither `taken` nor the head changes meanwhile. A worker that is killed before it stores the head
-leaves the call in the ring, and another takes it. After that, `started` tells whether the call may
+leaves the call in the ring for another worker. After that, `started` tells whether the call may
 run again.
 
-What these classes need of the inside of a ring, they use here and nowhere else on this floor.
+In this folder only these classes use the inside of a ring.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _EMPTY: Final = memoryview(bytes(NOTE_WORDS * 8)).cast("Q")
 
 
 class Seen(NamedTuple):
-    """What the calls' lock shows of one moment.
+    """What was seen while the ring of calls was locked.
 
     Attributes:
         head: calls up to this one are out of the ring.
@@ -166,6 +166,7 @@ class CallRing(ObjectRing):
             return Seen(self._words[HEAD], {notes.taken(slot) for slot in slots})
 
         try:
+            # Without a wait: a stopped worker may have the lock, and results go on coming.
             return attempt(self._reader, see, Deadline(0))
         except Empty:
             return None

@@ -40,8 +40,8 @@ class ProcessPoolExecutor(Executor):
 
     It has the arguments and methods of `concurrent.futures.ProcessPoolExecutor`. What is different:
     arguments and results travel through shared memory; a killed worker is replaced, the call it ran
-    fails with `WorkerDied`, and all others go on; an argument or result that does not unpickle
-    fails only its own call.
+    fails with `WorkerDied`, and all other calls go on; an argument or result that does not
+    unpickle fails only its own call.
 
     Args:
         max_workers: how many processes at most; None for as many as this process may use cores.
@@ -70,6 +70,7 @@ class ProcessPoolExecutor(Executor):
         elif max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if mp_context is None:
+            # As in the standard library: replacing workers does not go with "fork".
             mp_context = multiprocessing.get_context(
                 None if max_tasks_per_child is None else "spawn"
             )
@@ -162,9 +163,11 @@ class ProcessPoolExecutor(Executor):
             self._pid = os.getpid()  # before workers are forked, which inherit it
             pool = Pool(self._orders)
             try:
+                # Before the thread: a process with threads should not fork.
                 pool.start()
                 thread = threading.Thread(
                     target=pool.collect,
+                    # A weak reference: an executor that is dropped ends its pool.
                     args=(_abandoned(weakref.ref(self)),),
                     name="shmkit-collector",
                 )
@@ -221,7 +224,7 @@ class ProcessPoolExecutor(Executor):
             cancel_futures: cancel the calls that are not running yet.
         """
         if self._is_inherited():
-            return
+            return  # in a forked child: the workers are the parent's
         with self._starting:
             self._is_shut_down = True
             pool, thread = self._pool, self._executor_manager_thread

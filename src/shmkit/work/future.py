@@ -62,10 +62,12 @@ class CallFuture(Future[_T]):
                 self._result = result
                 self._state = FINISHED
                 return
+        # Outside the guard: this runs callbacks, which may take long.
         super().set_result(result)
 
     def result(self, timeout: float | None = None) -> _T:
         """As of a Future."""
+        # Without the lock: the state is stored last, after the result.
         if self._state == FINISHED and self._exception is None:
             result: _T = self._result
             return result

@@ -1,6 +1,6 @@
 """once: what costs much to build is built by one process, and mapped by all.
 
-    process 1   once("model", load)  ->  nobody has it: load(), publish        -> read-only view
+    process 1   once("model", load)  ->  not built yet: load(), publish        -> read-only view
     process 2   once("model", load)  ->  waits                                 -> the same memory
     process 3   once("model", load)  ->  (later) it is there                   -> the same memory
 
@@ -53,14 +53,14 @@ def once(
 
     Returns:
         A read-only `SharedBuffer`, or a read-only `SharedArray` if `build` made a numpy array.
-        Close it, or leave its `with`; the memory goes with the last one of all processes.
+        Close it, or leave its `with`; the memory goes when the last process has done so.
 
     Raises:
         TimeoutError: another process was still building.
         ValueError: a bad name.
         TypeError: `build` made neither bytes nor an array, or an array of Python objects.
         OSError: ENOSPC, no room for it.
-        BaseException: what `build` raises; the next one who waits builds then.
+        BaseException: what `build` raises; the next waiter builds then.
     """
     page = _Page(check_name(name))
     try:
@@ -70,6 +70,7 @@ def once(
             if not lock.acquire(True, None if timeout is None else deadline.remaining()):
                 raise TimeoutError(f"{name!r} was not built within {timeout} s by its builder")
             try:
+                # Again under the lock: another process may have built it during the wait.
                 if not page.is_built:
                     page.publish(build())
             finally:
@@ -111,6 +112,7 @@ class _Page:
             ) from error
         segment = self.segment
         _remove_content(segment)  # of a builder that died here
+        # The name before the content: after a kill, the next builder finds it and removes it.
         segment.buffer.buf[ONCE_NAME] = os.urandom(ONCE_NAME.stop - ONCE_NAME.start)
         where = _content(segment)
         if is_array:
@@ -120,6 +122,7 @@ class _Page:
             with SharedBuffer.create(where, size=max(1, size), keep=True) as buffer:
                 buffer[:size] = view.tobytes() if not view.c_contiguous else view
             segment.words[ONCE_LENGTH] = size
+        # Last: a builder killed before this store has published nothing.
         segment.words[ONCE_BUILT] = BUILT_ARRAY if is_array else BUILT_BYTES
 
     def open(self) -> SharedBuffer | SharedArray:

@@ -10,8 +10,8 @@ supervisor replace workers that ended (supervisor.py).
 
 When a worker died, every call is accounted for. First the collector locks the ring of calls, so
 that no worker takes one, and reads the workers' notes (calls.py). Then it gets every result that is
-in the ring of results. A call that is now out of the one ring, and whose result did not come, is
-with a live worker, whose note says so. Otherwise the dead worker had it.
+in the ring of results. A call that has left the ring of calls, and has no result yet, is in the
+note of a live worker. If it is in none, the dead worker had it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool"]
 
-CALLS: Final = 32 << 20  # bytes of the ring of calls; they are used as they are needed
+CALLS: Final = 32 << 20  # bytes of the ring of calls; only what is used takes memory
 RESULTS: Final = 32 << 20  # bytes of the ring of results
 LOOK: Final = 0.1  # seconds between two looks at the workers
 LOOK_SOON: Final = 0.005  # the same, while one is about to end
@@ -74,6 +74,7 @@ class Pool:
         self.broken = ""
         self._lost: BaseException | None = None  # why a result, of an unknown call, was lost
         self._looked = 0.0  # when the collector last looked for ended workers
+        # Every worker that may live at a time, this process, and some to spare.
         participants = slots_for(orders.most_workers) + 8
         with ExitStack() as undo:
             self._calls = undo.enter_context(
@@ -192,7 +193,7 @@ class Pool:
         try:
             return self._results.get(timeout)
         except Empty:
-            raise
+            raise  # nothing came: no result was lost
         except PeerDied:  # told once for each worker that died
             self._looked = 0.0
         except Exception as error:  # noqa: BLE001 - passed to the future
@@ -228,7 +229,7 @@ class Pool:
     # -- the dead ----------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
-        """Find workers that ended, account for their calls, and start others."""
+        """Find workers that ended, account for their calls, and start successors."""
         with self.lock:
             self._supervisor.find_dead()
         if self._supervisor.dead or self._lost is not None:
@@ -295,6 +296,7 @@ class Pool:
 
     def _finish(self) -> None:
         """End the workers, and give everything back."""
+        # The shutdown ends the workers; the rings are closed when all have left.
         self._calls.shutdown()
         self._supervisor.join()
         with self.lock:

@@ -63,7 +63,7 @@ class Supervisor:
         results: where they put results.
 
     Attributes:
-        processes: those of the workers that take calls, by their pids.
+        processes: the workers that take calls, by their pids.
         dead: workers that ended, whose calls are not yet accounted for.
         notes: which call each worker has.
         initializer_error: the traceback of an initializer that failed, or "".
@@ -117,7 +117,9 @@ class Supervisor:
             BrokenProcessPool: there is no worker, and none can be started.
         """
         workers, most = self._workers, self._orders.most_workers
+        # Forked workers start all at once, before this process has threads.
         wanted = most if self._forks else min(calls, most)
+        # After a refusal the workers there are go on alone until the next look.
         while len(workers) < wanted and self._free_slots and not (self._was_refused and workers):
             try:
                 self._start_worker()
@@ -198,6 +200,7 @@ class Supervisor:
             process = worker.process
             process.join()
             code = process.exitcode
+            # An exit before it was ready would come again with the next worker; a kill may not.
             if self.initializer_error and not self._was_ready(worker):
                 reason = (
                     f"the initializer failed in worker process {process.pid}:\n"

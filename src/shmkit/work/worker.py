@@ -44,9 +44,10 @@ __all__ = [
 RETURNED: Final = 0
 FAILED: Final = 1  # the value is (the pickled exception, its traceback)
 LAST: Final = 2  # added to one of these two: the worker ends after it
-BROKEN: Final = 4  # no call's: the initializer failed, the value is its traceback
-WAKE: Final = 5  # no call's: the collector is to look at its orders
+BROKEN: Final = 4  # not of a call: the initializer failed, the value is its traceback
+WAKE: Final = 5  # not of a call: the collector is to look at its orders
 
+# How a ring tells a worker that the pool has ended.
 _END: Final = (ShutDown, PeerDied, ClosedError)
 
 
@@ -118,8 +119,10 @@ def _loop(
             results.put_encoded(content)  # step: call.result
         except OSError as error:
             if isinstance(error, PeerDied):
-                raise
+                raise  # the collector's process is dead
+            # No room for a large result: the call fails, and the worker goes on.
             results.put_encoded(_encode_failure(number, last, error))
+        # Nothing of this call is kept during the next wait.
         del content
 
 
