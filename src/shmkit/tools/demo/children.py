@@ -80,6 +80,7 @@ class Children:
         Raises:
             PeerDied: always.
         """
+        # A ring may tell of a death before the exit code is known.
         deadline = Deadline(1.0)
         while not (failed := self._failed()) and deadline.remaining():
             alive = [each.sentinel for each in self._processes if each.exitcode is None]
@@ -132,6 +133,7 @@ def _child(target: Callable[..., None], *args: AbstractContextManager[object]) -
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends these to all its processes
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Last: a signal that came before is now ignored, or ends this child.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -92,11 +92,13 @@ def count_in_parallel(
         where = stack.enter_context(_places(memory))
 
         def ring(part: str, capacity: int) -> Ring:
+            # It may raise: a stop is noticed between two rings.
             progress(0, 0)
             return stack.enter_context(Ring.create(where(part), capacity=capacity))
 
         inboxes = [ring(f"in{number}", INBOX_BYTES) for number in range(workers)]
         outboxes = [ring(f"out{number}", OUTBOX_BYTES) for number in range(workers)]
+        # Without paths one byte: memory has no size 0.
         listing = b"".join(os.fsencode(path) + b"\0" for path in paths) or b"\0"
         list_memory = SharedBuffer.create(where("list"), len(listing))
         stack.enter_context(list_memory)[: len(listing)] = listing
@@ -209,6 +211,7 @@ class _Lane:
         Raises:
             Full: there was no room for `timeout` seconds.
         """
+        # The size is known only after the read: reserve a whole chunk, and truncate it.
         with self.inbox.reserve(HEADER.size + CHUNK, timeout=timeout) as frame:
             room = frame.buf[HEADER.size :]
             kind = DATA
@@ -218,6 +221,7 @@ class _Lane:
                     self._sequence = 0
                     self._file = open_regular(path)
                 size = fill(self._file, room)
+                # A short read is the end; a file of whole chunks ends with an empty one.
                 last = size < CHUNK
             except OSError as error:
                 message = reason(error).encode(errors="replace")[:CHUNK]
@@ -240,6 +244,7 @@ def _work(inbox: Ring, outbox: Ring) -> None:
     for frame in inbox:
         kind, last, sequence, number = HEADER.unpack_from(frame)
         payload = frame[HEADER.size :]
+        # A ring loses, doubles and reorders nothing: here that is checked.
         if sequence != expected:
             raise RuntimeError(f"got chunk {sequence} of file {number}, expected {expected}")
         expected = 0 if last else sequence + 1

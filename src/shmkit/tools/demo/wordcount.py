@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 CHUNK: Final = 64 * 1024
-_PENDING_WORDS: Final = 1 << 16
+_PENDING_WORDS: Final = 1 << 16  # words that are collected, to be counted at once
 _COUNTS: Final = struct.Struct("<32s3Q")
 
 

@@ -6,7 +6,7 @@
             assert victim.reached
             assert ring.empty()
 
-- `kill_points()` lists the steps at which a process may be killed and the others have to go on.
+- `kill_points()` lists the steps at which a process may be killed while the rest has to go on.
   They are comments in the sources, `# step: NAME`; your own modules may have some, too.
 - `run_until(point, target, ...)` runs `target` in a child, and kills or stops it exactly there.
 - `assert_no_leaks()` fails if a block leaves a name, a descriptor or a child behind.
@@ -81,9 +81,11 @@ def deadline(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
+        # The alarm before its handler: without one, SIGALRM ends the process.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if earlier:
+            # Never 0, which would turn the earlier alarm off.
             left = max(earlier - (time.monotonic() - began), 1e-6)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
 

@@ -137,6 +137,7 @@ class Victim:
         self._signal = signal
         self._exitcode: int | None = None
         self._link, theirs = multiprocessing.Pipe(duplex=False)
+        # Closed here: while this process has the child's end, a death gives no end of file.
         with theirs:
             try:
                 self._process = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
@@ -151,6 +152,7 @@ class Victim:
     @property
     def exitcode(self) -> int | None:
         """None while it runs or is stopped; minus the signal's number if one killed it."""
+        # Kept here: a Process that was closed does not tell it any more.
         if self._exitcode is None:
             self._exitcode = self._process.exitcode
         return self._exitcode
@@ -227,6 +229,7 @@ class Victim:
 
     def _await_stop(self, deadline: Deadline) -> None:
         # The child reports just before it stops itself.
+        # WNOWAIT leaves the exit status for the join.
         while not os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if deadline.expired():
                 raise TimeoutError(f"process {self.pid} did not stop at {self.point!r}")
@@ -282,6 +285,7 @@ class _Tripwire:
 
     def set(self) -> None:
         self._before = sys.gettrace()
+        # For threads that the target starts.
         threading.settrace(self._enter)
         sys.settrace(self._enter)
 
@@ -293,6 +297,7 @@ class _Tripwire:
         wanted = self._wanted.get(frame.f_code.co_filename)
         if wanted is None:
             return None
+        # Only a function that contains the step is traced line by line: the rest stays fast.
         if any(line in wanted for _, _, line in frame.f_code.co_lines()):
             return self._step
         return None
@@ -303,7 +308,9 @@ class _Tripwire:
         self._left -= 1
         if self._left:
             return self._step
+        # Off first: a stopped child that is resumed runs untraced.
         self.clear()
+        # Before the signal: after it a killed child tells nothing.
         self._link.send_bytes(b"here")
         # To this very thread: then the signal arrives before the call returns.
         signals.pthread_kill(threading.get_ident(), self._number)

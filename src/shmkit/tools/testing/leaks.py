@@ -85,6 +85,7 @@ def _held(pattern: re.Pattern[str]) -> _Held:
 def _new(before: _Held, pattern: re.Pattern[str]) -> list[str]:
     after = _held(pattern)
     names = after.name - before.name
+    # Only if there are any: it reads all of /proc.
     if names:
         names -= _used_elsewhere()
     left = [f"name /dev/shm/{name}" for name in sorted(names)]

@@ -107,6 +107,7 @@ def _sources(module: ModuleType | str) -> Iterator[Path]:
         raise ValueError(f"module {name!r} has no source file: its kill points are comments there")
 
 
+# By source, with its time of change: tests ask for the same steps again and again.
 _read: dict[Path, tuple[int, list[KillPoint]]] = {}
 
 
@@ -124,8 +125,10 @@ def _parse(source: Path) -> Iterator[KillPoint]:
     functions = list(_functions(ast.parse(text), ""))
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         found = _STEP.search(token.string) if token.type == tokenize.COMMENT else None
+        # A comment on a line of its own is no step: nothing is executed there.
         if found and token.line.split("#", 1)[0].strip():
             line = token.start[0]
+            # The innermost function comes last.
             around = [name for first, last, name in functions if first <= line <= last]
             yield KillPoint(found[1], around[-1] if around else "", str(source), line)
 
