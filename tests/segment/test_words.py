@@ -16,7 +16,7 @@ from shmkit.segment import words
 from shmkit.segment.words import Table
 
 SOURCES = Path(shmkit.__file__).parent
-ROOT = SOURCES.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # Numbers of others: what a system call takes, or a file format.
 OTHERS = {
