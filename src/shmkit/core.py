@@ -307,7 +307,6 @@ PATIENCE: Final = 0.2
 holder is stopped or uses a frame in place. This is no wait for the other side."""
 
 _WEAK_ORDER: Final = not STRONG_ORDER
-_OPEN: Final = (READY, SHUT)  # states in which consumers may read
 
 
 class Cursor:
@@ -333,6 +332,8 @@ class Cursor:
         note: called within the lock before each commit, with the position that is to be left and
             the next one; False refuses it. None for nothing.
         seen: the other side's position when last read. It only grows, so an old value is safe.
+        own: this side's position when `until` was reckoned, or where the common case has moved it.
+        until: a position in the same lap: frames may reach up to there, or are whole up to there.
     """
 
     def __init__(
@@ -362,12 +363,15 @@ class Cursor:
         """Be without a role, and hold nothing: at first, and in a forked child."""
         if self.mutex is not None:
             self.mutex.start_anew()
-        self.guard: Any = threading.RLock()
+        guard: Any = threading.RLock()
+        self.guard = guard
+        self.is_mine: Callable[[], bool] = guard._is_owned
         self.loan: Any = None
         if self.idle != CLOSED:
             self.idle = NO_ROLE
         self.state = self.idle
-        self.seen = 0
+        self.seen = self.until = 0
+        self.own = -1
 
     def _escape(self, guard: Any) -> None:
         """Leave the common case by an exception, if this thread got as far as the guard."""
@@ -410,9 +414,9 @@ class WriteCursor(Cursor):
 
     def put(self, frame: bytes | memoryview) -> bool:
         """Copy a frame in, if that is the common case; whether it was."""
-        guard = self.guard
-        if guard._is_owned():
+        if self.is_mine():
             return False  # inside another call: the careful code refuses it
+        guard = self.guard
         size, words, done = len(frame), self.words, False
         try:
             guard.acquire()
@@ -423,12 +427,10 @@ class WriteCursor(Cursor):
                     tail = words[TAIL]
                     # A header of 16 bytes and the payload, up to a multiple of 16.
                     end = tail + ((size + 31) & -16)
-                    # Words of shared memory are input: checked here, before one becomes an index.
+                    # Words of shared memory are input: a tail that is not where this handle left
+                    # it is checked before it becomes an index.
                     done = (
-                        (16 <= end - self.seen <= self.size or self._look_at_head(end))
-                        and size <= self.largest
-                        and end <= (tail | self.mask) + 1
-                        and not tail & IMPOSSIBLE
+                        ((tail == self.own and end <= self.until) or self._look_at_head(tail, end))
                         and words[SKIP] != tail
                         and words[STATE] == READY
                         and (self.note is None or self.note(tail, end))
@@ -444,6 +446,7 @@ class WriteCursor(Cursor):
                             # The frame has to be visible before the tail that publishes it.
                             fence()
                         words[TAIL] = end  # step: put.tail
+                        self.own = end
                     if mutex is not None:
                         mutex.release()
                 self.state = FREE
@@ -463,13 +466,16 @@ class WriteCursor(Cursor):
             self.bell.ring()
         return done
 
-    def _look_at_head(self, end: int) -> bool:
-        """See how far the consumers are; whether a frame may reach up to `end`."""
+    def _look_at_head(self, tail: int, end: int) -> bool:
+        """See how far the consumers are; whether a frame at `tail` may reach up to `end`."""
         head = self.words[HEAD]
-        if head & IMPOSSIBLE or not 16 <= end - head <= self.size:
+        if (head | tail) & IMPOSSIBLE or not 0 <= tail - head <= self.size:
             return False
         self.seen = head
-        return True
+        # The last term: a larger frame than the largest never gets in by here.
+        self.until = min(head + self.size, (tail | self.mask) + 1, tail + (self.largest & -16) + 16)
+        self.own = tail
+        return end <= self.until
 
 
 class ReadCursor(Cursor):
@@ -480,9 +486,9 @@ class ReadCursor(Cursor):
 
     def get(self) -> bytes | None:
         """Take the oldest frame out, if that is the common case; None if it is not."""
-        guard = self.guard
-        if guard._is_owned():
+        if self.is_mine():
             return None  # inside another call: the careful code refuses it
+        guard = self.guard
         words, frame = self.words, None
         try:
             guard.acquire()
@@ -490,20 +496,18 @@ class ReadCursor(Cursor):
                 self.state = BUSY
                 mutex = self.mutex
                 if mutex is None or mutex.acquire(True, PATIENCE):
-                    head, state = words[HEAD], words[STATE]
-                    is_there = 16 <= self.seen - head <= self.size or self._look_at_tail(head)
-                    at = self.base + (head & self.mask)
-                    size = words[at >> 3]  # with a flag or a kind in it, no frame is so large
-                    end = head + ((size + 31) & -16)
-                    done = (
-                        is_there
-                        and end <= self.seen
-                        and end <= (head | self.mask) + 1
-                        and not head & IMPOSSIBLE
-                        and words[SKIP] != head
-                        and state in _OPEN
-                        and (self.note is None or self.note(head, end))
-                    )
+                    head, done = words[HEAD], False
+                    # A head that is not where this handle left it is checked before it becomes an
+                    # index.
+                    if (head == self.own and head < self.until) or self._look_at_tail(head):
+                        at = self.base + (head & self.mask)
+                        size = words[at >> 3]  # with a flag or a kind in it, no frame is so large
+                        end = head + ((size + 31) & -16)
+                        done = (
+                            end <= self.until
+                            and READY <= words[STATE] <= SHUT
+                            and (self.note is None or self.note(head, end))
+                        )
                     if self.state != BUSY:
                         raise self.nested()  # a handler forked in here: the parent goes on
                     if done:
@@ -513,6 +517,7 @@ class ReadCursor(Cursor):
                             # The copy has to be made before a producer sees the room as free.
                             fence()
                         words[HEAD] = end  # step: get.head
+                        self.own = end
                     if mutex is not None:
                         mutex.release()
                 self.state = FREE
@@ -531,11 +536,17 @@ class ReadCursor(Cursor):
 
     def _look_at_tail(self, head: int) -> bool:
         """See how far the producers are; whether there are frames at `head`."""
-        tail = self.words[TAIL]
+        words = self.words
+        tail = words[TAIL]
         if _WEAK_ORDER:
             # No byte of a frame may be read before the tail that publishes it.
             fence()
-        if tail & IMPOSSIBLE or not 16 <= tail - head <= self.size:
+        if (head | tail) & IMPOSSIBLE or not 16 <= tail - head <= self.size:
+            return False
+        # After the tail: a producer of an empty ring stores the skip before it.
+        if words[SKIP] == head:
             return False
         self.seen = tail
+        self.until = min(tail, (head | self.mask) + 1)
+        self.own = head
         return True
