@@ -392,7 +392,7 @@ class Cursor:
 
     def is_inside(self) -> bool:
         """Whether this thread is inside a call on this side; not if it only has a frame of it."""
-        if self.guard._is_owned():
+        if self.is_mine():
             return True
         loan = self.loan
         return self.state == BUSY and loan is not None and loan.thread == get_ident()
