@@ -16,9 +16,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # EDITABLE= installs a built wheel, as users get it, and again whenever a source is newer.
 EDITABLE ?= --editable
-SOURCES := $(if $(EDITABLE),,$(shell find src -name '*.py'))
+COMPILED := setup.py $(addprefix src/shmkit/,_core.c segment/words.py core.py)
+SOURCES := $(COMPILED) $(if $(EDITABLE),,$(shell find src -name '*.py'))
 
-.PHONY: demo test lint types arch measure coverage bench conformance model killmatrix soak clean
+.PHONY: demo test lint types arch measure coverage bench conformance model killmatrix soak \
+    sanitize steps clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -65,16 +67,37 @@ model: $(VENV)/.tests
 killmatrix: $(VENV)/.tests
 	SHMKIT_KILLMATRIX=whole $(BIN)/python -m pytest tests/kill $(ARGS)
 
+BUILD_CORE = $(BIN)/python setup.py --quiet build_ext --force --inplace --build-temp build/core
+
+# The compiled core's build for tests, in which a process can be killed at each step.
+steps: $(VENV)/.tests
+	$(PIP) 'setuptools>=77'
+	SHMKIT_STEPS=1 $(BUILD_CORE)
+	$(BIN)/python -m pytest tests/test_core.py -k killed_at_a_step_in_c $(ARGS)
+
+# The compiled core under gcc's AddressSanitizer and UndefinedBehaviorSanitizer. Afterwards it is
+# built again as it was.
+SANITIZED = tests/test_core.py tests/channels/ring tests/sync
+sanitize: $(VENV)/.tests
+	$(PIP) 'setuptools>=77'
+	SHMKIT_CFLAGS="-Werror -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
+	    -fno-sanitize-recover=undefined" SHMKIT_LDFLAGS="-fsanitize=address,undefined" $(BUILD_CORE)
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	    $(BIN)/python -m pytest $(SANITIZED) $(ARGS); status=$$?; $(BUILD_CORE) && exit $$status
+
 SECONDS ?= 300
 soak: $(VENV)/.tests
 	$(BIN)/python -m tests.kill.soak --seconds $(SECONDS) $(ARGS)
 
 clean:
+	rm -f src/shmkit/_core*.so
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
 	    .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests demos benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# These files are stamps: nothing is installed again until pyproject.toml changes.
+# These files are stamps: nothing is installed again until pyproject.toml changes, or what the
+# compiled core is made of.
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "found no Python 3.11 or newer that can make a virtual \
 	environment: install one with its venv module, or name it: make PYTHON=/path/to/python" >&2; exit 1; }

@@ -31,6 +31,7 @@ from typing import Any
 
 import pytest
 
+from shmkit import compiled
 from tests import leaks
 from tests.processes import Child, reap
 
@@ -58,6 +59,14 @@ class UniqueName(str):
 def unique_name(worker_id: str) -> UniqueName:
     """A name that no other test and no other worker has."""
     return UniqueName(f"t-{worker_id}-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def plain_python() -> Iterator[None]:
+    """Have the plain methods of the core used, for a test that looks into a step of them."""
+    compiled.use_python(True)
+    yield
+    compiled.use_python(False)
 
 
 @pytest.fixture(autouse=True)

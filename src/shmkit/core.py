@@ -1,11 +1,12 @@
 """The core: the steps that everything waits for, in plain Python, to be read in one sitting.
 
-Small classes, which a compiled twin can replace method by method: the lock between processes, the
-wait for a word to change, and a ring's two cursors. They do the common case only. Everything else
-(a first call, a death, the end of a lap) is elsewhere: sync/mutex.py, sync/doorbell.py and
-sync/eventcount.py, channels/ring.
+Small classes: the lock between processes, the wait for a word to change, and a ring's two cursors.
+They do the common case only. Everything else (a first call, a death, the end of a lap) is
+elsewhere: sync/mutex.py, sync/doorbell.py and sync/eventcount.py, channels/ring.
 
-Each step has a name, `# step: ...`: the tests kill a process at every one of them.
+Each has a twin in C, in _core.c, that does the same steps in the same order (compiled.py). This is
+the reference: what the steps are, and why in this order, is said here. Each step has a name,
+`# step: ...`: the tests kill a process at every one of them, in both.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from threading import get_ident
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+from shmkit import compiled
+from shmkit.compiled import twin
+from shmkit.segment import words as layouts
 from shmkit.segment.acquired import YES, Acquired
 from shmkit.segment.fences import STRONG_ORDER, fence, fence_all
-from shmkit.segment.semaphores import SLICE
+from shmkit.segment.semaphores import SLICE, NoSemaphore
 from shmkit.segment.words import (
     DATA_BELL,
     ENTERING,
     ENTRIES,
+    GET_NOTES,
     HEAD,
     IDLE,
     INSIDE,
@@ -37,7 +42,7 @@ from shmkit.segment.words import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from shmkit.deadline import Deadline
 
@@ -48,14 +53,17 @@ __all__ = [
     "COUNTER",
     "FREE",
     "IMPOSSIBLE",
+    "LARGE_COPY",
     "LENT",
     "NO_ROLE",
     "PATIENCE",
+    "YIELDS",
     "BellCore",
     "Cursor",
     "MutexCore",
     "ReadCursor",
     "WriteCursor",
+    "count_passed",
     "yield_cpu",
 ]
 
@@ -65,9 +73,11 @@ yield_cpu: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 # -- the lock between processes --------------------------------------------------------------------
 
 COUNTER: Final = (1 << 63) - 1  # 0 comes after it: counts are compared for a change only
+YIELDS: Final = 30  # before the first sleep: a holder that runs is out by then
 
 
-class MutexCore:
+@twin(compiled.MutexCore)
+class MutexCore(compiled.MutexCore):
     """A lock between the participants of a segment: a semaphore of one, and a phase for each.
 
     The semaphore gives exclusion. It does not remember which participant has its token, so each
@@ -81,9 +91,9 @@ class MutexCore:
     sees to that.
     """
 
-    __slots__ = ("_busy", "_flag", "_flag_value", "_place", "_posts", "_tries")
-
     _place: memoryview[int]  # this participant's words at the lock: phase, ticks, entries
+    _semaphore: Any
+    _yes: Acquired  # what the compiled twin gives
     _tries: Iterator[Any]  # of the semaphore: see segment/semaphores.py
     _posts: Iterator[Any]
     _busy: tuple[type[Exception], ...]
@@ -177,10 +187,13 @@ FEWEST_SPINS: Final = 16
 # Seconds: about as long as it takes to wake a peer, which may be about to answer. By the clock,
 # since a yield to another busy process may take milliseconds.
 YIELDING: Final = 30e-6
+WORD: Final = (1 << 64) - 1
+NOTHING: Final = NoSemaphore()  # of a handle that was closed
 
 
-class BellCore:
-    """A wait for a word of shared memory to change: spin, yield, then sleep.
+@twin(compiled.BellCore)
+class BellCore(compiled.BellCore):
+    """A wait for a word of shared memory to change: spin, yield, then sleep on a semaphore.
 
     Spinning answers within a microsecond, but keeps a core; worse, the kernel likes to put a peer
     that was just woken on the core of the process that woke it, and there it waits behind the
@@ -188,21 +201,38 @@ class BellCore:
     comes a sleep. How much to spin follows what spinning has been paying lately (the idea of the
     adaptive mutex: glibc's PTHREAD_MUTEX_ADAPTIVE_NP, `nptl/pthread_mutex_lock.c`).
 
+    A word, the flag, says that a participant may be asleep. sync/doorbell.py and sync/eventcount.py
+    say what their sleepers and ringers agree upon.
+
     Args:
         words: the segment as 8-byte words.
-        flag: index of the word that says that a participant may be asleep here.
+        flag: index of the flag.
         state: index of the word that ends every wait when it is not READY.
+        semaphores: the open ones of the segment's membership, by name.
+        names: of the ones that sleepers sleep on: a doorbell's one, or an eventcount's two.
+        shared: whether several may sleep at a doorbell.
     """
-
-    __slots__ = ("_flag", "_glances", "_spins", "_state", "_words", "sleeps")
 
     sleeps: int
     """How often this handle slept here."""
 
-    def __init__(self, words: memoryview[int], flag: int, state: int) -> None:
+    def __init__(
+        self,
+        words: memoryview[int],
+        flag: int,
+        state: int,
+        semaphores: Mapping[str, Any],
+        names: tuple[str, ...],
+        *,
+        shared: bool = False,
+    ) -> None:
         self._words = words
         self._flag = flag
         self._state = state
+        self._semaphores = semaphores  # the dict itself: a forked child puts new ones into it
+        self._names = names
+        self._shared = shared
+        self._counts = len(names) > 1  # the word behind the flag says how often it was rung
         self._spins = MOST_SPINS
         self._glances = 0
         self.sleeps = 0
@@ -224,21 +254,11 @@ class BellCore:
         words, state = self._words, self._state
         next_look = monotonic() + SLICE
         while words[word] == seen and words[state] == READY:
-            # Before the flag: a ring from here on makes the ticket an old one.
-            ticket = self._ticket()
-            words[self._flag] = 1  # step: bell.flag
-            # Without it both sides could read before their stores are seen, and miss each other.
-            fence_all()  # step: bell.fence
-            # A ringer that published before it could see the flag does not ring.
-            if words[word] != seen or words[state] != READY:
-                break
             left = deadline.remaining()
-            if left > 0:
-                self.sleeps += 1
-                # Stale tokens or overwritten bytes may wake it without end: look all the same.
-                if self._sleep(ticket, min(left, SLICE)) and monotonic() < next_look:
-                    continue
-                next_look = monotonic() + SLICE
+            # Stale tokens or overwritten bytes may wake it without end: look all the same.
+            if self.doze(word, seen, min(left, SLICE)) and monotonic() < next_look:
+                continue
+            next_look = monotonic() + SLICE
             if words[word] == seen and words[state] == READY:
                 look()
                 if left == 0:
@@ -263,13 +283,54 @@ class BellCore:
             yield_cpu()
         return True
 
-    def _ticket(self) -> int:
-        """What a sleeper has to know from before it says that it sleeps."""
-        return 0
+    def doze(self, word: int, seen: int, seconds: float) -> bool:
+        """Sleep once, unless the word changed or the state is not READY; whether a ring ended it.
 
-    def _sleep(self, ticket: int, seconds: float) -> bool:
-        """Sleep; whether a ring ended it."""
-        raise NotImplementedError
+        Args:
+            word: index of the word.
+            seen: the value it had.
+            seconds: how long to sleep at most; 0 not at all.
+        """
+        words, flag = self._words, self._flag
+        if not words:
+            return False  # closed: `look` says so
+        # Before the flag: a ring from here on makes this count an old one.
+        times = words[flag + 1] if self._counts else 0
+        words[flag] = 1  # step: bell.flag
+        # Without it both sides could read before their stores are seen, and miss each other.
+        fence_all()  # step: bell.fence
+        # A ringer that published before it could see the flag does not ring.
+        if words[word] != seen or words[self._state] != READY or seconds <= 0:
+            return False
+        self.sleeps += 1
+        semaphore = self._semaphore(times)
+        rung: bool = semaphore.wait(seconds)  # step: bell.sleep
+        if rung and self._shared:
+            # The ringer cleared it, and more sleepers may be left.
+            words[flag] = 1  # step: bell.flag_again
+            fence_all()  # step: bell.fence_again
+        if rung and self._counts and words[flag + 1] != times:
+            # Rung: hand the token on. Else it was a stale one, and `wait` sleeps again.
+            semaphore.post()  # step: bell.pass_on
+        return rung
+
+    def ring(self) -> None:
+        """Wake a sleeper of a doorbell, all of an eventcount, if there may be one.
+
+        The caller has published, and fenced after it.
+        """
+        words, flag = self._words, self._flag
+        if words and words[flag]:
+            times = words[flag + 1] if self._counts else 0
+            # Before the post: the sleeper that it wakes may set the flag again.
+            words[flag] = 0  # step: bell.clear
+            if self._counts:
+                # Before the post: by the count a woken sleeper tells a ring from a stale token.
+                words[flag + 1] = times + 1 & WORD  # step: bell.count
+            self._semaphore(times).post()  # step: bell.post
+
+    def _semaphore(self, times: int) -> Any:
+        return self._semaphores.get(self._names[times & len(self._names) - 1], NOTHING)
 
 
 # -- a ring's cursors: whether the common case may be taken, and why not ---------------------------
@@ -306,7 +367,26 @@ PATIENCE: Final = 0.2
 """Seconds that every call may wait for its own side's lock. It is held for microseconds, unless its
 holder is stopped or uses a frame in place. This is no wait for the other side."""
 
+LARGE_COPY: Final = 16 << 20
+"""Bytes from which on the compiled core copies a frame without the GIL: below, waiting for the GIL
+again costs a busy process more than the copy."""
+
 _WEAK_ORDER: Final = not STRONG_ORDER
+
+
+def count_passed(words: memoryview[int], notes: int, position: int) -> int:
+    """How many objects passed a side, by its notes, and the index of its tail or head.
+
+    While others go on, how many a moment ago.
+    """
+    while True:
+        holds = words[notes]
+        at = notes + 1 + 2 * (holds & 1)
+        noted, count = words[at], words[at + 1]
+        now = words[position]
+        # Otherwise a new note was written meanwhile: read again.
+        if words[notes] == holds and words[at] == noted:
+            return count + (noted != now)
 
 
 class Cursor:
@@ -329,8 +409,11 @@ class Cursor:
             microseconds; for PATIENCE if the mutex is with a process that is stopped.
         loan: the `Loan` of the thread that has the side to itself for more than that, or None
             (channels/ring/lending.py).
-        note: called within the lock before each commit, with the position that is to be left and
-            the next one; False refuses it. None for nothing.
+        notes: index of the words in which objects are counted that pass this side
+            (channels/objects/tally.py); 0 for none.
+        most: a put waits while so many objects are in; 0 for no limit.
+        passed: how many had left when last counted. It only grows, so an old value is safe.
+        mark: a consumer's own word: it takes up to this position, whatever is killed; or None.
         seen: the other side's position when last read. It only grows, so an old value is safe.
         own: this side's position when `until` was reckoned, or where the common case has moved it.
         until: a position in the same lap: frames may reach up to there, or are whole up to there.
@@ -355,7 +438,8 @@ class Cursor:
         self.largest = size - 16
         self.mutex = mutex
         self.bell = bell
-        self.note: Callable[[int, int], bool] | None = None
+        self.notes = self.most = self.passed = 0
+        self.mark: memoryview[int] | None = None
         self.idle = NO_ROLE
         self.start_anew()
 
@@ -390,6 +474,28 @@ class Cursor:
         if loan is not None:
             loan.end()
 
+    def note(self, position: int) -> bool:
+        """Note an object that is about to pass, under the side's lock; False if it may not.
+
+        The next store of the tail or head, which stands at `position`, is one object more. A note
+        is written beside the last one, and then pointed at.
+        """
+        words, notes = self.words, self.notes
+        holds = words[notes] & 1
+        at = notes + 1 + 2 * holds
+        # The last note's commit happened if the tail or head has moved since.
+        count = words[at + 1] + (words[at] != position) & COUNTER
+        if self.most and count - self.passed >= self.most:
+            self.passed = count_passed(words, GET_NOTES, HEAD)
+            if count - self.passed >= self.most:
+                return False
+        at = notes + 3 - 2 * holds
+        # Into the note that is not in use; the switch then makes it the valid one.
+        words[at] = position  # step: count.position
+        words[at + 1] = count  # step: count.number
+        words[notes] = 1 - holds  # step: count.switch
+        return True
+
     def is_inside(self) -> bool:
         """Whether this thread is inside a call on this side; not if it only has a frame of it."""
         if self.is_mine():
@@ -406,7 +512,8 @@ class Cursor:
         )
 
 
-class WriteCursor(Cursor):
+@twin(compiled.WriteCursor)
+class WriteCursor(Cursor, compiled.WriteCursor):
     """The producers' side of a ring; `seen` is the head, `bell` wakes a consumer.
 
     Room for frames reaches up to a ring's size behind the head.
@@ -433,7 +540,7 @@ class WriteCursor(Cursor):
                         ((tail == self.own and end <= self.until) or self._look_at_head(tail, end))
                         and words[SKIP] != tail
                         and words[STATE] == READY
-                        and (self.note is None or self.note(tail, end))
+                        and (not self.notes or self.note(tail))
                     )
                     if self.state != BUSY:
                         raise self.nested()  # a handler forked in here: the parent goes on
@@ -466,6 +573,16 @@ class WriteCursor(Cursor):
             self.bell.ring()
         return done
 
+    def put_many(self, frames: list[bytes | memoryview], first: int) -> int:  # noqa: ARG002
+        """Copy frames in from a number on; how many went in before one that is not simple.
+
+        From 0 on none goes in if one of them is too large, or no `bytes`.
+
+        The compiled twin does it as `put` does. Here it is none: the careful code in
+        channels/ring/batch.py has a loop of its own, and its cost is shared by the batch.
+        """
+        return 0
+
     def _look_at_head(self, tail: int, end: int) -> bool:
         """See how far the consumers are; whether a frame at `tail` may reach up to `end`."""
         head = self.words[HEAD]
@@ -478,7 +595,8 @@ class WriteCursor(Cursor):
         return end <= self.until
 
 
-class ReadCursor(Cursor):
+@twin(compiled.ReadCursor)
+class ReadCursor(Cursor, compiled.ReadCursor):
     """The consumers' side of a ring; `seen` is the tail, `bell` wakes a producer.
 
     Up to the tail all frames are whole.
@@ -506,7 +624,7 @@ class ReadCursor(Cursor):
                         done = (
                             end <= self.until
                             and READY <= words[STATE] <= SHUT
-                            and (self.note is None or self.note(head, end))
+                            and (not self.notes or self.note(head))
                         )
                     if self.state != BUSY:
                         raise self.nested()  # a handler forked in here: the parent goes on
@@ -516,6 +634,8 @@ class ReadCursor(Cursor):
                         if _WEAK_ORDER:
                             # The copy has to be made before a producer sees the room as free.
                             fence()
+                        if self.mark is not None:
+                            self.mark[0] = end  # step: get.mark
                         words[HEAD] = end  # step: get.head
                         self.own = end
                     if mutex is not None:
@@ -534,6 +654,13 @@ class ReadCursor(Cursor):
             self.bell.ring()
         return frame
 
+    def get_many(self, most: int) -> list[bytes] | None:  # noqa: ARG002
+        """Take frames out up to the end of the lap, at most so many; None as of `get`.
+
+        As of `put_many`, the compiled twin alone does it.
+        """
+        return None
+
     def _look_at_tail(self, head: int) -> bool:
         """See how far the producers are; whether there are frames at `head`."""
         words = self.words
@@ -550,3 +677,15 @@ class ReadCursor(Cursor):
         self.until = min(tail, (head | self.mask) + 1)
         self.own = head
         return True
+
+
+if compiled.core is not None:
+    # An extension that was built from older sources than these would write other words.
+    _numbers = {**vars(layouts), **globals()}
+    for _item in compiled.core.NUMBERS.split():
+        _name, _, _number = _item.partition("=")
+        if repr(_numbers.get(_name)) != _number:
+            raise ImportError(
+                f"shmkit._core was built with {_item}, and that is {_numbers.get(_name)} now: "
+                "install shmkit again, or set SHMKIT_PURE=1"
+            )

@@ -21,7 +21,7 @@ from shmkit import (
     Ring,
     ShutDown,
 )
-from shmkit.channels.aio import AsyncQueue, AsyncRing
+from shmkit.channels.aio import _TURN, AsyncQueue, AsyncRing, _Waiting
 from tests.processes import TIMEOUT
 
 
@@ -251,6 +251,65 @@ def test_a_cancelled_put_has_put_nothing(queue: Queue[Any]) -> None:
             await task
         assert [both.get_nowait(), both.get_nowait()] == [0, 1]
         assert queue.empty()
+
+    run(main())
+
+
+@pytest.fixture(params=["queue", "ring"])
+def channel(request: pytest.FixtureRequest) -> AsyncQueue[Any] | AsyncRing:
+    wrap: Any = AsyncQueue if request.param == "queue" else AsyncRing
+    wrapped: AsyncQueue[Any] | AsyncRing = wrap(request.getfixturevalue(request.param))
+    return wrapped
+
+
+def test_calls_that_never_wait_let_other_tasks_run(channel: Any) -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(count())
+        for _ in range(5 * _TURN):
+            await channel.put(b"frame")
+            assert await channel.get() == b"frame"
+        task.cancel()
+        assert 5 <= turns <= 20, "a turn now and then, not with each call"
+
+    run(main())
+
+
+@pytest.mark.parametrize("verb", ["put", "get"])
+def test_cancelled_while_others_have_their_turn_nothing_moved(channel: Any, verb: str) -> None:
+    async def main() -> None:
+        await channel.put(b"there")
+        channel._left = 0  # the next call lets others run first
+        call = channel.put(b"more") if verb == "put" else channel.get()
+        task = asyncio.create_task(call)
+        await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await channel.get() == b"there"
+        assert getattr(channel, "queue", None) is None or channel.queue.empty()
+        assert getattr(channel, "ring", None) is None or channel.ring.empty()
+
+    run(main())
+
+
+def test_the_common_case_takes_no_careful_path(
+    channel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        await channel.put(b"first")  # it takes the roles
+        assert await channel.get() == b"first"
+        monkeypatch.setattr(_Waiting, "until", None)
+        await channel.put(b"second")
+        assert await channel.get() == b"second"
 
     run(main())
 

@@ -13,7 +13,7 @@ import pytest
 from shmkit import SharedBuffer
 from shmkit.deadline import Deadline
 from shmkit.segment.named_semaphores import NamedSemaphore, remove_name
-from shmkit.segment.semaphores import NoSemaphore, Semaphore, UnnamedSemaphore
+from shmkit.segment.semaphores import NoSemaphore, Semaphore, semaphore_in
 from shmkit.segment.words import READY
 from shmkit.sync.doorbell import Doorbell
 from tests.processes import wait_until
@@ -48,7 +48,7 @@ def bell(where: Any, unique_name: str, request: Any) -> Iterator[Bell]:
         if request.param == "by name":
             semaphore = NamedSemaphore(unique_name, 0)
         else:
-            semaphore = UnnamedSemaphore(buffer.raw[0], SEMAPHORE)
+            semaphore = semaphore_in(buffer.raw[0], SEMAPHORE)
             semaphore.reset(0)
         bell = Bell(buffer, semaphore)
         bell.words[STATE] = READY
@@ -167,7 +167,7 @@ def test_nobody_asleep_is_not_rung_for(bell: Bell) -> None:
 def ping_pong(buffer: SharedBuffer, me: int, turns: int) -> None:
     """Each waits for the other's word, and answers."""
     words = buffer.view("Q")
-    semaphores = [UnnamedSemaphore(buffer.raw[0], SEMAPHORE + 128 * side) for side in range(2)]
+    semaphores = [semaphore_in(buffer.raw[0], SEMAPHORE + 128 * side) for side in range(2)]
     bells = [
         Doorbell(words, FLAG + 16 * side, STATE, {"bell": semaphores[side]}, "bell")
         for side in range(2)
@@ -196,7 +196,7 @@ def test_two_processes_wake_each_other(where: Any) -> None:
     with SharedBuffer.create(where, 4096) as buffer:
         buffer.view("Q")[STATE] = READY
         for side in range(2):
-            UnnamedSemaphore(buffer.raw[0], SEMAPHORE + 128 * side).reset(0)
+            semaphore_in(buffer.raw[0], SEMAPHORE + 128 * side).reset(0)
         process = get_context("fork").Process(target=ping_pong, args=(buffer, 1, 1000))
         process.start()
         try:

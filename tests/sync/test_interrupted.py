@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from shmkit import Acquired, Event, Lock, Semaphore
+from shmkit import Acquired, Event, Lock, Semaphore, compiled
 from shmkit.segment.words import IDLE
 from tests.sync.peers import again, phases
 
@@ -92,7 +92,7 @@ def test_a_handler_that_acquires_and_releases(lock: Lock, alarm: Any) -> None:
         rounds += 1
     signal.setitimer(signal.ITIMER_REAL, 0)
     assert rounds > 100
-    assert told["refused"] > 0
+    assert told["refused"] > 0 or compiled.core is not None  # which is never inside a call
     assert sum(told.values()) > 100
     is_free(lock)
 
@@ -119,7 +119,7 @@ def test_a_handler_that_acquires_for_ever_inside_a_call(lock: Lock, alarm: Any) 
         assert lock.acquire()
         lock.release()
     signal.setitimer(signal.ITIMER_REAL, 0)
-    assert refused > 0
+    assert refused > 0 or compiled.core is not None
     is_free(lock)
 
 

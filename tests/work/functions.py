@@ -28,6 +28,10 @@ def divide(one: float, other: float) -> float:
     return one / other
 
 
+def rebind(name: str, other: str) -> None:
+    globals()[name] = globals()[other]
+
+
 def fail(error: BaseException) -> None:
     raise error
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shmkit import ProcessPoolExecutor, WorkerDied
+from shmkit import ProcessPoolExecutor, WorkerDied, compiled
 from shmkit.segment.words import DATA_BELL
 from shmkit.tools.testing.steps import choose
 from tests.processes import run_python, wait_until
@@ -31,9 +31,9 @@ pytestmark = [
 
 # Where a worker that dies has not begun its call, and where it has; after that, the result is in.
 BEFORE = [
-    ("call.taken", True),
+    ("get.mark", True),
     ("get.head@ReadCursor.get", True),
-    ("call.taken", False),
+    ("get.mark", False),
     ("get.head@ReadCursor.get", False),
     ("call.started", True),
     ("call.started", False),
@@ -52,6 +52,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 def arm(point: str, log: str) -> None:
     """Have this process killed the next time it is about to take a step."""
     write(log)
+    compiled.use_python(True)  # which has lines
     lines = choose(point, ("shmkit",))
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

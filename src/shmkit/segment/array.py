@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex
 
+from shmkit.compiled import Exporter
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.allocation import ADDRESS_SPACE
 from shmkit.memory.buffer import SharedBuffer
@@ -24,7 +25,7 @@ __all__ = ["SharedArray"]
 Shape = SupportsIndex | Sequence[SupportsIndex]
 
 
-class SharedArray:
+class SharedArray(Exporter):
     """A numpy array in memory that processes share; shape and dtype are stored before its items.
 
     `create(shape, dtype, where)` makes it, `attach(where)` gets it in another process, and it
@@ -241,6 +242,9 @@ class SharedArray:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._array = None
         self._buffer.__exit__(kind, error, traceback)
+
+    def _exported(self) -> memoryview:
+        return self.array.data
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         if copy or (dtype is not None and dtype != self.dtype):

@@ -1,10 +1,10 @@
 """The semaphores of a segment: process-shared POSIX semaphores inside of it, without a name.
 
 Each is a `sem_t` in 128 bytes of its own (words.py), made by `sem_init(pshared=1)` and worked by
-the C library's own functions. So a kill of all participants leaves nothing behind, and a semaphore
-goes wherever its segment goes. The first participant, alone by the kernel's word, makes them anew:
-what a crash left in them is of no use. The header says which C library made them. A process with
-another one refuses the segment.
+the C library's own functions, through the compiled core or, without it, through ctypes. So a kill
+of all participants leaves nothing behind, and a semaphore goes wherever its segment goes. The first
+participant, alone by the kernel's word, makes them anew: what a crash left in them is of no use.
+The header says which C library made them. A process with another one refuses the segment.
 
 Where there are no such semaphores (macOS), named ones take their place: named_semaphores.py. The
 environment variable SHMKIT_SEMAPHORES=named does so here, too.
@@ -27,12 +27,13 @@ from functools import cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from shmkit import compiled
 from shmkit.errors import IncompatibleSegment
 from shmkit.segment.words import SEMAPHORE_AT, SEMAPHORE_FORMAT, SEMAPHORE_ROOM
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from shmkit.segment.presence import Presence
     from shmkit.segment.words import Kind
@@ -43,6 +44,7 @@ __all__ = [
     "Semaphore",
     "Semaphores",
     "UnnamedSemaphore",
+    "semaphore_in",
     "uses_names",
 ]
 
@@ -179,6 +181,8 @@ def uses_names() -> bool:
 
 @cache
 def _has_unnamed() -> bool:
+    if compiled.core is not None:
+        return True
     try:
         return _sample() is not None
     except (ImportError, AttributeError):
@@ -197,6 +201,7 @@ def _sample() -> bytes | None:
 # Byte of the word that the C library trusts: the second, in glibc and musl of 64 bits.
 _FLAG_AT: Final = 8 if struct.calcsize("l") == 8 else None
 _NO_FLAG: Final = memoryview(bytearray(8)).cast("Q")
+_NEVER: Final = 2  # no step gives it
 
 
 class UnnamedSemaphore:
@@ -263,6 +268,68 @@ class UnnamedSemaphore:
     def reset(self, count: int) -> None:
         """Make it what it is at first; only for a participant that is alone with it."""
         _library().init(self._here, 1, count)
+
+
+class CompiledSemaphore(compiled.Semaphore):
+    """The same, by the compiled core.
+
+    Args:
+        memory: the map.
+        at: byte of the map where it is.
+    """
+
+    _memory: mmap.mmap
+    _at: int
+    _try: Callable[[], int]
+    _post: Callable[[], int]
+    _wait: Callable[[float], int]
+    _value: Callable[[], int]
+    _reset: Callable[[int], int]
+
+    busy: tuple[type[Exception], ...] = ()
+    flag, flag_value = _NO_FLAG, 0  # it sees to that word itself
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory, self._at = memory, at
+
+    @property
+    def tries(self) -> Iterator[int]:
+        """An endless iterator: each step is 0 if it lowered the counter, else another number."""
+        return iter(self._try, _NEVER)
+
+    @property
+    def posts(self) -> Iterator[int]:
+        """An endless iterator: each step raises the counter."""
+        return iter(self._post, _NEVER)
+
+    def post(self) -> bool:
+        """Raise it by one; False if it is as high as it can be."""
+        return not self._post()
+
+    def try_wait(self) -> bool:
+        """Lower it by one, unless it is 0; whether it was lowered."""
+        for failed in self.tries:  # no call: see UnnamedSemaphore
+            return not failed
+        return False
+
+    def wait(self, seconds: float) -> bool:
+        """The same, waiting up to `seconds`. It ends early when a signal comes."""
+        for failed in self.waiting(seconds):
+            return not failed
+        return False
+
+    def waiting(self, seconds: float) -> Iterator[int]:
+        """`wait` as an iterator of one step."""
+        return map(self._wait, (seconds,))
+
+    @property
+    def value(self) -> int:
+        """The count at this moment."""
+        return self._value()
+
+    def reset(self, count: int) -> None:
+        """Make it what it is at first; only for a participant that is alone with it."""
+        self._reset(count)
 
 
 class NoSemaphore:
@@ -375,6 +442,10 @@ class Semaphores:
         self._provider = None
 
 
+semaphore_in: Final = UnnamedSemaphore if compiled.core is None else CompiledSemaphore
+"""Makes the `Semaphore` at a byte of a map."""
+
+
 class _InSegment:
     """The semaphores that are in the segment."""
 
@@ -385,7 +456,7 @@ class _InSegment:
     def make(self, counts: Mapping[str, int], opened: dict[str, Semaphore]) -> None:
         for name, count in counts.items():
             if name not in opened:
-                opened[name] = UnnamedSemaphore(self._memory, SEMAPHORE_AT[name])
+                opened[name] = semaphore_in(self._memory, SEMAPHORE_AT[name])
             opened[name].reset(count)  # step: semaphores.reset
         # Last: it says that they are all made.
         self._words[SEMAPHORE_FORMAT] = _format()  # step: semaphores.format
@@ -395,7 +466,7 @@ class _InSegment:
             return False
         for name in names:
             if name not in opened:
-                opened[name] = UnnamedSemaphore(self._memory, SEMAPHORE_AT[name])
+                opened[name] = semaphore_in(self._memory, SEMAPHORE_AT[name])
         return True
 
     def remove(self, opened: Mapping[str, Semaphore]) -> None:

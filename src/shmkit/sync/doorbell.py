@@ -7,26 +7,22 @@ It is a flag in shared memory, "a participant may be asleep", and a semaphore:
 Without the two fences (segment/fences.py) each could miss the other. A token of the semaphore says
 "look again" and nothing else. So a token too many costs a look, and a lost one (by a kill between
 `flag = 0` and `post`) costs the rest of a slice: sleeps last 50 ms at most.
-`tests/model/bell.pml` is this protocol, for Spin.
+The steps are in core.py; `tests/model/bell.pml` is this protocol, for Spin.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from shmkit.core import BellCore
-from shmkit.segment.fences import fence_all
 from shmkit.segment.participants import NO_WORDS
-from shmkit.segment.semaphores import NoSemaphore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shmkit.segment.semaphores import Semaphore
 
-__all__ = ["NOTHING", "Doorbell"]
-
-NOTHING: Final = NoSemaphore()
+__all__ = ["Doorbell"]
 
 
 class Doorbell(BellCore):
@@ -42,8 +38,6 @@ class Doorbell(BellCore):
             sleepers that are left; its caller rings for them if it leaves something behind.
     """
 
-    __slots__ = ("_name", "_semaphores", "_shared")
-
     def __init__(
         self,
         words: memoryview[int],
@@ -54,35 +48,12 @@ class Doorbell(BellCore):
         *,
         shared: bool = False,
     ) -> None:
-        super().__init__(words, flag, state)
-        self._semaphores = semaphores  # the dict itself: a forked child puts new ones into it
-        self._name = name
-        self._shared = shared
-
-    def ring(self) -> None:
-        """Wake one sleeper, if there may be one; the caller has published, and fenced after it."""
-        words = self._words
-        if words[self._flag]:
-            # Before the post: the sleeper that it wakes may set the flag again.
-            words[self._flag] = 0  # step: bell.clear
-            self._semaphore().post()  # step: bell.post
+        super().__init__(words, flag, state, semaphores, (name,), shared=shared)
 
     def ring_always(self) -> None:
         """Leave a token whether or not a participant sleeps: for news that all must hear."""
-        self._semaphore().post()
+        self._semaphore(0).post()
 
     def close(self) -> None:
         """Let go of the memory; a thread asleep here looks around within a slice."""
         self._words, self._semaphores = NO_WORDS, {}
-
-    def _sleep(self, ticket: int, seconds: float) -> bool:  # noqa: ARG002 - of an EventCount
-        if not self._semaphore().wait(seconds):  # step: bell.sleep
-            return False
-        if self._shared:
-            # The ringer cleared it, and more sleepers may be left.
-            self._words[self._flag] = 1  # step: bell.flag_again
-            fence_all()  # step: bell.fence_again
-        return True
-
-    def _semaphore(self) -> Semaphore | NoSemaphore:
-        return self._semaphores.get(self._name, NOTHING)

@@ -13,25 +13,23 @@ turnstiles of the reusable barrier: Downey, "The Little Book of Semaphores", 3.6
 
 The last sleeper leaves a token that stays, until a sleeper takes it two counts later, finds that it
 was not rung since, and sleeps on. A kill of a sleeper that has the token, or of a ringer before it
-left one, costs the sleepers that are left the rest of a slice, as at a doorbell.
+left one, costs the sleepers that are left the rest of a slice, as at a doorbell. The steps are in
+core.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from shmkit.core import BellCore
 from shmkit.segment.participants import NO_WORDS
-from shmkit.sync.doorbell import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shmkit.segment.semaphores import NoSemaphore, Semaphore
+    from shmkit.segment.semaphores import Semaphore
 
 __all__ = ["EventCount"]
-
-_MASK: Final = (1 << 64) - 1
 
 
 class EventCount(BellCore):
@@ -46,8 +44,6 @@ class EventCount(BellCore):
         names: the two semaphores that sleepers sleep on, in alternation.
     """
 
-    __slots__ = ("_names", "_semaphores")
-
     def __init__(
         self,
         words: memoryview[int],
@@ -56,20 +52,7 @@ class EventCount(BellCore):
         semaphores: Mapping[str, Semaphore],
         names: tuple[str, str],
     ) -> None:
-        super().__init__(words, flag, state)
-        self._semaphores = semaphores
-        self._names = names
-
-    def ring(self) -> None:
-        """Wake all sleepers, if there may be any; the caller has published, and fenced after it."""
-        words = self._words
-        if words[self._flag]:
-            words[self._flag] = 0  # step: eventcount.clear
-            rung = self._flag + 1
-            times = words[rung]
-            # Before the post: by the count a woken sleeper tells a ring from a stale token.
-            words[rung] = times + 1 & _MASK  # step: eventcount.count
-            self._semaphore(times).post()  # step: eventcount.post
+        super().__init__(words, flag, state, semaphores, names)
 
     def ring_always(self) -> None:
         """Wake all, whether or not any participant is known to sleep."""
@@ -80,18 +63,3 @@ class EventCount(BellCore):
     def close(self) -> None:
         """Let go of the memory; a thread asleep here looks around within a slice."""
         self._words, self._semaphores = NO_WORDS, {}
-
-    def _ticket(self) -> int:
-        return self._words[self._flag + 1]
-
-    def _sleep(self, ticket: int, seconds: float) -> bool:
-        semaphore = self._semaphore(ticket)
-        if not semaphore.wait(seconds):  # step: eventcount.sleep
-            return False
-        # Rung: hand the token on. Else it was a stale one, and `wait` sleeps again.
-        if self._words[self._flag + 1] != ticket:
-            semaphore.post()  # step: eventcount.pass_on
-        return True
-
-    def _semaphore(self, times: int) -> Semaphore | NoSemaphore:
-        return self._semaphores.get(self._names[times & 1], NOTHING)

@@ -6,6 +6,8 @@ import threading
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from shmkit import compiled
+from shmkit.compiled import twin
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.segment.acquired import NO, Acquired
@@ -25,7 +27,8 @@ __all__ = ["Acquired", "Lock"]
 _INDEX: Final = 0  # of its lock in the segment
 
 
-class Lock:
+@twin(compiled.LockCore)
+class Lock(compiled.LockCore):
     """One process at a time is inside; if it dies there, the next gets in, and is told.
 
     Without a name it is reached by forking or pickling it; with one, by every process of the same
@@ -53,17 +56,6 @@ class Lock:
         the same thread on the same handle.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_call",
-        "_closed",
-        "_freed",
-        "_guard",
-        "_mutex",
-        "_segment",
-        "_waiting",
-    )
-
     def __init__(self, name: str | None = None) -> None:
         self._open(name)
 
@@ -90,6 +82,8 @@ class Lock:
         self._guard = ThreadGuard()
         self._freed = threading.Event()  # set by a release, for other threads of this handle
         self._waiting = 0  # threads that may wait for `_freed`
+        # Whether a thread is in a call with the guard: then the compiled twin leaves it alone.
+        self._inside = False
         self._call: object = None  # the call of `acquire` that took it, or is about to
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> Acquired:
@@ -118,16 +112,18 @@ class Lock:
         call, how = object(), NO
         try:
             try:
-                if guard.try_take() and not self._mutex.held:
+                if guard.try_take():
+                    self._inside = True
+                if guard.is_mine() and not self._mutex.held:
                     self._call = call
                     how = self._mutex.acquire(block, timeout)
                 else:
                     how = self._acquire_after_others(Deadline(timeout if block else 0), call)
             finally:
-                guard.leave()
+                self._leave()
         except BaseException:
             try:
-                guard.leave()  # again: a handler may have raised as the first began
+                self._leave()  # again: a handler may have raised as the first began
             finally:
                 if self._call is call and self._mutex.held:
                     self._mutex.pass_on(how)
@@ -144,6 +140,7 @@ class Lock:
             self._check_open()
             if not guard.is_mine() and not guard.take(deadline):
                 return NO
+            self._inside = True
             if not mutex.held:
                 self._call = call
                 left = deadline.remaining()
@@ -154,9 +151,15 @@ class Lock:
             # Before the guard is left: only then can another thread release, and set it.
             self._freed.clear()
             self._waiting += 1
-            guard.leave()
+            self._leave()
             self._freed.wait(min(left, SLICE))  # a wake-up that is missed costs a slice
             self._waiting -= 1
+
+    def _leave(self) -> None:
+        """Give the guard to the next thread, if this one has it."""
+        if self._guard.is_mine():
+            self._inside = False
+            self._guard.leave()
 
     def release(self) -> None:
         """Give it back; any thread of the handle that acquired it may do that.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from shmkit.core import COUNTER, MutexCore, yield_cpu
+from shmkit.core import COUNTER, YIELDS, MutexCore, yield_cpu
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.segment.acquired import AFTER_DEATH, NO, YES, Acquired
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Mutex"]
 
-_TRIES: Final = 30  # yields before the first sleep: a holder that runs is out by then
 _NO_PLACE: Final = memoryview(b"\xff" * 8 * LOCK_WORDS).cast("Q")  # not IDLE: the slow path
 
 
@@ -54,18 +53,6 @@ class Mutex(MutexCore):
             True: the next to acquire it is told. False: it is lost with the exception.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_closed",
-        "_index",
-        "_keeps_news",
-        "_membership",
-        "_recovery",
-        "_rescuing",
-        "_semaphore",
-        "_words",
-    )
-
     def __init__(
         self,
         membership: Membership,
@@ -81,6 +68,7 @@ class Mutex(MutexCore):
         self._closed = False
         self._rescuing = False
         self._recovery: Recovery | None = None
+        self._yes = YES
         self._use(membership.token(index))
         self.start_anew()
 
@@ -157,7 +145,7 @@ class Mutex(MutexCore):
     def _wait(self, timeout: float | None) -> Acquired:
         """Wait for the token, ENTERING; end INSIDE with it, or IDLE without."""
         deadline, recovery = Deadline(timeout), self._recovery
-        place, semaphore, tries = self._place, self._semaphore, _TRIES
+        place, semaphore, tries = self._place, self._semaphore, YIELDS
         assert recovery is not None  # since _get_ready
         while True:
             # Tells rescuers that this participant does not have the token.

@@ -12,7 +12,7 @@ from shmkit.errors import ClosedError
 from shmkit.memory.buffer import SharedBuffer
 from shmkit.memory.url import Url
 from shmkit.segment import header
-from shmkit.segment.semaphores import SLICE, NoSemaphore, UnnamedSemaphore, uses_names
+from shmkit.segment.semaphores import SLICE, NoSemaphore, semaphore_in, uses_names
 from shmkit.segment.words import PAGE, SEMAPHORE_AT, SEMAPHORE_KIND
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Semaphore:
     def _stand_in(self, buffer: SharedBuffer) -> None:
         memory, _ = buffer.raw
         header.read(memory, SEMAPHORE_KIND, buffer.size, str(buffer.url))
-        self._counter = UnnamedSemaphore(memory, SEMAPHORE_AT["data"])
+        self._counter = semaphore_in(memory, SEMAPHORE_AT["data"])
         self._name, self._place = "", buffer
         self._remove, self._owner, self._fresh = None, 0, False
 

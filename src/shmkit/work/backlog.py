@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 
     from shmkit.channels.objects.codec import Encoded
     from shmkit.work.calls import CallRing
+    from shmkit.work.worker import Task
 
 __all__ = ["Backlog", "Call"]
 
 AHEAD: Final = 0.02  # seconds of work to keep in the ring of calls
 MOST_AHEAD: Final = 1000  # calls in the ring, however short they are
-
-_Task = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
 class Call:
@@ -41,12 +40,12 @@ class Call:
         future: the caller's.
         content: its pickle; None for a call with large arguments, which are copied only when it is
             put into the ring.
-        task: function, arguments and keyword arguments.
+        task: what its pickle is of (worker.py).
     """
 
     __slots__ = ("content", "future", "is_running", "task")
 
-    def __init__(self, future: Future[Any], content: bytes | None, task: _Task) -> None:
+    def __init__(self, future: Future[Any], content: bytes | None, task: Task) -> None:
         self.future = future
         self.content = content
         # With a pickle the task is not needed: do not keep its arguments alive.
@@ -109,6 +108,7 @@ class Backlog:
         self.parked: deque[Call] = deque()
         self.failed: list[tuple[Call, BaseException]] = []
         self._calls = calls
+        self._writer = calls.cursors[0]
         # At least one call running and one ready for each worker.
         self._window = self._least = 2 * most_workers + 1
         self._done, self._since = 0, time.monotonic()
@@ -145,7 +145,8 @@ class Backlog:
                 self.failed.append((call, error))
                 return True
         try:
-            self._calls.put_encoded(content, 0)
+            if type(content) is not bytes or not self._writer.put(content):
+                self._calls.put_encoded(content, 0)
         except (Full, PeerDied):
             return False  # no room, or no live worker now: park it
         except Exception as error:  # noqa: BLE001 - passed to the future

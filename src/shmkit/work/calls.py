@@ -126,12 +126,7 @@ class CallRing(ObjectRing):
 
     def note_in(self, note: memoryview[int]) -> None:
         """Have this handle note each call it takes in these words, a worker's own."""
-
-        def note_get(head: int, end: int) -> bool:  # noqa: ARG001
-            note[NOTE_TAKEN] = end  # step: call.taken
-            return True
-
-        self._reader.note = note_get
+        self._reader.mark = note[NOTE_TAKEN : NOTE_TAKEN + 1]
 
     @property
     def position(self) -> int:

@@ -21,7 +21,7 @@ from shmkit.work.backlog import Call
 from shmkit.work.future import CallFuture
 from shmkit.work.pool import Pool
 from shmkit.work.supervisor import Orders
-from shmkit.work.worker import run_chunk
+from shmkit.work.worker import run_chunk, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -125,7 +125,7 @@ class ProcessPoolExecutor(Executor):
             )
         pool = self._pool or self._start()
         future: Future[_T] = CallFuture()
-        task = (fn, args, kwargs)
+        task = task_of(fn, args, kwargs)
         try:
             content = encode(task)
         except Exception as error:  # noqa: BLE001 - passed to the future

@@ -87,6 +87,7 @@ class Pool:
                     capacity=RESULTS, producers="many", consumers="one", participants=participants
                 )
             )
+            self._reader = self._results.cursors[1]
             self._supervisor = Supervisor(orders, self._calls, self._results)
             undo.pop_all()
         self.backlog = Backlog(self._calls, orders.most_workers)
@@ -172,9 +173,14 @@ class Pool:
                 if frame is not None:
                     self._settle(frame)
                 count += 1
-                if count == BATCH or self._results.empty():
+                if count == BATCH:
                     break
-                frame = self._receive(0)
+                frame = self._reader.get()
+                # None where there is no result, and where the next one needs care.
+                if frame is None:
+                    if self._results.empty():
+                        break
+                    frame = self._receive(0)
             del frame  # it may hold memory; the next wait may be long
         except Empty:
             # Nothing came for a while: perhaps the workers are dead. Look before the next wait.

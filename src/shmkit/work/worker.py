@@ -1,5 +1,9 @@
 """The loop in a worker process: take a call, run it, put its result.
 
+A call is pickled as `(function, args, kwargs)`; or, because a pickler takes its time to look a
+function up and an unpickler to import it, as `(module, name, args, kwargs)`, where the function is
+found in a module by its name. That is what a pickle of it says, too.
+
 A result is `(id, kind, value)`, pickled as one object; `number_of` reads the id even of a result
 that does not unpickle. An exception that a call raised is pickled by itself, and put into the
 result beside its traceback as text: if it does not unpickle, the text is still there.
@@ -7,11 +11,14 @@ result beside its traceback as text: if it does not unpickle, the text is still 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
 import pickletools
+import sys
 from traceback import format_exception
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.objects.codec import encode, load
@@ -32,9 +39,11 @@ __all__ = [
     "LAST",
     "RETURNED",
     "WAKE",
+    "Task",
     "number_of",
     "revive",
     "run_chunk",
+    "task_of",
     "unpack",
     "unreadable",
     "work",
@@ -46,6 +55,10 @@ FAILED: Final = 1  # the value is (the pickled exception, its traceback)
 LAST: Final = 2  # added to one of these two: the worker ends after it
 BROKEN: Final = 4  # not of a call: the initializer failed, the value is its traceback
 WAKE: Final = 5  # not of a call: the collector is to look at its orders
+
+Args = tuple[Any, ...]
+Task = tuple[Any, Args, dict[str, Any]] | tuple[str, str, Args, dict[str, Any]]
+"""What a call is a pickle of."""
 
 # How a ring tells a worker that the pool has ended.
 _END: Final = (ShutDown, PeerDied, ClosedError)
@@ -97,6 +110,7 @@ def _loop(
     calls: CallRing, results: ResultRing, note: memoryview[int], most_calls: int | None
 ) -> None:
     left = -1 if most_calls is None else most_calls
+    writer = results.cursors[0]
     while left:
         left -= 1
         last = 0 if left else LAST
@@ -116,7 +130,9 @@ def _loop(
             content = _run(number, last, frame)
             del frame
         try:
-            results.put_encoded(content)  # step: call.result
+            # The common case is one call: a small result, and room for it.
+            if type(content) is not bytes or not writer.put(content):  # step: call.result
+                results.put_encoded(content)
         except OSError as error:
             if isinstance(error, PeerDied):
                 raise  # the collector's process is dead
@@ -130,7 +146,7 @@ def _run(number: int, last: int, frame: bytes | Received) -> bytes | Encoded:
     """Run one call, and encode its result."""
     is_called = False
     try:
-        function, args, kwargs = unpack(frame)
+        function, args, kwargs = _call_in(unpack(frame))
         is_called = True
         result = function(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - passed to the future
@@ -141,6 +157,35 @@ def _run(number: int, last: int, frame: bytes | Received) -> bytes | Encoded:
         return encode((number, RETURNED | last, result))
     except BaseException as error:  # noqa: BLE001 - passed to the future
         return _encode_failure(number, last, error)
+
+
+def task_of(function: Callable[..., Any], args: Args, kwargs: dict[str, Any]) -> Task:
+    """What to pickle of a call."""
+    # Only what a pickler, too, sends by its name, whatever reducers there are: functions. If it is
+    # not found under its name, the pickler says why.
+    if type(function) is FunctionType:
+        module, name = function.__module__, function.__qualname__
+        if type(module) is str and _function_at(module, name) is function:
+            return module, name, args, kwargs
+    return function, args, kwargs
+
+
+def _call_in(task: Task) -> tuple[Any, Args, dict[str, Any]]:
+    """Function, arguments and keyword arguments of a call."""
+    if len(task) == 3:
+        return task
+    module, name, args, kwargs = task
+    function = _function_at(module, name)
+    if function is None:  # to be imported, or an error: as the unpickler does it
+        function = pickle.Unpickler(io.BytesIO(), fix_imports=False).find_class(module, name)
+    return function, args, kwargs
+
+
+def _function_at(module: str, name: str) -> Any:
+    """What a module that is loaded has under a name; None if there is nothing."""
+    found = sys.modules.get(module)
+    # What is no module may stand there, too: the pickler is to deal with it.
+    return found.__dict__.get(name) if isinstance(found, ModuleType) else None
 
 
 def _encode_failure(number: int, last: int, error: BaseException) -> bytes | Encoded:

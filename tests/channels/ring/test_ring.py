@@ -552,6 +552,7 @@ def test_room_that_was_reckoned_for_a_discarded_frame_is_not_believed(where: Any
             assert second.get_many() == [b"across", *sent]
 
 
+@pytest.mark.usefixtures("plain_python")
 def test_a_lap_that_is_skipped_while_a_shared_side_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The frame is behind the end of the lap; at the head there is what an older one left."""
     with Ring.create(capacity=4096, producers="many", consumers="many") as ring:

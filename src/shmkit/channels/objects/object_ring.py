@@ -28,10 +28,12 @@ from shmkit.memory.backends.base import identity_of
 from shmkit.segment.words import (
     CUT,
     FRAME_HEADER,
+    GET_NOTES,
     HEAD,
     KIND_MASK,
     KIND_SHIFT,
     OBJECT_RING_KIND,
+    PUT_NOTES,
     READY,
     SIZE_MASK,
     STATE,
@@ -41,6 +43,7 @@ from shmkit.segment.words import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shmkit.core import ReadCursor, WriteCursor
     from shmkit.segment.segment import Segment
 
 __all__ = ["ENCODED", "OVERFLOW", "ObjectReader", "ObjectRing"]
@@ -238,13 +241,13 @@ class ObjectRing(Ring):
         if not is_in:
             self._overflow.remove(label.name)
 
-    def common_put(self) -> Callable[[bytes], bool]:
-        """What puts a plain pickle in the common case; if it did not, `put_encoded` is to."""
-        return self._writer.put
+    @property
+    def cursors(self) -> tuple[WriteCursor, ReadCursor]:
+        """What puts and gets a plain pickle in the common case.
 
-    def common_get(self) -> Callable[[], bytes | None]:
-        """What gets a plain pickle in the common case; if it is None, `get_frame` is to."""
-        return self._reader.get
+        If `put` is False, `put_encoded` is to do it; if `get` is None, `get_frame`.
+        """
+        return self._writer, self._reader
 
     def get_frame(self, timeout: float | None) -> Any:
         """The oldest object, to be loaded: a plain pickle, or a `Received`; else as `get`."""
@@ -256,8 +259,9 @@ class ObjectRing(Ring):
         Args:
             maxsize: the most objects there may be; 0 for no limit but room.
         """
-        self._tally = tally = Tally(self._words, maxsize)
-        self._writer.note, self._reader.note = tally.note_put, tally.note_get
+        self._tally = Tally(self._words, maxsize)
+        self._writer.notes, self._writer.most = PUT_NOTES, maxsize
+        self._reader.notes = GET_NOTES
 
     @property
     def maxsize(self) -> int:

@@ -61,7 +61,7 @@ class Queue(Generic[T]):
 
     def _take(self, ring: ObjectRing) -> None:
         self._ring = ring
-        self._put, self._get = ring.common_put(), ring.common_get()
+        self._writer, self._reader = ring.cursors
 
     @classmethod
     def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
@@ -108,7 +108,7 @@ class Queue(Generic[T]):
         """
         content = encode(obj)
         # The common case is one call: a small pickle, and room for it.
-        if type(content) is not bytes or not self._put(content):
+        if type(content) is not bytes or not self._writer.put(content):
             self._ring.put_encoded(content, _seconds(block, timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -125,7 +125,7 @@ class Queue(Generic[T]):
             Exception: it does not unpickle, for whatever reason. It is out of the queue: the next
                 call gets the next object.
         """
-        frame: Any = self._get()
+        frame: Any = self._reader.get()
         if frame is None:
             frame = self._ring.get_frame(_seconds(block, timeout))
         obj: T = load(frame) if type(frame) is bytes else frame.load()

@@ -1,7 +1,7 @@
 """Many frames with one call: they are published, or released, with one store for each run.
 
 A run ends at the end of a lap, where there is no room or no frame, and after one frame in rings
-that note every frame (`Cursor.note`).
+that note every frame (`Cursor.notes`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ __all__ = ["get_many", "put_many"]
 
 def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
     """As `Ring.put_many`."""
-    batch = [as_bytes(frame) for frame in frames]
+    given = list(frames)
+    done = writer.put_many(given, 0)
+    if done == len(given):
+        return done
+    batch = [as_bytes(frame) for frame in given]
     # All sizes first: a frame that never fits must not leave half a batch in the ring.
     writer.check_size(max(map(len, batch), default=0))
     deadline = Deadline(timeout)
-    done = 0
     try:
         while done < len(batch):
-            done += _put_run(writer, batch, done, deadline)
+            done += writer.put_many(batch, done) or _put_run(writer, batch, done, deadline)
     except Full:
         return done
     except ShmkitError as error:
@@ -76,7 +79,7 @@ def _write_run(
     words, data, mask, checked = writer.words, writer.data, writer.mask, writer.checked
     room = min(writer.seen + writer.size, (at | mask) + 1)
     # A note counts one object for each store of the tail.
-    last = len(batch) if writer.note is None else first + 1
+    last = first + 1 if writer.notes else len(batch)
     number = first
     # The loop of `WriteCursor.put`, without what is the same for all frames of the run.
     while number < last:
@@ -102,6 +105,9 @@ def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> l
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
     most = sys.maxsize if max_frames is None else max_frames
+    taken = reader.get_many(most)
+    if taken is not None:
+        return taken
 
     def attempt() -> list[bytes] | Wait:
         at = reader.find()
@@ -116,7 +122,7 @@ def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:
     """Copy out frames from a checked one on, and release them with one store."""
     frames: list[bytes] = []
     last = reader.seen  # frames put meanwhile are left: a fast producer must not hold us here
-    if reader.note is not None:
+    if reader.notes or reader.mark is not None:
         # As in put: a note counts one object for each store of the head.
         most = 1
     while True:

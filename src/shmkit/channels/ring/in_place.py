@@ -7,12 +7,12 @@ and still lives keeps its memory mapped; what it shows then is the ring's again.
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmkit.channels.frame import step_of
 from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back, wait
+from shmkit.compiled import Exporter
 from shmkit.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["Frame", "get_into", "peek", "reserve"]
 T = TypeVar("T")
 
 
-class Frame:
+class Frame(Exporter):
     """Room for one frame inside the ring: write into it; leaving the `with` commits it.
 
     It is indexed and sliced as a writable `memoryview` of bytes; `buf` is that view.
@@ -60,10 +60,8 @@ class Frame:
     def __bytes__(self) -> bytes:
         return bytes(self.buf)
 
-    if sys.version_info >= (3, 12):
-
-        def __buffer__(self, flags: int) -> memoryview:
-            return self.buf
+    def _exported(self) -> memoryview:
+        return self.buf
 
     def __repr__(self) -> str:
         return f"<Frame of {len(self.buf)} bytes>"

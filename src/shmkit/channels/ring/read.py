@@ -179,8 +179,10 @@ class Reader(ReadCursor):
         """Let the producers have everything up to `end`."""
         words = self.words
         # The note before the head: it says what the next store of the head counts.
-        if self.note is not None:
-            self.note(words[HEAD], end)
+        if self.notes:
+            self.note(words[HEAD])
+        if self.mark is not None:
+            self.mark[0] = end  # step: get.mark
         # A handler may have closed or forked meanwhile: then the frame is not ours to release.
         check_loan(self, self.loan)
         # The copy is read before producers may write over it.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
 from shmkit.channels.handle import STATES, Handle, checked_state, until_shut_down
 from shmkit.channels.ring import batch, in_place, lending
@@ -22,6 +23,7 @@ from shmkit.channels.ring.options import ALL_FLAGS, stored
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
+from shmkit.compiled import twin
 from shmkit.core import IMPOSSIBLE
 from shmkit.deadline import Deadline
 from shmkit.segment.participants import NO_WORDS
@@ -94,7 +96,8 @@ class RingStatistics(NamedTuple):
     sleeps: tuple[int, int]
 
 
-class Ring(Handle):
+@twin(compiled.RingCore)
+class Ring(compiled.RingCore, Handle):
     """One process puts, one process gets, in the same order; put blocks while it is full.
 
     Made by `create`, `attach` and `ensure`. The first put of a handle makes it the producer, the
@@ -454,14 +457,20 @@ class Ring(Handle):
             CorruptSegment: an index or a frame's length is impossible.
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        at, tail = self._glimpse(words)
-        frames = 0
+        words, copied = self._open_words(), None
+        first, tail = self._glimpse(words)
+        at, frames = first, 0
         while at < tail:
-            word = words[self._word_at(at)]
-            head = words[HEAD]
-            if head > at:  # released meanwhile: word and count are stale, start again
-                at, frames = head, 0
+            word = words[self._word_at(at)] if copied is None else copied[(at - first) >> 3]
+            if copied is None and words[HEAD] > at:
+                # Released meanwhile: word and count are stale. Consumers may be faster than this
+                # loop, but not than a copy. What was not released after it is whole in it.
+                while True:
+                    first, tail = self._glimpse(words)
+                    copied = self._copy(first, tail)
+                    at, frames = self._glimpse(words)[0], 0
+                    if at < tail or first == tail:
+                        break  # else this process was held up, and all of them passed meanwhile
                 continue
             frames += not word & PAD
             at += step_of(word & SIZE_MASK)
@@ -523,6 +532,13 @@ class Ring(Handle):
             f"<Ring {self._name} {state}, {words[TAIL] - words[HEAD]} of {self.capacity} bytes "
             f"used, {' and '.join(roles) or 'no role'} here>"
         )
+
+    def _copy(self, at: int, end: int) -> memoryview[int]:
+        """The words between two positions, while other processes go on."""
+        start, size = self._base + (at & self._writer.mask), end - at
+        before_end = self._map[start : min(start + size, self._base + self.capacity)]
+        after_it = self._map[self._base : self._base + size - len(before_end)]
+        return memoryview(before_end + after_it).cast("Q")
 
     def _word_at(self, position: int) -> int:
         """Index of the first word of the frame at a position."""

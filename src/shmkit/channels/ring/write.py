@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.channels.frame import as_bytes, second_word, step_of
 from shmkit.channels.handle import checked_state
 from shmkit.channels.ring.lending import Wait, check_loan, insist, take_role
-from shmkit.core import COUNTER, IMPOSSIBLE, WriteCursor
+from shmkit.compiled import copy
+from shmkit.core import COUNTER, IMPOSSIBLE, LARGE_COPY, WriteCursor
 from shmkit.errors import FrameTooLarge, Full, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -136,7 +137,7 @@ class Writer(WriteCursor):
         if at + step > start + self.size and not (tail == start and at == lap_end):
             return Wait(head)
         # Last of the checks: a note announces a frame that goes in now.
-        if self.note is not None and not self.note(tail, at + step):
+        if self.notes and not self.note(tail):
             return Wait(head)
         return at
 
@@ -160,7 +161,11 @@ class Writer(WriteCursor):
     def write(self, at: int, frame: bytes | memoryview) -> None:
         """Write a plain frame at a position."""
         start = self.payload_at(at)
-        self.data[start : start + len(frame)] = frame  # step: put.payload
+        if len(frame) < LARGE_COPY:
+            self.data[start : start + len(frame)] = frame  # step: put.payload
+        else:
+            with memoryview(self.data) as whole, whole[start : start + len(frame)] as room:
+                copy(room, frame)  # step: put.payload
         self.seal(at, frame)
 
     def payload_at(self, at: int) -> int:

@@ -60,6 +60,10 @@ class Content(Handle):
                 return self._exports.add(view, "memoryview (.buf)")
             self._buf = None  # another thread moved the handle to other bytes
 
+    def _exported(self) -> memoryview:
+        """What the buffer protocol gives: `memoryview(buffer)`, `hashlib.sha256(buffer)`."""
+        return self._exports.add(self._on_bytes(lambda whole: whole[:]), "buffer")
+
     def view(
         self,
         format: str,  # noqa: A002 - as in memoryview.cast

@@ -9,6 +9,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
+from shmkit.compiled import Exporter
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import creation
 from shmkit.memory.buffer.exports import Exports
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 
-class Handle:
+class Handle(Exporter):
     """One process's hold on a range of shared memory.
 
     Closing is always safe: memory stays as long as a view of it is in use. The creator of a named

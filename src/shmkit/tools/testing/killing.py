@@ -1,7 +1,7 @@
 """Killing: a child process that dies, or stops, exactly at a step.
 
 The library has no hooks for it. The child traces itself, and only the functions that contain the
-step.
+step. There it uses the plain Python, whose steps the compiled core's are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from shmkit import compiled
 from shmkit.deadline import Deadline
 from shmkit.tools.testing.steps import choose
 
@@ -141,7 +142,7 @@ class Victim:
         with theirs:
             try:
                 self._process = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
-                    target=_run, args=(theirs, wanted, nth, int(signal), target, args)
+                    target=_run, args=(theirs, point, wanted, nth, int(signal), target, args)
                 )
                 self._process.start()
                 self.pid: int = self._process.pid
@@ -256,6 +257,7 @@ class Victim:
 
 def _run(
     link: Connection,
+    point: str,
     wanted: dict[str, frozenset[int]],
     nth: int,
     number: int,
@@ -265,6 +267,9 @@ def _run(
     with link:
         tripwire = _Tripwire(link, wanted, nth, number)
         tripwire.set()
+        if hasattr(compiled.core, "arm"):  # the build for tests: the step in C, the nth time
+            compiled.use_python(False)
+            compiled.core.arm(point.partition("@")[0], nth, link.fileno(), number)
         try:
             target(*args)
         finally:
@@ -284,6 +289,7 @@ class _Tripwire:
         self._before: Any = None
 
     def set(self) -> None:
+        compiled.use_python(True)  # what is compiled cannot be traced
         self._before = sys.gettrace()
         # For threads that the target starts.
         threading.settrace(self._enter)
@@ -292,6 +298,7 @@ class _Tripwire:
     def clear(self) -> None:
         threading.settrace(self._before)
         sys.settrace(self._before)
+        compiled.use_python(False)
 
     def _enter(self, frame: FrameType, event: str, arg: object) -> Any:  # noqa: ARG002
         wanted = self._wanted.get(frame.f_code.co_filename)
