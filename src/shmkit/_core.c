@@ -19,6 +19,7 @@
 #include <structmember.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <stddef.h>
@@ -42,12 +43,29 @@ static inline void store(word *at, word value) { __atomic_store_n(at, value, __A
 static inline void count_up(word *at) { store(at, (load(at) + 1) & COUNTER); }
 static inline void fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-static void fence_all(void) /* segment/fences.py */
+/* segment/fences.py: a sleeper fences for the ringers, too, if they have joined. In the cache of
+ * the word that was just stored a fence may cost more than all of a put. */
+static int has_joined;
+
+static void fence_all(void)
 {
     fence();
 #ifdef SYS_membarrier
     syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
 #endif
+}
+
+static void join_fence_all(void)
+{
+#if defined(SYS_membarrier) && defined(__x86_64__) /* elsewhere plain Python does not call it */
+    has_joined = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
+#endif
+}
+
+static inline void fence_or_joined(void)
+{
+    if (has_joined) __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    else fence();
 }
 
 static inline void pause_cpu(void)
@@ -593,7 +611,7 @@ static void leave(Cursor *self)
 /* After a commit: wake the other side. 1, or -1 for an error, of a bell in Python. */
 static int tell(Cursor *self, word flag)
 {
-    fence();
+    fence_or_joined();
     if (!load(words_of(self) + flag)) return 1;
     PyObject *bell = self->head.known[1], *result;
     if (bell != NULL) result = bell_ring((BellCore *)bell, NULL);
@@ -958,6 +976,11 @@ static int fill_module(PyObject *module)
         return -1;
     }
     flag_value = sample.words[FLAG_AT];
+    join_fence_all();
+    if (pthread_atfork(NULL, NULL, join_fence_all) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
     PyType_Spec *specs[] = {&Semaphore_spec, &MutexCore_spec, &LockCore_spec, &BellCore_spec,
                             &WriteCursor_spec, &ReadCursor_spec, &RingCore_spec, &Exporter_spec};
     for (size_t i = 0; i < sizeof(specs) / sizeof(*specs); i++) {
