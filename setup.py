@@ -149,8 +149,7 @@ def extension(name: str) -> Extension:
         optional=True,  # without a compiler the plain Python is used
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"]
         + os.environ.get("SHMKIT_CFLAGS", "").split(),
-        extra_link_args=["-pthread"]
-        + os.environ.get("SHMKIT_LDFLAGS", "").split(),
+        extra_link_args=["-pthread"] + os.environ.get("SHMKIT_LDFLAGS", "").split(),
     )
 
 

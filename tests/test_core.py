@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "shmkit" / "_core.c"
 MOST = (1 << 64) - 1
 
 
-@pytest.fixture(params=["compiled", "plain"], autouse=True)
+@pytest.fixture(params=["compiled", "plain"])
 def which(request):
     """Both; the plain methods run on the compiled classes' attributes."""
     if request.param == "compiled" and compiled.core is None:
@@ -45,8 +46,22 @@ def which(request):
 
 
 @pytest.fixture(params=["one", "many"])
-def ring(request):
-    with Ring.create(capacity=4096, producers=request.param, consumers=request.param) as ring:
+def ring(request, which):
+    with new_ring(request.param) as ring:
+        yield ring
+
+
+@pytest.fixture(params=["one", "many"])
+def compiled_ring(request):
+    if compiled.core is None:
+        pytest.skip(compiled.WHY_PURE)
+    with new_ring(request.param) as ring:
+        yield ring
+
+
+@contextmanager
+def new_ring(sides):
+    with Ring.create(capacity=4096, producers=sides, consumers=sides) as ring:
         ring.put(b"roles")
         assert ring.get() == b"roles"
         yield ring
@@ -63,6 +78,7 @@ def test_a_step_of_the_c_has_the_name_it_has_in_the_python():
     assert {"mutex.tick", "mutex.give_up"} <= set(kill_points("shmkit.sync"))
 
 
+@pytest.mark.usefixtures("which")
 @given(st.lists(st.one_of(st.integers(0, 700), st.none(), st.lists(st.integers(0, 300)))))
 @settings(deadline=None, max_examples=60)
 def test_it_is_a_queue(steps):
@@ -104,10 +120,8 @@ def test_the_common_case_is_taken(ring):
     assert ring._reader.get() is None
 
 
-@needs_core
-def test_the_common_case_of_batches(ring, which):
-    if which == "plain":
-        pytest.skip("batches have no common case there")
+def test_the_common_case_of_batches(compiled_ring):
+    ring = compiled_ring
     assert ring._writer.put_many([b"0", memoryview(b"1")], 0) == 0
     assert ring._writer.put_many([b"0", bytes(5000)], 0) == 0
     assert ring._writer.put_many([b"0", b"1", b"2", memoryview(b"3"), b"4"], 1) == 2
@@ -165,6 +179,7 @@ def test_any_number_in_a_frames_header(ring, number):
             continue
 
 
+@pytest.mark.usefixtures("which")
 @pytest.mark.parametrize("number", NUMBERS)
 def test_any_number_in_the_words_of_a_lock(number):
     with_lock = Lock()
@@ -301,9 +316,13 @@ def test_a_handler_that_calls_in_is_never_a_hang(ring):
     assert outcomes <= {None, RuntimeError, Full}
 
 
-def test_a_forked_child_puts_by_itself(ring):
-    if ring._writer.mutex is None:
-        pytest.skip("the role is the parent's")
+@pytest.mark.usefixtures("which")
+def test_a_forked_child_puts_by_itself():
+    with new_ring("many") as ring:
+        put_in_child(ring)
+
+
+def put_in_child(ring):
     pid = os.fork()
     if not pid:
         status = 1
@@ -316,6 +335,7 @@ def test_a_forked_child_puts_by_itself(ring):
     assert ring.get(5) == b"of the child"
 
 
+@pytest.mark.usefixtures("which")
 def test_a_large_frame_goes_through_beside_another_thread():
     """Of 16 MiB and more, which are copied without the GIL."""
     frame = os.urandom(1 << 20) * 17
@@ -357,9 +377,7 @@ with Ring.attach(where) as ring:
 @needs_core
 @pytest.mark.parametrize("putter", ["0", "1"])
 @pytest.mark.parametrize("many", ["one", "many"])
-def test_a_compiled_and_a_plain_process_on_one_ring(many, putter, which):
-    if which == "plain":
-        pytest.skip("they are two processes")
+def test_a_compiled_and_a_plain_process_on_one_ring(many, putter):
     name = f"test-core-{os.getpid()}-{many}-{putter}"
     with Ring.create(name, capacity=1 << 14, producers=many, consumers=many) as ring:
         peers = [
@@ -436,10 +454,8 @@ MUTEX = [
     ("side", "step"),
     [*((side, step) for side in STEPS for step in STEPS[side] + MUTEX)],
 )
-def test_killed_at_a_step_in_c(side, step, many, which):
+def test_killed_at_a_step_in_c(side, step, many):
     """The others go on: no frame is lost, torn or twice, and no lock stays held."""
-    if which == "plain":
-        pytest.skip("tests/kill does that")
     done = subprocess.run(
         [sys.executable, "-c", STEPPED, side, many, step],
         env={**os.environ, "SHMKIT_CORE": "steps"},
@@ -456,9 +472,8 @@ def test_killed_at_a_step_in_c(side, step, many, which):
 
 @needs_core
 @pytest.mark.slow
-def test_a_million_calls_leave_nothing(ring, which):
-    if which == "plain":
-        pytest.skip("it counts references in C")
+def test_a_million_calls_leave_nothing(compiled_ring):
+    ring = compiled_ring
     lock = Lock()
     put, get, frame = ring._writer.put, ring._reader.get, b"x" * 64
     put_many, get_many = ring._writer.put_many, ring._reader.get_many

@@ -19,6 +19,9 @@ MODELS = {
     "bell": ((core, doorbell), ("bell.",)),
 }
 
+# Steps that a doorbell does not come to.
+EVENTCOUNT = {"bell.count", "bell.pass_on"}
+
 needs_spin = pytest.mark.skipif(not (shutil.which("spin") and shutil.which("gcc")), reason=HINT)
 
 
@@ -26,7 +29,7 @@ needs_spin = pytest.mark.skipif(not (shutil.which("spin") and shutil.which("gcc"
 def test_the_steps_of_a_model_are_those_of_the_code(model):
     modules, beginnings = MODELS[model]
     found = {point for point in kill_points(*modules) if point.startswith(beginnings)}
-    assert steps(model) == found
+    assert steps(model) == found - EVENTCOUNT
 
 
 def test_every_model_is_checked():
