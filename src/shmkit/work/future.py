@@ -80,9 +80,9 @@ class CallFuture(Future[_T]):
             lock.acquire(timeout=timeout)
             return max(0.0, end - time.monotonic())
         finally:
-            with _guard:
-                # It is still there after a timeout, or if a signal handler raised.
-                if lock in self._sleepers:
+            # It is still there after a timeout, or if a signal handler raised.
+            if lock in self._sleepers:
+                with _guard:
                     self._sleepers = tuple(other for other in self._sleepers if other is not lock)
 
     def begin(self) -> None:
