@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
-from concurrent.futures import CancelledError, Future, InvalidStateError
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 
 import pytest
 
@@ -67,6 +70,93 @@ def test_a_waiting_thread_is_woken(running) -> None:
     running.set_result(7)
     thread.join(SECONDS)
     assert got == [7]
+
+
+def asleep(future: Future[int], count: int = 1) -> bool:
+    """Whether so many threads wait for it."""
+    if isinstance(future, CallFuture) and future._made is None:
+        return len(future._sleepers) == count
+    return len(future._condition._waiters) == count  # type: ignore[attr-defined]
+
+
+ENDS = {
+    "result": lambda future: future.set_result(7),
+    "exception": lambda future: future.set_exception(KeyError()),
+    "callback, result": lambda future: (future.add_done_callback(id), future.set_result(7)),
+}
+
+
+@pytest.mark.parametrize("timeout", [None, SECONDS])
+@pytest.mark.parametrize("end", ENDS)
+def test_all_threads_that_wait_are_woken(running, end: str, timeout: float | None) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        ends = [pool.submit(running.result, timeout) for _ in range(3)]
+        wait_until(lambda: asleep(running, 3))
+        ENDS[end](running)
+        got = [each.result(SECONDS) if end != "exception" else each.exception() for each in ends]
+    assert [value if value == 7 else type(value) for value in got] == (
+        [KeyError] * 3 if end == "exception" else [7] * 3
+    )
+    assert not getattr(running, "_sleepers", ())
+
+
+def test_a_thread_that_waits_hears_of_a_cancel(future) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        end = pool.submit(future.result, SECONDS)
+        wait_until(lambda: asleep(future))
+        assert future.cancel()
+        with pytest.raises(CancelledError):
+            end.result(SECONDS)
+
+
+def test_a_thread_that_waits_with_a_timeout_gives_up_in_time(future) -> None:
+    assert future.set_running_or_notify_cancel()
+    start = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            future.result(0.05)
+    assert 0.15 <= time.monotonic() - start < SECONDS
+    assert not getattr(future, "_sleepers", ())
+    with ThreadPoolExecutor(1) as pool:
+        # It goes on to wait with the condition, for what is left of its time.
+        end = pool.submit(future.result, 0.2)
+        wait_until(lambda: asleep(future))
+        future.add_done_callback(id)
+        with pytest.raises(TimeoutError):
+            end.result(SECONDS)
+    future.set_result(7)
+    assert future.result(SECONDS) == 7
+
+
+def test_a_handler_that_raises_ends_a_wait() -> None:
+    future = CallFuture[int]()
+
+    def handler(*_: object) -> None:
+        raise KeyError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyError):
+            future.result()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not future._sleepers
+    assert future.cancel()
+
+
+def test_a_finalizer_that_cancels_as_a_wait_begins_is_heard() -> None:
+    future = CallFuture[int]()
+
+    # Stands for an allocation that runs a finalizer while the guard is held.
+    class Tuple(tuple[threading.Lock, ...]):
+        def __iter__(self) -> Iterator[threading.Lock]:
+            assert future.cancel()
+            return super().__iter__()
+
+    future._sleepers = Tuple()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(CancelledError):
+        pool.submit(future.result).result(SECONDS)
 
 
 def test_a_cancelled_one_does_not_run(future) -> None:

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.objects.codec import encode
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from shmkit.channels.objects.codec import Encoded
     from shmkit.work.calls import CallRing
+    from shmkit.work.future import CallFuture
     from shmkit.work.worker import Task
 
 __all__ = ["Backlog", "Call"]
@@ -45,12 +46,18 @@ class Call:
 
     __slots__ = ("content", "future", "is_running", "task")
 
-    def __init__(self, future: Future[Any], content: bytes | None, task: Task) -> None:
+    def __init__(self, future: CallFuture[Any], content: bytes | None, task: Task) -> None:
         self.future = future
         self.content = content
         # With a pickle the task is not needed: do not keep its arguments alive.
         self.task = task if content is None else None
         self.is_running = False
+
+    def begin(self) -> None:
+        """Set the future running, before its caller has it; or it is running already."""
+        if not self.is_running:
+            self.future.begin()
+            self.is_running = True
 
     def start(self) -> bool:
         """Set the future running; False if it was cancelled."""
@@ -150,10 +157,10 @@ class Backlog:
         except (Full, PeerDied):
             return False  # no room, or no live worker now: park it
         except Exception as error:  # noqa: BLE001 - passed to the future
-            call.start()
+            call.begin()
             self.failed.append((call, error))
             return True
-        call.start()
+        call.begin()
         # After the put, because its position is the id. The result may come before this line.
         self.running[self._calls.position] = call
         return True

@@ -124,7 +124,7 @@ class ProcessPoolExecutor(Executor):
                 "an executor here"
             )
         pool = self._pool or self._start()
-        future: Future[_T] = CallFuture()
+        future: CallFuture[_T] = CallFuture()
         task = task_of(fn, args, kwargs)
         try:
             content = encode(task)

@@ -1,15 +1,21 @@
-"""CallFuture: a Future that makes its condition variable when a thread first waits.
+"""CallFuture: a Future that makes its condition variable when it is first needed.
 
 Most of what a `concurrent.futures.Future` costs is its condition variable, and most futures do not
 need one: when their result is asked for, it is there. So it is made at its first use. Whatever
-waits, calls back or cancels uses `_condition`, here as in the base class. As long as a future has
-none, no thread does any of this, and its state is set under one lock that all futures share.
+calls back, cancels, fails or waits for several uses `_condition`, here as in the base class. As
+long as a future has none, no thread does any of this, and its state is set under one lock that all
+futures share.
+
+A thread in `result` waits with a plain lock of its own. That is what a condition variable does,
+too, with four times the work around it. Such a sleeper is woken by the result; or when the future
+gets its condition, and waits on that one from then on.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from typing import Any, TypeVar
@@ -26,6 +32,7 @@ class CallFuture(Future[_T]):
     """The future of a call that was submitted."""
 
     _made: threading.Condition | None
+    _sleepers: tuple[threading.Lock, ...] = ()  # for each thread that waits without a condition
 
     def __init__(self) -> None:
         # Not the base class's __init__, which would make the condition.
@@ -45,7 +52,42 @@ class CallFuture(Future[_T]):
                 made = self._made
                 if made is None:
                     made = self._made = fresh
+                    self._wake()
         return made
+
+    def _wake(self) -> None:
+        """Wake each sleeper, for good; the guard is held."""
+        sleepers, self._sleepers = self._sleepers, ()
+        for lock in sleepers:
+            lock.release()
+
+    def _sleep(self, timeout: float | None) -> float | None:
+        """Wait for the result, or for a condition; what is left of the timeout, None for ever."""
+        lock = threading.Lock()
+        lock.acquire()
+        try:
+            with _guard:
+                self._sleepers = (*self._sleepers, lock)
+                # After the store: the tuple may run a finalizer, which uses this future. From here
+                # on, what sets the state or makes the condition finds the lock.
+                is_awake = self._made is not None or self._state == FINISHED
+            if is_awake:
+                return timeout
+            if timeout is None:
+                lock.acquire()
+                return None
+            end = time.monotonic() + timeout
+            lock.acquire(timeout=timeout)
+            return max(0.0, end - time.monotonic())
+        finally:
+            # It is still there after a timeout, or if a signal handler raised.
+            if lock in self._sleepers:
+                with _guard:
+                    self._sleepers = tuple(other for other in self._sleepers if other is not lock)
+
+    def begin(self) -> None:
+        """Set it running: for the thread that made it, as long as no other has it."""
+        self._state = RUNNING
 
     def set_running_or_notify_cancel(self) -> bool:
         """As of a Future."""
@@ -61,12 +103,16 @@ class CallFuture(Future[_T]):
             if self._made is None and self._state == RUNNING:
                 self._result = result
                 self._state = FINISHED
+                self._wake()
                 return
         # Outside the guard: this runs callbacks, which may take long.
         super().set_result(result)
 
     def result(self, timeout: float | None = None) -> _T:
         """As of a Future."""
+        # As a condition does: with 0 or less it does not wait.
+        if self._state != FINISHED and (timeout is None or timeout > 0):
+            timeout = self._sleep(timeout)
         # Without the lock: the state is stored last, after the result.
         if self._state == FINISHED and self._exception is None:
             result: _T = self._result
