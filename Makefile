@@ -75,8 +75,8 @@ steps: $(VENV)/.tests
 	SHMKIT_STEPS=1 $(BUILD_CORE)
 	$(BIN)/python -m pytest tests/test_core.py -k killed_at_a_step_in_c $(ARGS)
 
-# The compiled core under gcc's AddressSanitizer and UndefinedBehaviorSanitizer. Afterwards it is
-# built again as it was.
+# The compiled core under gcc's AddressSanitizer and UndefinedBehaviorSanitizer, whose allocator keeps
+# what was freed: resident memory is not measured. Afterwards the core is built again as it was.
 SANITIZED = tests/test_core.py tests/channels/ring tests/sync
 sanitize: $(VENV)/.tests
 	$(PIP) 'setuptools>=77'
@@ -84,7 +84,7 @@ sanitize: $(VENV)/.tests
 	    -fno-sanitize-recover=undefined" SHMKIT_LDFLAGS="-fsanitize=address,undefined" $(BUILD_CORE)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	    $(BIN)/python -m pytest $(SANITIZED) $(ARGS); status=$$?; $(BUILD_CORE) && exit $$status
+	    $(BIN)/python -m pytest $(SANITIZED) -k "not million_calls" $(ARGS); status=$$?; $(BUILD_CORE) && exit $$status
 
 SECONDS ?= 300
 soak: $(VENV)/.tests
