@@ -40,15 +40,18 @@ def test_a_publisher_killed_as_it_rings(where: Any, step: str) -> None:
 @pytest.mark.parametrize("step", ["bell.flag", "bell.fence", "bell.sleep", "bell.pass_on"])
 def test_a_reader_killed_as_it_sleeps(where: Any, step: str) -> None:
     """Also with the token that it was to hand on."""
-    with Broadcast.create(where, capacity=4096) as ours, ThreadPoolExecutor(1) as threads:
-        with ours.subscribe() as subscription:
-            with start_until(f"{step}@BellCore.doze", take, ours, method="fork") as victim:
-                if step == "bell.pass_on":
-                    asleep(ours)
-                    ours.publish(b"rings")
-                    assert subscription.get() == b"rings"
-                assert victim.await_point(SECONDS)
-            waiting = threads.submit(subscription.get, SECONDS)
-            asleep(ours)
-            ours.publish(b"news")
-            assert waiting.result() == b"news"
+    with (
+        Broadcast.create(where, capacity=4096) as ours,
+        ThreadPoolExecutor(1) as threads,
+        ours.subscribe() as subscription,
+    ):
+        with start_until(f"{step}@BellCore.doze", take, ours, method="fork") as victim:
+            if step == "bell.pass_on":
+                asleep(ours)
+                ours.publish(b"rings")
+                assert subscription.get() == b"rings"
+            assert victim.await_point(SECONDS)
+        waiting = threads.submit(subscription.get, SECONDS)
+        asleep(ours)
+        ours.publish(b"news")
+        assert waiting.result() == b"news"
