@@ -30,7 +30,7 @@ SHAPES = ((1, 1), (2, 2), (4, 1), (1, 4), (4, 4))
 SILENCE = 0.002  # seconds
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 BASELINES = {
-    "spsc": ("multiprocessing.Queue", "pyzmq ipc"),
+    "spsc": ("multiprocessing.Queue", "pyzmq ipc", "raw C"),
     "mpmc": ("multiprocessing.Queue", "faster-fifo"),
 }
 DEADLINE = 30.0  # seconds for one run
@@ -187,7 +187,11 @@ def _show_rates(
 
 def _best_peer(cells: list[Cell], column: str) -> Cell | None:
     peers = [
-        cell for cell in cells if cell.column == column and cell.values and not cell.contender.ours
+        cell
+        for cell in cells
+        if cell.column == column
+        and cell.values
+        and not (cell.contender.ours or cell.contender.bound)
     ]
     return max(peers, key=lambda cell: float(median(cell.values)), default=None)
 
