@@ -119,6 +119,11 @@ def colour_of(name: str) -> str:
     return COLOURS.get(name.partition(",")[0], OTHER)
 
 
+def is_bound(name: str) -> bool:
+    """Whether it is no contender, but the bound for ours."""
+    return name.partition(",")[0] == BOUND
+
+
 def draw_rates(lines: list[Rates], under: str) -> Figure:
     """Frames a second by size, both logarithmic."""
     figure = new_figure(4.6, under)
@@ -133,11 +138,11 @@ def draw_rates(lines: list[Rates], under: str) -> Figure:
             line.rates,
             color=colour,
             label=line.name,
-            linestyle="--" if line.name == BOUND else "-",
+            linestyle="--" if is_bound(line.name) else "-",
             linewidth=2.4 if ours else 1.3,
             marker=MARKS[number % len(MARKS)],
             markersize=6 if ours else 4.5,
-            zorder=4 if line.name == BOUND else 3 if ours else 2,
+            zorder=4 if is_bound(line.name) else 3 if ours else 2,
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
