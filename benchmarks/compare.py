@@ -1,353 +1,217 @@
-"""The library against an older state of it, its best peers, and C: `compare.py --pure PATH/src`.
+"""This library against what it was, its best peers, and raw C: `benchmarks/compare.py --help`.
 
-Each row is measured in turns: this source tree, the older one (a checkout, by the path of its
-`src`), and the row's peers; figures are medians, ratios medians of the ratios within each round.
-Every measurement runs in an interpreter of its own.
+    python benchmarks/compare.py --pure OTHER/src
+
+Rows and bars are in bars.py. "here" is the source tree that this file belongs to, "pure" another
+checkout of it, given by the path of its `src`. Every measurement runs in a fresh interpreter. All
+sides of a row take turns within every round, each round begun by another; figures are medians over
+the rounds, and ratios medians of the ratios within each round. A row's best peer is that with the
+best median.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import json
-import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent import futures
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from harness import clock
-from report import Table, conditions, print_conditions, print_table
+from bars import DEADLINE, RAW, ROWS, Row
+from contenders import Channel, Contender, load
+from harness import Failed
+from options import is_wanted, new_parser
+from report import Table, Watch, conditions, print_conditions, print_table, write_json
+from ring import Cell, in_turns
+
+__all__ = ["Verdict", "judge", "main"]
 
 HERE = Path(__file__).resolve().parent.parent / "src"
-SMALL = {"id": 1, "name": "sensor-7", "value": 0.5, "ok": True}
-DEADLINE = 60.0  # seconds for one measurement
-RAW_NAME = "raw C"
+MEASURE = Path(__file__).with_name("bars.py")
+HEADS = ["", "here", "x pure", "best peer", "x best peer", "x raw C"]
 
 
-class Row(NamedTuple):
-    """One line of the table.
+class Side:
+    """One side of a row: a contender, with the library of a source tree; the same count each time.
 
-    Attributes:
-        name: what is measured.
-        measure: in the child: called with the name of the contender.
-        ours: the contender's name for the library's own side.
-        peers: the others.
-        pure: how many times the older state it should be.
-        best: how many times the best peer; None for no bar.
-        raw: which part of raw C; None for none.
-        less: whether less is better; then the bars are upper ones.
+    Args:
+        row: what is measured.
+        name: the contender's.
+        source: directory with the library.
+        seconds: of each measurement, about.
     """
 
-    name: str
-    measure: Callable[[str], float]
-    ours: str
-    peers: tuple[str, ...]
-    pure: float
-    best: float | None
-    raw: float | None = None
-    less: bool = False
+    def __init__(self, row: Row, name: str, source: Path, seconds: float) -> None:
+        self._words = [row.title, name, str(seconds)]
+        self._source = source
+        self._count = 0
+
+    def __call__(self) -> float:
+        """Measure once more, in a fresh interpreter."""
+        command = [sys.executable, str(MEASURE), *self._words, str(self._count)]
+        found = json.loads(_output(command, self._source))
+        if not Path(found["library"]).is_relative_to(self._source):
+            raise Failed(f"imported {found['library']}, which is not in {self._source}")
+        self._count = found["count"]
+        return float(found["value"])
 
 
-# -- what the children measure -------------------------------------------------------------------
-
-
-def _contender(name: str, topology: str) -> Any:
-    from contenders import load
-
-    return next(c for c in load()[0] if c.name == name and topology in c.topologies)
-
-
-def _room(size: int) -> int:
-    return max(4 << 20, 8 * size)
-
-
-def _stream(size: int, seconds: float, name: str) -> float:
-    from measures import stream
-    from raw import raw_stream
-
-    def run(count: int) -> float:
-        if name == RAW_NAME:
-            return raw_stream(size, count, _room(size), DEADLINE)
-        return stream(_contender(name, "spsc"), size, count, _room(size), DEADLINE)
-
-    rate = run(2000 if size <= 1024 else 200)
-    return run(max(200, int(run(max(200, int(rate * seconds / 5))) * seconds)))
-
-
-def _mpmc(seconds: float, name: str) -> float:
-    from measures import many_to_many
-
-    def run(count: int) -> float:
-        contender, each = _contender(name, "mpmc"), max(64, count // 4)
-        return many_to_many(contender, 64, each, 4, 4, 4 << 20, DEADLINE)
-
-    return run(int(run(4000) * seconds))
-
-
-def _trip(silence: float, seconds: float, name: str) -> float:
-    from measures import round_trips
-    from raw import raw_trips
-
-    count = int(min(5000, 1000 * seconds / max(silence, 1e-4)))
-    if name == RAW_NAME:
-        times = raw_trips(count, silence, DEADLINE)
-    else:
-        times = round_trips(_contender(name, "rtt"), 64, count, silence, 4 << 20, DEADLINE)
-    return median(times) * 1e6
-
-
-def _queue(seconds: float, name: str) -> float:
-    import objects
-
-    import shmkit
-
-    makers = {"shmkit": lambda _: shmkit.Queue(), "mp": lambda _: _McQueue()}
-    objects.OBJECTS["row"] = (SMALL, 100, 2000)
-    probe = objects.rate(makers[name], "row", 2000)
-    return objects.rate(makers[name], "row", max(2000, int(probe * seconds)))
-
-
-class _McQueue:
-    def __init__(self) -> None:
-        queue = multiprocessing.get_context("fork").Queue()
-        self.put, self.get, self.close = queue.put, queue.get, queue.close
-
-
-def _lock(with_it: bool, seconds: float, name: str) -> float:
-    import shmkit
-
-    lock: Any = shmkit.Lock() if name == "shmkit" else multiprocessing.get_context("fork").Lock()
-    count = int(200_000 * seconds)
-
-    def pairs(count: int) -> float:
-        begin = clock()
-        if with_it:
-            for _ in range(count):
-                with lock:
-                    pass
-        else:
-            acquire, release = lock.acquire, lock.release
-            for _ in range(count):
-                acquire()
-                release()
-        return clock() - begin
-
-    pairs(1000)
-    value = min(pairs(count) for _ in range(3)) / count * 1e9
-    getattr(lock, "close", int)()
-    return value
-
-
-def _executor(one_by_one: bool, seconds: float, name: str) -> float:
-    import executor
-
-    import shmkit
-
-    context = multiprocessing.get_context("fork")
-    makers: dict[str, Any] = {
-        "shmkit": shmkit.ProcessPoolExecutor,
-        "concurrent.futures": futures.ProcessPoolExecutor,
-    }
-    with makers[name](2, context) as pool:
-        executor.calls(pool, 300)
-        if one_by_one:
-            return executor.one_by_one(pool, int(1000 * seconds))
-        return executor.calls(pool, int(20_000 * seconds))
-
-
-def _aio(seconds: float, name: str) -> float:
-    import shmkit
-    from shmkit.channels.aio import AsyncQueue
-
-    count = int(50_000 * seconds)
-
-    async def pairs(queue: Any) -> float:
-        for number in range(200):
-            await queue.put(number)
-            await queue.get()
-        begin = clock()
-        for number in range(count):
-            await queue.put(number)
-            await queue.get()
-        return count / (clock() - begin)
-
-    async def run() -> float:
-        if name != "shmkit":
-            return await pairs(asyncio.Queue())
-        with shmkit.Queue() as queue:
-            return await pairs(AsyncQueue(queue))
-
-    return asyncio.run(run())
-
-
-def rows(seconds: float) -> list[Row]:
-    """The table."""
-    ring, fifo, iox = "shmkit.Ring", "faster-fifo", "iceoryx2, polled"
-    small, large = ("pyzmq ipc", "posix_ipc.MessageQueue", iox), (fifo, iox)
-    return [
-        Row("64 B one to one", partial(_stream, 64, seconds), ring, small, 4.5, 8, 0.8),
-        Row("1 KiB", partial(_stream, 1 << 10, seconds), ring, small, 2.7, 7, 0.65),
-        Row("64 KiB", partial(_stream, 64 << 10, seconds), ring, large, 1.0, 1.5, 0.75),
-        Row("1 MiB", partial(_stream, 1 << 20, seconds), ring, large, 1.0, 1.2, 0.7),
-        Row(
-            "batches of 64 B",
-            partial(_stream, 64, seconds),
-            "shmkit.Ring, batches",
-            ("faster-fifo, batches", "pyzmq ipc"),
-            2.5,
-            15,
-        ),
-        Row(
-            "many to many, 4 and 4",
-            partial(_mpmc, seconds),
-            "shmkit.Ring",
-            ("faster-fifo", "multiprocessing.Queue"),
-            10,
-            15,
-        ),
-        Row(
-            "round trip hot, us",
-            partial(_trip, 0.0, seconds),
-            ring,
-            ("pyzmq ipc", "multiprocessing.Pipe"),
-            0.3,
-            0.25,
-            2,
-            less=True,
-        ),
-        Row(
-            "round trip after 2 ms, us",
-            partial(_trip, 0.002, seconds),
-            ring,
-            ("multiprocessing.Pipe",),
-            0.65,
-            1,
-            None,
-            less=True,
-        ),
-        Row("Queue, small dict", partial(_queue, seconds), "shmkit", ("mp",), 2.5, 3),
-        Row("Lock, ns", partial(_lock, False, seconds), "shmkit", ("mp",), 0.12, 1, less=True),
-        Row("Lock, with, ns", partial(_lock, True, seconds), "shmkit", ("mp",), 0.12, 1, less=True),
-        Row(
-            "executor, calls",
-            partial(_executor, False, seconds),
-            "shmkit",
-            ("concurrent.futures",),
-            1.5,
-            15,
-        ),
-        Row(
-            "executor, one by one, us",
-            partial(_executor, True, seconds),
-            "shmkit",
-            ("concurrent.futures",),
-            1 / 1.5,
-            1 / 8,
-            less=True,
-        ),
-        Row("AsyncQueue pairs", partial(_aio, seconds), "shmkit", ("asyncio.Queue",), 3, 0.5),
-    ]
-
-
-# -- the parent ----------------------------------------------------------------------------------
-
-
-def _measure(source: Path, row: str, name: str, seconds: float) -> float | None:
-    """One measurement, in an interpreter that imports the library from `source`."""
-    command = [sys.executable, __file__, "--row", row, "--name", name, "--seconds", str(seconds)]
-    ended = subprocess.run(
+def _output(command: list[str], source: Path) -> str:
+    # A group of its own, to end what it forked too. Not a session: that has its own priority.
+    with subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": str(source)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=3 * DEADLINE,
-        check=False,
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines()
-        print(f"{row}, {name}: {lines[-1] if lines else ended.returncode}", file=sys.stderr)
+        env={**os.environ, "PYTHONPATH": str(source)},
+        process_group=0,
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=4 * DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise Failed("was not done when its time was up") from None
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+    if child.returncode:
+        lines = err.strip().splitlines() or [f"ended with {child.returncode}"]
+        raise Failed(lines[-1])
+    return out
+
+
+class Verdict(NamedTuple):
+    """Whether a bar is kept.
+
+    Attributes:
+        row: its title.
+        against: "pure", the name of the best peer, or "raw C".
+        bar: the ratio that is asked for.
+        ratio: the one that was measured, None if it was not.
+        kept: None if it was not measured.
+    """
+
+    row: str
+    against: str
+    bar: float
+    ratio: float | None
+    kept: bool | None
+
+
+def judge(row: Row, values: dict[str, list[float]]) -> list[Verdict]:
+    """Hold what was measured against a row's bars.
+
+    Args:
+        row: the row.
+        values: by side ("here", "pure", a peer's name, "raw C") one value of each round.
+
+    Returns:
+        In the order pure, best peer, raw C; the last only for a row that has such a bar.
+    """
+    peers = [name for name in row.peers if values.get(name)]
+    best = (min if row.less else max)(peers, key=lambda name: median(values[name]), default="")
+    bars = [("pure", row.pure), (best, row.peer)]
+    if row.raw is not None:
+        bars.append((RAW, row.raw))
+    found = []
+    for against, bar in bars:
+        ratio = _ratio(values.get("here"), values.get(against))
+        kept = None if ratio is None else row.keeps(ratio, bar)
+        if against == RAW and row.enough is not None and kept is False:
+            kept = row.keeps(median(values["here"]), row.enough)
+        found.append(Verdict(row.title, against, bar, ratio, kept))
+    return found
+
+
+def _ratio(ours: list[float] | None, theirs: list[float] | None) -> float | None:
+    if not ours or not theirs:
         return None
-    return float(ended.stdout.split()[-1])
+    return median(own / other for own, other in zip(ours, theirs, strict=False))
 
 
-def _compare(row: Row, pure: Path, rounds: int, seconds: float) -> dict[str, list[float | None]]:
-    raw = (RAW_NAME,) if row.raw is not None else ()
-    sides = [("here", HERE, row.ours), ("pure", pure, row.ours)]
-    sides += [(name, HERE, name) for name in (*row.peers, *raw)]
-    values: dict[str, list[float | None]] = {side: [] for side, _, _ in sides}
-    for number in range(rounds):
-        turn = number % len(sides)
-        for side, source, name in sides[turn:] + sides[:turn]:
-            values[side].append(_measure(source, row.name, name, seconds))
-    return values
+def _text(row: Row, values: list[float]) -> str:
+    if not values:
+        return "failed"
+    value = median(values)
+    if row.unit == "/s":
+        return f"{value / 1000:,.4g} k/s"
+    return f"{value:.3g} {row.unit}"
 
 
-def _ratio(values: dict[str, list[float | None]], other: str) -> float | None:
-    pairs = zip(values["here"], values.get(other, []), strict=False)
-    ratios = [own / theirs for own, theirs in pairs if own and theirs]
-    return median(ratios) if ratios else None
+def _cell(row: Row, verdict: Verdict) -> str:
+    if verdict.ratio is None:
+        return "not measured"
+    bound = f"{'<=' if row.less else '>='} {verdict.bar:.3g}"
+    return f"{verdict.ratio:.2f} ({bound}: {'kept' if verdict.kept else 'MISSED'})"
 
 
-def _cell(ratio: float | None, bar: float | None, less: bool, name: str = "") -> str:
-    if ratio is None:
-        return "-"
-    if bar is None:
-        return f"{ratio:.2f} {name}"
-    kept = ratio <= bar if less else ratio >= bar
-    return f"{ratio:.2f} of {bar:.2f} {name}{'' if kept else ' MISSED'}"
+def _line(row: Row, values: dict[str, list[float]], verdicts: list[Verdict]) -> list[str]:
+    pure, peer, *raw = (_cell(row, verdict) for verdict in verdicts)
+    best = verdicts[1].against or "-"
+    return [row.title, _text(row, values["here"]), pure, best, peer, *(raw or ["-"])]
 
 
-def _line(row: Row, values: dict[str, list[float | None]]) -> list[str]:
-    found = [value for value in values["here"] if value]
-    peers = [(name, ratio) for name in row.peers if (ratio := _ratio(values, name)) is not None]
-    # The best peer is the one against which we look worst.
-    best = (max if row.less else min)(peers, key=lambda peer: peer[1], default=("", None))
+def _sides(row: Row, pure: Path | None, seconds: float) -> list[Cell]:
+    sides = {"here": (row.ours, HERE)}
+    if pure:
+        sides["pure"] = (row.ours, pure)
+    sides |= {name: (name, HERE) for name in row.peers}
+    if row.raw is not None:
+        sides[RAW] = (RAW, HERE)
     return [
-        row.name,
-        f"{median(found):,.4g}" if found else "-",
-        _cell(_ratio(values, "pure"), row.pure, row.less),
-        _cell(best[1], row.best, row.less, best[0]),
-        _cell(_ratio(values, RAW_NAME), row.raw, row.less),
+        Cell(Contender(side, Channel, side == "here"), row.title, Side(row, name, source, seconds))
+        for side, (name, source) in sides.items()
     ]
 
 
-def main() -> int:
-    """Run all rows, or the one measurement that a parent asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pure", type=Path, help="`src` of the older state")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of each measurement, about")
-    parser.add_argument("--only", nargs="*", default=[], help="rows that contain one of these")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    parser.add_argument("--name", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    table = rows(given.seconds)
-    if given.row:
-        print(next(row for row in table if row.name == given.row).measure(given.name))
-        return 0
-    found = conditions()
-    print_conditions(found, {})
-    lines, everything = [], {}
-    for row in table:
-        if given.only and not any(part in row.name for part in given.only):
-            continue
-        values = _compare(row, given.pure or HERE, given.rounds, given.seconds)
-        everything[row.name] = values
-        lines.append(_line(row, values))
-        print(" | ".join(lines[-1]), file=sys.stderr, flush=True)
-    heads = ["", "here", "x the older state", "x the best peer", "x raw C"]
-    print_table(Table("Bars", heads, lines), markdown=given.markdown)
+def _why_pure() -> str:
+    """Why this library runs without its compiled core; "" if it does not."""
+    code = "from shmkit import compiled; print(compiled.WHY_PURE)"
+    return _output([sys.executable, "-c", code], HERE).strip()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what was asked for; 1 if this library failed somewhere. A missed bar is no failure."""
+    parser = new_parser(__doc__, rounds=5, seconds=0.4, contenders=False)
+    parser.add_argument("--pure", type=Path, metavar="SRC", help="the library before the core")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT", help="only these")
+    given = parser.parse_args(argv)
+    pure = given.pure and given.pure.resolve()
+    if pure and not (pure / "shmkit").is_dir():
+        parser.error(f"there is no shmkit in {pure}")
+    found: dict[str, Any] = conditions()
+    print_conditions(found, load()[1])
+    found["core"] = _why_pure() or "compiled"
+    print(f"here     {HERE}, core: {found['core']}\npure     {pure}\n", flush=True)
+    rows = [row for row in ROWS if is_wanted(row.title, given.rows)]
+    seconds = given.seconds or (0.05 if given.quick else 0.4)
+    cells = [cell for row in rows for cell in _sides(row, pure, seconds)]
+    watch = Watch()
+    in_turns(cells, given.rounds or (1 if given.quick else 5))
+    found["meanwhile"] = watch.report()
+    lines, verdicts, results = [], [], {}
+    for row in rows:
+        results[row.title] = {c.contender.name: c.values for c in cells if c.column == row.title}
+        judged = judge(row, results[row.title])
+        lines.append(_line(row, results[row.title], judged))
+        verdicts += judged
+    print_table(Table("Ratios and their bars", HEADS, lines), markdown=given.markdown)
+    _sum_up(verdicts)
+    for cell in cells:
+        if cell.failure:
+            print(f"{cell.column}, {cell.contender.name}: {cell.failure}")
     if given.json:
-        given.json.write_text(json.dumps({"conditions": found, "values": everything}, indent=1))
-    return 0
+        told = [verdict._asdict() for verdict in verdicts]
+        write_json(given.json, found, {"values": results, "verdicts": told})
+    return int(any(cell.failure for cell in cells if cell.contender.ours))
+
+
+def _sum_up(verdicts: list[Verdict]) -> None:
+    missed = [f"{v.row} / {v.against}" for v in verdicts if v.kept is False]
+    kept = sum(v.kept is True for v in verdicts)
+    print(f"{kept} bars kept, {len(missed)} missed{': ' if missed else ''}{'; '.join(missed)}")
 
 
 if __name__ == "__main__":

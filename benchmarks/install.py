@@ -1,7 +1,7 @@
-"""Install what the benchmarks compare with, one library at a time: one that fails stops no other.
+"""Install what the benchmarks use, one library at a time: one that fails stops no other.
 
 The list is the dependency group "bench" of pyproject.toml. Exit status 1 says that some are
-missing; `ring.py` runs without them and names them.
+missing; `ring.py` runs without what it compares with, and names it; `plot.py` needs matplotlib.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Locks between processes against each other: `python benchmarks/lock.py --help`.
 
 uncontended   one process acquires and releases, and nobody else wants it: nanoseconds for both
+with          the same as `with lock: pass`
 two at once   two processes acquire and release, each as often as it can: pairs a second of both
 """
 
@@ -22,7 +23,7 @@ from shmkit import Lock, Semaphore
 
 OURS = "shmkit.Lock"
 DEADLINE = 60.0  # seconds for one measurement
-COLUMNS = ("uncontended, ns", "two at once, thousand/s")
+COLUMNS = ("uncontended, ns", "with, ns", "two at once, thousand/s")
 
 
 class Unnamed:
@@ -33,6 +34,12 @@ class Unnamed:
         self._semaphore.unlink()
         self.acquire, self.release = self._semaphore.acquire, self._semaphore.release
         self.close = self._semaphore.close
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 MAKERS: dict[str, Callable[[], Any]] = {
@@ -54,6 +61,15 @@ def take_often(lock: Any, count: int) -> float:
     return clock() - begin
 
 
+def enter_often(lock: Any, count: int) -> float:
+    """The same by `with`."""
+    begin = clock()
+    for _ in range(count):
+        with lock:
+            pass
+    return clock() - begin
+
+
 def contend(line: Line, lock: Any, count: int) -> None:
     """In a child: the same, from the start line on."""
     take_often(lock, 10)
@@ -62,11 +78,14 @@ def contend(line: Line, lock: Any, count: int) -> None:
     line.wait_to_leave()
 
 
-def uncontended(make: Callable[[], Any], count: int) -> float:
+def uncontended(
+    make: Callable[[], Any], count: int, often: Callable[[Any, int], float] = take_often
+) -> float:
+    """Nanoseconds for each pair."""
     lock = make()
     try:
-        take_often(lock, 1000)
-        return take_often(lock, count) / count * 1e9
+        often(lock, 1000)
+        return often(lock, count) / count * 1e9
     finally:
         getattr(lock, "close", int)()
 
@@ -92,9 +111,11 @@ def measure(
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             found = values[name]
-            found[COLUMNS[0]].append(uncontended(makers[name], int(200_000 * share)))
+            alone, entered, both = found.values()
+            alone.append(uncontended(makers[name], int(200_000 * share)))
+            entered.append(uncontended(makers[name], int(200_000 * share), enter_often))
             if makers[name] is not threading.Lock:
-                found[COLUMNS[1]].append(two_at_once(makers[name], int(50_000 * share)))
+                both.append(two_at_once(makers[name], int(50_000 * share)))
     return values
 
 

@@ -39,6 +39,8 @@ def stream(contender: Contender, size: int, count: int, room: int, seconds: floa
     Raises:
         Failed: no result, or a wrong one.
     """
+    if contender.program:
+        return contender.program.stream(size, count, room, seconds)
     count = max(2, -(-count // BATCH)) * BATCH if contender.puts_many else count
     with channels(contender, 1, size, room) as (channel,), Run(seconds) as run:
         consumer = run.start(_take, contender, channel, size, count)
@@ -123,6 +125,8 @@ def round_trips(
     Raises:
         Failed: no result, or a wrong one.
     """
+    if contender.program:
+        return contender.program.round_trips(size, count, silence, room, seconds)
     early = count // 10
     with channels(contender, 2, size, room) as (there, back), Run(seconds) as run:
         run.start(_echo, there, back, early + count)

@@ -23,7 +23,6 @@ from contenders import Contender, load
 from harness import Failed
 from measures import many_to_many, round_trips, stream
 from options import is_wanted, new_parser
-from raw import RAW, raw_stream, raw_trips, why_not
 from report import Table, Watch, conditions, print_conditions, print_table, write_json
 
 SIZES = {64: "64 B", 1 << 10: "1 KiB", 64 << 10: "64 KiB", 1 << 20: "1 MiB"}
@@ -31,7 +30,7 @@ SHAPES = ((1, 1), (2, 2), (4, 1), (1, 4), (4, 4))
 SILENCE = 0.002  # seconds
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 BASELINES = {
-    "spsc": ("multiprocessing.Queue", "pyzmq ipc", RAW.name),
+    "spsc": ("multiprocessing.Queue", "pyzmq ipc", "raw C"),
     "mpmc": ("multiprocessing.Queue", "faster-fifo"),
 }
 DEADLINE = 30.0  # seconds for one run
@@ -133,8 +132,7 @@ def spsc(contenders: list[Contender], options: Options) -> list[Cell]:
     for size, column in SIZES.items():
         for contender in contenders:
             if size in contender.sizes:
-                way = raw_stream if contender is RAW else partial(stream, contender)
-                run = partial(way, size, room=room(size), seconds=DEADLINE)
+                run = partial(stream, contender, size, room=room(size), seconds=DEADLINE)
                 cells.append(Cell(contender, column, _Calibrated(options, run, size)))
     in_turns(cells, options.rounds)
     title = "One to one: thousand frames a second"
@@ -193,8 +191,7 @@ def _best_peer(cells: list[Cell], column: str) -> Cell | None:
         for cell in cells
         if cell.column == column
         and cell.values
-        and not cell.contender.ours
-        and cell.contender is not RAW
+        and not (cell.contender.ours or cell.contender.bound)
     ]
     return max(peers, key=lambda cell: float(median(cell.values)), default=None)
 
@@ -232,7 +229,7 @@ def rtt(contenders: list[Contender], options: Options) -> list[Cell]:
         ("after 2 ms of silence", options.trips[1], SILENCE),
     ):
         for contender in contenders:
-            measure: Callable[[], list[float]] = partial(
+            measure = partial(
                 round_trips,
                 contender,
                 64,
@@ -241,8 +238,6 @@ def rtt(contenders: list[Contender], options: Options) -> list[Cell]:
                 room=room(64),
                 seconds=DEADLINE,
             )
-            if contender is RAW:
-                measure = partial(raw_trips, trips, silence, DEADLINE)
             cells.append(Cell(contender, column, measure))
     in_turns(cells, options.rounds)
     for column in dict.fromkeys(cell.column for cell in cells):
@@ -286,10 +281,6 @@ def main(argv: list[str] | None = None) -> int:
         markdown=given.markdown,
     )
     contenders, missing = load()
-    if why_not():
-        missing[RAW.name] = why_not()
-    else:
-        contenders.append(RAW)
     contenders = [c for c in contenders if is_wanted(c.name, given.only)]
     found = conditions() | {"meanwhile": {}}
     print_conditions(found, missing)

@@ -21,4 +21,5 @@ def test_every_row_is_printed(tmp_path: Path) -> None:
     for row in ROWS:
         assert row in ended.stdout
         assert results[f"{row}, uncontended, ns"][0] > 0
+        assert results[f"{row}, with, ns"][0] > 0
         assert results[f"{row}, two at once, thousand/s"][0] > 0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from options import import_each
 
-from contenders.base import Channel, Contender
+from contenders.base import Channel, Contender, Program
 
-__all__ = ["FILES", "Channel", "Contender", "load"]
+__all__ = ["FILES", "Channel", "Contender", "Program", "load"]
 
 FILES = {
     "ring": "shmkit",
@@ -17,6 +17,7 @@ FILES = {
     "fifo": "faster-fifo",
     "iox": "iceoryx2",
     "posix_mq": "posix_ipc.MessageQueue",
+    "raw_c": "raw C",
 }
 
 

@@ -9,15 +9,17 @@ A channel is made in the parent and used by forked children:
 `put` takes a `bytes` and `get` gives one back, whatever the library itself deals in: the copies
 that takes are part of what is measured. A contender that `puts_many` has a `put` that takes a list,
 one that `gets_many` a `get` that gives one. Each waits when it has to, the way the library waits.
+
+What is not Python cannot be called so: it is a program, which does all of that and takes the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Channel", "Contender"]
+__all__ = ["Channel", "Contender", "Program"]
 
 SMALL = (64, 1024)
 LARGE = (64 << 10, 1 << 20)
@@ -55,6 +57,18 @@ class Channel:
         """In the parent, when the children have ended."""
 
 
+class Program(Protocol):
+    """Something that measures itself, in place of a channel: see measures.py for the arguments."""
+
+    def stream(self, size: int, count: int, room: int, seconds: float) -> float:
+        """Frames a second from one process to one other."""
+
+    def round_trips(
+        self, size: int, count: int, silence: float, room: int, seconds: float
+    ) -> list[float]:
+        """Seconds of each, there and back."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """One row of the tables.
@@ -67,6 +81,8 @@ class Contender:
         gets_many: `get` gives lists of frames.
         sizes: bytes of the frames it takes part with.
         topologies: which of "spsc", "rtt" and "mpmc" it takes part in.
+        program: measures it; then no channel is opened.
+        bound: it is no peer, but what ours could reach at best.
     """
 
     name: str
@@ -76,3 +92,5 @@ class Contender:
     gets_many: bool = False
     sizes: tuple[int, ...] = field(default=SMALL + LARGE)
     topologies: tuple[str, ...] = ("spsc", "rtt")
+    program: Program | None = None
+    bound: bool = False
