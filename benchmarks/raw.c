@@ -7,8 +7,9 @@
  * It takes the steps of shmkit's common case, in the same order and with the same bytes: frames of
  * a header of 16 bytes and a payload, aligned to 16, never across the end of a lap; positions that
  * only grow; each side keeps the other's position as it last saw it; a wait spins, yields, then
- * sleeps on a semaphore behind a flag. What it leaves out is the point: no objects, no locks between
- * threads, no roles, no checks of what the other side stores, no care for a process that dies.
+ * sleeps on a semaphore behind a flag. What it leaves out is the point: no objects, no locks
+ * between threads, no roles, no checks of what the other side stores, no care for a process that
+ * dies.
  *
  * Equal work: a frame is copied in from memory that is used again, and copied out into memory that
  * is allocated for it and freed before the next, as a `bytes` is. Exit status 1: wrong arguments;
