@@ -520,3 +520,28 @@ def test_handles_that_are_dropped_leave_nothing():
         make()
     gc.collect()
     assert len(gc.get_objects()) - before < 200
+
+
+def test_a_frame_behind_a_skip_is_not_taken_for_what_lies_there(ring):
+    """Whoever looked at the tail before: a peek, a batch that stopped, or a get."""
+    for look in (
+        lambda: ring.get_many(1, 0),
+        lambda: ring.get(0),
+        lambda: peek_and_leave(ring) or ring.get(0),
+        lambda: ring._reader.get_many(5) or [ring.get(0)],
+    ):
+        ring.put(b"old" * 900)  # what lies there, from the last lap
+        assert ring.get(0) == b"old" * 900
+        while ring._words[words.TAIL] % 4096 < 2800:
+            ring.put(b"-" * 80)
+            ring.get(0)
+        ring.put(b"new" * 600)
+        assert ring._words[words.SKIP] == ring._words[words.HEAD]
+        got = look()
+        assert got in (b"new" * 600, [b"new" * 600])
+        assert ring.empty()
+
+
+def peek_and_leave(ring):
+    with pytest.raises(KeyError), ring.peek(0):
+        raise KeyError

@@ -590,6 +590,7 @@ TYPE(BellCore, sizeof(BellCore), bell_methods, bell_members, bell_properties);
 typedef struct {
     Head head; /* the memory: the map */
     word base, size, mask, largest, seen, notes, most, passed;
+    word whole; /* a reader's own: from the head up to here frames are whole, and none is skipped */
     int state, idle;
 } Cursor;
 
@@ -768,15 +769,18 @@ static PyObject *writer_put_many(Cursor *self, PyObject *args)
 static inline word readable(Cursor *self, word head)
 {
     word *words = words_of(self), *frame = frame_at(self, head, FRAME_HEADER);
-    if (!is_between(self, head, self->seen)) {
+    if (!is_between(self, head, self->whole)) {
         word tail = load(words + TAIL);
         if (!is_position(tail) || !is_between(self, head, tail)) return IMPOSSIBLE;
-        self->seen = tail;
+        /* After the tail, and only then: a skip is stored where the ring was empty, and lies in the
+         * line that a producer writes. */
+        if (load(words + SKIP) == head) return IMPOSSIBLE;
+        self->whole = tail;
     }
-    if (frame == NULL || !is_position(head) || load(words + SKIP) == head) return IMPOSSIBLE;
+    if (frame == NULL || !is_position(head)) return IMPOSSIBLE;
     word size = load(frame), end = head + step_of(size);
     /* With a flag or a kind in it, no frame is so large. */
-    if (size >= LARGE_COPY || size > self->size || end > self->seen) return IMPOSSIBLE;
+    if (size >= LARGE_COPY || size > self->size || end > self->whole) return IMPOSSIBLE;
     if (end > (head | self->mask) + 1) return IMPOSSIBLE;
     return frame_at(self, head, end - head) == NULL ? IMPOSSIBLE : size;
 }
@@ -787,7 +791,7 @@ static word pass_lap_end(const Cursor *self, word head)
     word lap_end = (head | self->mask) + 1, *frame = frame_at(self, head, FRAME_HEADER);
     int is_skip = load(words_of(self) + SKIP) == head;
     int is_pad = frame != NULL && load(frame) == (PAD | (lap_end - head - FRAME_HEADER));
-    return (is_skip || is_pad) && lap_end <= self->seen ? lap_end : IMPOSSIBLE;
+    return (is_skip || is_pad) && lap_end <= self->whole ? lap_end : IMPOSSIBLE;
 }
 
 static inline int is_open(const word *words)
@@ -837,7 +841,10 @@ static PyObject *reader_get_many(Cursor *self, PyObject *most)
     if (!self->notes && self->head.views[1].buf == NULL && enter(self)) {
         word *words = words_of(self), head = load(words + HEAD), last = load(words + TAIL), size;
         int done = is_open(words) && is_position(head) && is_position(last);
-        self->seen = last; /* a producer that keeps up keeps it no longer */
+        self->whole = last; /* a producer that keeps up keeps it no longer */
+        if (done && head != last && load(words + SKIP) == head) {
+            done = (head = pass_lap_end(self, head)) != IMPOSSIBLE;
+        }
         while (done && left > 0 && head != last) {
             size = readable(self, head);
             if (size == IMPOSSIBLE) {
@@ -856,6 +863,7 @@ static PyObject *reader_get_many(Cursor *self, PyObject *most)
         } else if (!PyErr_Occurred()) {
             PyList_SetSlice(frames, 0, PyList_Size(frames), NULL); /* the careful code takes all */
         }
+        if (!done) self->whole = load(words + HEAD); /* which may be skipped */
         leave(self);
     }
     int got = PyErr_Occurred() ? -1 : PyList_Size(frames) > 0;
