@@ -67,24 +67,24 @@ model: $(VENV)/.tests
 killmatrix: $(VENV)/.tests
 	SHMKIT_KILLMATRIX=whole $(BIN)/python -m pytest tests/kill $(ARGS)
 
-BUILD_CORE = $(BIN)/python setup.py --quiet build_ext --force --inplace --build-temp build/core
-
 # The compiled core's build for tests, in which a process can be killed at each step.
 steps: $(VENV)/.tests
-	$(PIP) 'setuptools>=77'
-	SHMKIT_STEPS=1 $(BUILD_CORE)
+	SHMKIT_BUILD_CORE=1 SHMKIT_STEPS=1 \
+	    $(BIN)/python setup.py --quiet build_ext --force --inplace --build-temp build/steps
 	$(BIN)/python -m pytest tests/test_core.py -k killed_at_a_step_in_c $(ARGS)
 
-# The compiled core under gcc's AddressSanitizer and UndefinedBehaviorSanitizer, whose allocator keeps
-# what was freed: resident memory is not measured. Afterwards the core is built again as it was.
+# The compiled core under gcc's AddressSanitizer and UndefinedBehaviorSanitizer, in a copy of the
+# package. Their allocator keeps what was freed: resident memory is not measured.
 SANITIZED = tests/test_core.py tests/channels/ring tests/sync
 sanitize: $(VENV)/.tests
-	$(PIP) 'setuptools>=77'
-	SHMKIT_CFLAGS="-Werror -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
-	    -fno-sanitize-recover=undefined" SHMKIT_LDFLAGS="-fsanitize=address,undefined" $(BUILD_CORE)
+	rm -rf build/sanitize
+	SHMKIT_BUILD_CORE=1 SHMKIT_LDFLAGS="-fsanitize=address,undefined" \
+	    SHMKIT_CFLAGS="-Werror -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
+	    -fno-sanitize-recover=undefined" \
+	    $(BIN)/python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	    $(BIN)/python -m pytest $(SANITIZED) -k "not million_calls" $(ARGS); status=$$?; $(BUILD_CORE) && exit $$status
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/build/sanitize/lib \
+	    $(BIN)/python -m pytest $(SANITIZED) -k "not million_calls" $(ARGS)
 
 SECONDS ?= 300
 soak: $(VENV)/.tests

@@ -1,7 +1,13 @@
 """Build the compiled core, if there is a compiler: src/shmkit/_core.c, for the stable ABI.
 
 The numbers it shares with the Python code are written once, in segment/words.py and core.py: the
-header that it includes is made from them here.
+header that it includes is made from them here. Environment:
+
+    SHMKIT_BUILD_CORE=1    a core that cannot be built fails the install
+    SHMKIT_BUILD_CORE=0    none is built: the wheel is for every system
+    SHMKIT_CFLAGS, SHMKIT_LDFLAGS
+                           more for the compiler and the linker
+    SHMKIT_STEPS=1         with `build_ext --inplace`: the build for tests as well, never in a wheel
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ MODULES = ("segment/words.py", "core.py")
 DOCUMENTED = ("core.py", "channels/ring/ring.py", "sync/lock.py")
 """Modules whose methods it has, with their docstrings."""
 
-
+WANTED = os.environ.get("SHMKIT_BUILD_CORE")
 STEP = re.compile(r"^( *)(\S.*) /\* step: (\S+) \*/$", re.MULTILINE)
 NAME = re.compile(r"\b[A-Z][A-Z_]+\b")
 
@@ -54,11 +60,10 @@ def docstrings(path: Path) -> dict[str, str]:
     for kind in ast.parse(path.read_text(encoding="utf-8")).body:
         for method in kind.body if isinstance(kind, ast.ClassDef) else ():
             if isinstance(method, ast.FunctionDef) and not method.decorator_list:
+                for part in ast.walk(method.args):
+                    if isinstance(part, ast.arg):
+                        part.annotation = None  # help() of a C function knows none
                 arguments = ast.unparse(method.args).replace("self", "$self", 1)
-                for argument in [*method.args.posonlyargs, *method.args.args]:
-                    if argument.annotation is not None:
-                        note = f"{argument.arg}: {ast.unparse(argument.annotation)}"
-                        arguments = arguments.replace(note, argument.arg)
                 text = f"{method.name}({arguments})\n--\n\n{ast.get_docstring(method) or ''}"
                 found[f"DOC_{kind.name}_{method.name.strip('_')}"] = text
     return found
@@ -125,7 +130,14 @@ def with_steps() -> str:
 
 
 class Build(build_ext):
-    """Make the header before anything is compiled."""
+    """Make the sources that are made, before anything is compiled."""
+
+    def finalize_options(self) -> None:
+        """Add the build for tests, if it is asked for and stays in this directory."""
+        if self.inplace and os.environ.get("SHMKIT_STEPS") == "1":
+            self.distribution.ext_modules.append(extension("_core_steps"))
+            self.build_lib = "build/steps"  # what lies in build/lib is in the next wheel
+        super().finalize_options()
 
     def build_extension(self, ext: Extension) -> None:
         """Write the header into the folder of what is built, and compile."""
@@ -133,7 +145,7 @@ class Build(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "_core_words.h").write_text(header(), encoding="utf-8")
         ext.include_dirs.append(str(folder))
-        if ext is core_steps:
+        if ext.name == "shmkit._core_steps":
             (folder / "_core_steps.c").write_text(with_steps(), encoding="utf-8")
             ext.sources = [str(folder / "_core_steps.c")]
         super().build_extension(ext)
@@ -146,19 +158,19 @@ def extension(name: str) -> Extension:
         ["src/shmkit/_core.c"],
         depends=["setup.py", *(f"src/shmkit/{module}" for module in {*MODULES, *DOCUMENTED})],
         py_limited_api=True,
-        optional=True,  # without a compiler the plain Python is used
+        optional=WANTED != "1",  # without a compiler the plain Python is used
         extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"]
         + os.environ.get("SHMKIT_CFLAGS", "").split(),
         extra_link_args=["-pthread"] + os.environ.get("SHMKIT_LDFLAGS", "").split(),
     )
 
 
-core, core_steps = extension("_core"), extension("_core_steps")
-wanted = [core, core_steps] if os.environ.get("SHMKIT_STEPS") == "1" else [core]
-# The stable ABI is of interpreters with a GIL.
-has_gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
-setup(
-    ext_modules=wanted if has_gil else [],
-    cmdclass={"build_ext": Build},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}} if has_gil else {},
-)
+# The core's steps rely on the GIL, and the stable ABI is of interpreters that have one.
+if sysconfig.get_config_var("Py_GIL_DISABLED") or WANTED == "0":
+    setup()
+else:
+    setup(
+        ext_modules=[extension("_core")],
+        cmdclass={"build_ext": Build},
+        options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    )
