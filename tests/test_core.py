@@ -467,6 +467,100 @@ def test_killed_at_a_step_in_c(side, step, many):
     assert done.returncode == 0, done.stderr
 
 
+BELLS = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from shmkit import Broadcast, Queue, Ring, compiled
+from shmkit.tools.testing import run_until, start_until
+assert hasattr(compiled.core, "arm"), compiled.WHY_PURE
+step = sys.argv[1]
+
+def asleep(words, flag):
+    while not words[flag]:
+        pass
+
+if step in ("bell.flag", "bell.fence", "bell.sleep"):
+    with Ring.create(capacity=4096) as ring:
+        with run_until(step, ring.get, method="fork") as victim:
+            assert victim.reached
+        ring.put(b"news")
+        assert ring.get(5) == b"news"
+elif step in ("bell.clear", "bell.post", "bell.flag_again", "bell.fence_again"):
+    from shmkit.segment.words import DATA_BELL
+    many = step.endswith("again")
+    sides = "many" if many else "one"
+    with Ring.create(capacity=4096, consumers=sides) as ring, ThreadPoolExecutor(1) as threads:
+        if many:
+            with start_until(step, ring.get, method="fork") as victim:
+                asleep(ring._words, DATA_BELL)
+                ring.put(b"news")
+                assert victim.await_point(10)
+            assert ring.get(5) == b"news"
+        else:
+            waiting = threads.submit(ring.get, 10)
+            asleep(ring._words, DATA_BELL)
+            with run_until(step, ring.put, b"news", method="fork") as victim:
+                assert victim.reached
+            assert waiting.result() == b"news"
+elif step in ("bell.count", "bell.pass_on"):
+    from shmkit.segment.words import READERS_BELL
+    with Broadcast.create(capacity=4096) as cast, cast.subscribe() as reader:
+        if step == "bell.count":
+            with ThreadPoolExecutor(1) as threads:
+                waiting = threads.submit(reader.get, 10)
+                asleep(cast._words, READERS_BELL)
+                with run_until(step, cast.publish, b"news", method="fork") as victim:
+                    assert victim.reached
+                assert waiting.result() == b"news"
+        else:
+            with start_until(step, reader.get, method="fork") as victim:
+                asleep(cast._words, READERS_BELL)
+                cast.publish(b"news")
+                assert victim.await_point(10)
+            assert reader.get(5) == b"news"
+else:
+    queue = Queue(maxsize=3)
+
+    def work():
+        for _ in range(2):  # a first call is careful: the steps in C are those of the second
+            queue.put(1)
+            queue.get()
+
+    for nth, left in ((1, 0), (2, 1)):
+        with run_until(step, work, nth=nth, method="fork") as victim:
+            assert victim.reached
+        assert queue.qsize() == left
+    while queue.qsize():
+        queue.get(timeout=5)
+    for _ in range(3):
+        queue.put(1, timeout=5)
+    assert queue.full() and queue.qsize() == 3
+    queue.close()
+"""
+RARE = ["flag", "fence", "sleep", "clear", "post", "flag_again", "fence_again", "count", "pass_on"]
+
+
+@needs_core
+@pytest.mark.skipif(
+    importlib.util.find_spec("shmkit._core_steps") is None, reason="SHMKIT_STEPS=1 builds it"
+)
+@pytest.mark.parametrize(
+    "step",
+    [*(f"bell.{step}" for step in RARE), "count.position", "count.number", "count.switch"],
+)
+def test_killed_at_a_step_in_c_of_a_bell_or_a_count(step):
+    """The one that is left goes on, and what was counted is right."""
+    done = subprocess.run(
+        [sys.executable, "-c", BELLS, step],
+        env={**os.environ, "SHMKIT_CORE": "steps"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # -- no leaks ----------------------------------------------------------------------------------
 
 
