@@ -589,9 +589,12 @@ def test_a_million_calls_leave_nothing(compiled_ring):
     calls(1000)
     gc.collect()
     objects, memory = len(gc.get_objects()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    references = [sys.getrefcount(thing) for thing in (None, frame, ring._writer)]
+    # From 3.12 on None is immortal, and an extension that was built for 3.11 counts it all the same
+    # (PEP 683 allows for it): of None the number says nothing there.
+    things = [frame, ring._writer, *([None] if sys.version_info < (3, 12) else [])]
+    references = [sys.getrefcount(thing) for thing in things]
     calls(150_000)
-    after = [sys.getrefcount(thing) for thing in (None, frame, ring._writer)]
+    after = [sys.getrefcount(thing) for thing in things]
     gc.collect()
     assert abs(len(gc.get_objects()) - objects) < 100
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 4096  # KiB
