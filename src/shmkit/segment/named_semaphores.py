@@ -98,7 +98,7 @@ class NamedSemaphore:
     def try_wait(self) -> bool:
         """Lower it by one, unless it is 0; whether it was lowered."""
         try:
-            for _ in self.tries:  # no call: see UnnamedSemaphore
+            for _ in self.tries:  # no call: see semaphores.py
                 return True
         except posix_ipc.BusyError:
             pass

@@ -204,7 +204,27 @@ _NO_FLAG: Final = memoryview(bytearray(8)).cast("Q")
 _NEVER: Final = 2  # no step gives it
 
 
-class UnnamedSemaphore:
+class _ByIterators:
+    """Lowers a semaphore in the segment by the steps of its iterators."""
+
+    __slots__ = ()
+
+    def try_wait(self: Semaphore) -> bool:
+        """Lower it by one, unless it is 0; whether it was lowered."""
+        # A signal handler that raises may run when a call returns: what was taken would be lost.
+        # No handler runs after the step of an iterator, nor after a return.
+        for failed in self.tries:
+            return not failed
+        return False
+
+    def wait(self: Semaphore, seconds: float) -> bool:
+        """The same, waiting up to `seconds`. It ends early when a signal comes."""
+        for failed in self.waiting(seconds):
+            return not failed
+        return False
+
+
+class UnnamedSemaphore(_ByIterators):
     """A semaphore in shared memory.
 
     It holds an export of the map: the memory stays mapped as long as a thread waits here, also when
@@ -235,20 +255,6 @@ class UnnamedSemaphore:
         self.flag[0] = self.flag_value
         return not _library().post(self._here)
 
-    def try_wait(self) -> bool:
-        """Lower it by one, unless it is 0; whether it was lowered."""
-        # A signal handler that raises may run when a call returns: what was taken would be lost.
-        # No handler runs after the step of an iterator, nor after a return.
-        for failed in self.tries:
-            return not failed
-        return False
-
-    def wait(self, seconds: float) -> bool:
-        """The same, waiting up to `seconds`. It ends early when a signal comes."""
-        for failed in self.waiting(seconds):
-            return not failed
-        return False
-
     def waiting(self, seconds: float) -> Iterator[int]:
         """`wait` as an iterator of one step."""
         c = _library()
@@ -270,7 +276,7 @@ class UnnamedSemaphore:
         _library().init(self._here, 1, count)
 
 
-class CompiledSemaphore(compiled.Semaphore):
+class CompiledSemaphore(_ByIterators, compiled.Semaphore):
     """The same, by the compiled core.
 
     Args:
@@ -305,18 +311,6 @@ class CompiledSemaphore(compiled.Semaphore):
     def post(self) -> bool:
         """Raise it by one; False if it is as high as it can be."""
         return not self._post()
-
-    def try_wait(self) -> bool:
-        """Lower it by one, unless it is 0; whether it was lowered."""
-        for failed in self.tries:  # no call: see UnnamedSemaphore
-            return not failed
-        return False
-
-    def wait(self, seconds: float) -> bool:
-        """The same, waiting up to `seconds`. It ends early when a signal comes."""
-        for failed in self.waiting(seconds):
-            return not failed
-        return False
 
     def waiting(self, seconds: float) -> Iterator[int]:
         """`wait` as an iterator of one step."""
