@@ -464,13 +464,9 @@ class Ring(compiled.RingCore, Handle):
             word = words[self._word_at(at)] if copied is None else copied[(at - first) >> 3]
             if copied is None and words[HEAD] > at:
                 # Released meanwhile: word and count are stale. Consumers may be faster than this
-                # loop, but not than a copy. What was not released after it is whole in it.
-                while True:
-                    first, tail = self._glimpse(words)
-                    copied = self._copy(first, tail)
-                    at, frames = self._glimpse(words)[0], 0
-                    if at < tail or first == tail:
-                        break  # else this process was held up, and all of them passed meanwhile
+                # loop, but not than a copy.
+                first, tail, copied, at = self._copy_frames(words)
+                frames = 0
                 continue
             frames += not word & PAD
             at += step_of(word & SIZE_MASK)
@@ -533,12 +529,22 @@ class Ring(compiled.RingCore, Handle):
             f"used, {' and '.join(roles) or 'no role'} here>"
         )
 
-    def _copy(self, at: int, end: int) -> memoryview[int]:
-        """The words between two positions, while other processes go on."""
-        start, size = self._base + (at & self._writer.mask), end - at
-        before_end = self._map[start : min(start + size, self._base + self.capacity)]
-        after_it = self._map[self._base : self._base + size - len(before_end)]
-        return memoryview(before_end + after_it).cast("Q")
+    def _copy_frames(self, words: memoryview[int]) -> tuple[int, int, memoryview[int], int]:
+        """What is in the ring, while other processes go on.
+
+        Returns:
+            The positions between which it was copied, the copy as words, and the position from
+            which on it is whole: there the oldest frame was afterwards.
+        """
+        while True:
+            first, tail = self._glimpse(words)
+            start, size = self._base + (first & self._writer.mask), tail - first
+            before_end = self._map[start : min(start + size, self._base + self.capacity)]
+            after_it = self._map[self._base : self._base + size - len(before_end)]
+            oldest, _ = self._glimpse(words)
+            # Else this process was held up, and all of it passed meanwhile.
+            if oldest < tail or first == tail:
+                return first, tail, memoryview(before_end + after_it).cast("Q"), oldest
 
     def _word_at(self, position: int) -> int:
         """Index of the first word of the frame at a position."""
