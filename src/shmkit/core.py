@@ -679,13 +679,17 @@ class ReadCursor(Cursor, compiled.ReadCursor):
         return True
 
 
-if compiled.core is not None:
-    # An extension that was built from older sources than these would write other words.
-    _numbers = {**vars(layouts), **globals()}
-    for _item in compiled.core.NUMBERS.split():
-        _name, _, _number = _item.partition("=")
-        if repr(_numbers.get(_name)) != _number:
+def _check_numbers(built: str) -> None:
+    """Refuse an extension that was built from other sources: it would write other words."""
+    now = {**vars(layouts), **globals()}
+    for item in built.split():
+        name, _, number = item.partition("=")
+        if repr(now.get(name)) != number:
             raise ImportError(
-                f"shmkit._core was built with {_item}, and that is {_numbers.get(_name)} now: "
+                f"shmkit._core was built with {item}, and that is {now.get(name)} now: "
                 "install shmkit again, or set SHMKIT_PURE=1"
             )
+
+
+if compiled.core is not None:
+    _check_numbers(compiled.core.NUMBERS)
