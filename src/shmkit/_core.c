@@ -972,8 +972,24 @@ static PyObject *copy(PyObject *Py_UNUSED(module), PyObject *args)
     return NULL;
 }
 
+static PyObject *copied(PyObject *Py_UNUSED(module), PyObject *memory)
+{
+    Py_buffer from;
+    if (PyObject_GetBuffer(memory, &from, PyBUF_SIMPLE) < 0) return NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, from.len);
+    char *to = bytes == NULL ? NULL : PyBytes_AsString(bytes);
+    if (to != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        memcpy(to, from.buf, (size_t)from.len);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&from);
+    return bytes;
+}
+
 static PyMethodDef functions[] = {
     {"copy", copy, METH_VARARGS, "Copy the bytes of one buffer into another, without the GIL."},
+    {"copied", copied, METH_O, "The bytes of a buffer, copied without the GIL."},
     {0}};
 
 static int fill_module(PyObject *module)

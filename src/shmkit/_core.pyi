@@ -8,6 +8,7 @@ from typing_extensions import Buffer
 NUMBERS: Final[str]  # the constants it was built with: `NAME=value`, separated by blanks
 
 def copy(to: Buffer, source: Buffer, /) -> None: ...
+def copied(source: Buffer, /) -> bytes: ...
 
 class Semaphore:
     _memory: Any

@@ -27,6 +27,7 @@ __all__ = [
     "RingCore",
     "Semaphore",
     "WriteCursor",
+    "copied",
     "copy",
     "core",
     "twin",
@@ -86,6 +87,10 @@ if core is None or TYPE_CHECKING:
         """Copy the bytes of one buffer into another; the compiled core does it without the GIL."""
         to[:] = source
 
+    def copied(source: memoryview) -> bytes:
+        """The bytes of a buffer, copied; the compiled core does it without the GIL."""
+        return bytes(source)
+
 else:
     Semaphore, MutexCore, LockCore, BellCore = (
         core.Semaphore,
@@ -94,7 +99,7 @@ else:
         core.BellCore,
     )
     WriteCursor, ReadCursor, RingCore = core.WriteCursor, core.ReadCursor, core.RingCore
-    Exporter, copy = core.Exporter, core.copy
+    Exporter, copy, copied = core.Exporter, core.copy, core.copied
 
 _twins: list[tuple[type, str, Any]] = []
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.channels.frame import second_word, step_of
 from shmkit.channels.handle import checked_state
 from shmkit.channels.ring.lending import Wait, attempt, check_loan, take_role, wait
-from shmkit.core import COUNTER, FREE, IMPOSSIBLE, ReadCursor
+from shmkit.compiled import copied
+from shmkit.core import COUNTER, FREE, IMPOSSIBLE, LARGE_COPY, ReadCursor
 from shmkit.errors import Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -171,7 +172,11 @@ class Reader(ReadCursor):
     def take(self, at: int) -> Any:
         """Copy the frame at a position out and release it, in this order: a kill loses nothing."""
         start, size = self.payload_of(at)
-        frame: bytes = self.data[start : start + size]  # step: get.copy
+        if size < LARGE_COPY:
+            frame: bytes = self.data[start : start + size]  # step: get.copy
+        else:
+            with memoryview(self.data) as whole, whole[start : start + size] as view:
+                frame = copied(view)  # step: get.copy
         self.release(at + step_of(size))
         return frame
 
