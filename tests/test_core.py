@@ -27,9 +27,14 @@ import shmkit
 from shmkit import CorruptSegment, Empty, Full, Lock, Ring, ShutDown, compiled
 from shmkit.segment import words
 from shmkit.tools.testing import kill_points
+from tests.processes import run_python, wait_until
 
 needs_core = pytest.mark.skipif(
     compiled.core is None, reason=f"no compiled core: {compiled.WHY_PURE}"
+)
+needs_steps = pytest.mark.skipif(
+    compiled.core is None or importlib.util.find_spec("shmkit._core_steps") is None,
+    reason="there is no build with steps: make steps",
 )
 SOURCE = Path(__file__).parent.parent / "src" / "shmkit" / "_core.c"
 MOST = (1 << 64) - 1
@@ -214,7 +219,7 @@ def test_closing_beside_a_waiter_is_an_error_for_it(ring):
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(0.1)
+    wait_until(lambda: ring._data_bell.sleeps)
     ring.close()
     for thread in threads:
         thread.join(10)
@@ -349,6 +354,19 @@ def test_a_large_frame_goes_through_beside_another_thread():
         busy.join()
 
 
+def test_the_copies_of_large_frames_give_the_bytes():
+    source = os.urandom(5000)
+    target = bytearray(5000)
+    with memoryview(target) as view:
+        compiled.copy(view, source)
+    assert target == source
+    with memoryview(source) as view:
+        assert compiled.copied(view) == source
+    assert compiled.copied(memoryview(b"")) == b""
+    with pytest.raises(ValueError, match=r"length|structures"):
+        compiled.copy(memoryview(target), source[:-1])
+
+
 # -- the two together --------------------------------------------------------------------------
 
 PEER = """
@@ -377,8 +395,8 @@ with Ring.attach(where) as ring:
 @needs_core
 @pytest.mark.parametrize("putter", ["0", "1"])
 @pytest.mark.parametrize("many", ["one", "many"])
-def test_a_compiled_and_a_plain_process_on_one_ring(many, putter):
-    name = f"test-core-{os.getpid()}-{many}-{putter}"
+def test_a_compiled_and_a_plain_process_on_one_ring(many, putter, unique_name):
+    name = str(unique_name)
     with Ring.create(name, capacity=1 << 14, producers=many, consumers=many) as ring:
         peers = [
             subprocess.Popen(
@@ -397,11 +415,11 @@ def test_a_compiled_and_a_plain_process_on_one_ring(many, putter):
 
 
 STEPPED = """
-import mmap, sys
+import mmap
 from shmkit import Lock, Ring, compiled
 from shmkit.tools.testing import run_until
 assert hasattr(compiled.core, "arm"), compiled.WHY_PURE
-side, many, point = sys.argv[1:]
+side, many, point = args
 
 def work(ring, lock):
     for number in range(400):
@@ -445,10 +463,7 @@ MUTEX = [
 ]
 
 
-@needs_core
-@pytest.mark.skipif(
-    importlib.util.find_spec("shmkit._core_steps") is None, reason="SHMKIT_STEPS=1 builds it"
-)
+@needs_steps
 @pytest.mark.parametrize("many", ["one", "many"])
 @pytest.mark.parametrize(
     ("side", "step"),
@@ -456,24 +471,15 @@ MUTEX = [
 )
 def test_killed_at_a_step_in_c(side, step, many):
     """The others go on: no frame is lost, torn or twice, and no lock stays held."""
-    done = subprocess.run(
-        [sys.executable, "-c", STEPPED, side, many, step],
-        env={**os.environ, "SHMKIT_CORE": "steps"},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(STEPPED, side, many, step, timeout=50, env={"SHMKIT_CORE": "steps"})
 
 
 BELLS = """
-import sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from shmkit import Broadcast, Queue, Ring, compiled
 from shmkit.tools.testing import run_until, start_until
 assert hasattr(compiled.core, "arm"), compiled.WHY_PURE
-step = sys.argv[1]
+(step,) = args
 
 def asleep(words, flag):
     while not words[flag]:
@@ -540,25 +546,14 @@ else:
 RARE = ["flag", "fence", "sleep", "clear", "post", "flag_again", "fence_again", "count", "pass_on"]
 
 
-@needs_core
-@pytest.mark.skipif(
-    importlib.util.find_spec("shmkit._core_steps") is None, reason="SHMKIT_STEPS=1 builds it"
-)
+@needs_steps
 @pytest.mark.parametrize(
     "step",
     [*(f"bell.{step}" for step in RARE), "count.position", "count.number", "count.switch"],
 )
 def test_killed_at_a_step_in_c_of_a_bell_or_a_count(step):
     """The one that is left goes on, and what was counted is right."""
-    done = subprocess.run(
-        [sys.executable, "-c", BELLS, step],
-        env={**os.environ, "SHMKIT_CORE": "steps"},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(BELLS, step, timeout=50, env={"SHMKIT_CORE": "steps"})
 
 
 # -- no leaks ----------------------------------------------------------------------------------
