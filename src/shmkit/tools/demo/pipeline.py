@@ -33,7 +33,7 @@ import tempfile
 from array import array
 from collections import Counter, deque
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Self
 
 from shmkit.channels.ring import Ring
 from shmkit.errors import Empty, Full, PeerDied, ShutDown
@@ -175,7 +175,12 @@ def _read(listing: SharedBuffer, *inboxes: Ring) -> None:
     """The reader process: send all files to the workers, then shut their inboxes down."""
     paths = bytes(listing[:]).split(b"\0")
     files = deque((number, os.fsdecode(path)) for number, path in enumerate(paths) if path)
-    lanes = deque(_Lane(inbox) for inbox in inboxes)
+    with contextlib.ExitStack() as stack:
+        _feed(files, deque(stack.enter_context(_Lane(inbox)) for inbox in inboxes))
+
+
+def _feed(files: deque[tuple[int, str]], lanes: deque[_Lane]) -> None:
+    """Serve the inboxes in turns, until each was shut down."""
     full_lanes = 0
     while lanes:
         lane = lanes[0]
@@ -194,7 +199,7 @@ def _read(listing: SharedBuffer, *inboxes: Ring) -> None:
 
 
 class _Lane:
-    """One worker's inbox, and the file that is being put into it."""
+    """One worker's inbox, and the file that is being put into it; `with` closes the file."""
 
     def __init__(self, inbox: Ring) -> None:
         self.inbox = inbox
@@ -230,9 +235,19 @@ class _Lane:
             HEADER.pack_into(frame.buf, 0, kind, last, self._sequence, self._number)
             frame.truncate(HEADER.size + size)
         self._sequence += 1
-        if last and self._file is not None:
+        if last:
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
             self._file.close()
             self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
 
 def _work(inbox: Ring, outbox: Ring) -> None:
