@@ -12,6 +12,9 @@
  * Index words are loaded with acquire and stored with release order. What is loaded is input: it is
  * checked before it is used. Names in capitals are those of core.py and segment/words.py, and come
  * from there, by a header that setup.py makes. The build for tests calls a hook at each `step`.
+ *
+ * None, True and False are returned by Py_NewRef. Py_RETURN_NONE of the headers of 3.12 and later
+ * counts nothing, also for the stable ABI of 3.11, where a count that falls to 0 ends the process.
  */
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
@@ -393,7 +396,7 @@ static PyObject *mutex_acquire(MutexCore *self, ARGUMENTS)
 
 static PyObject *mutex_release(MutexCore *self, PyObject *Py_UNUSED(none))
 {
-    if (mutex_give(self) == 0) Py_RETURN_NONE;
+    if (mutex_give(self) == 0) return Py_NewRef(Py_None);
     return pass_on(self, "_plain_release", NULL, 0, NULL);
 }
 
@@ -433,7 +436,9 @@ static PyObject *lock_release(LockCore *self, ARGUMENTS)
 {
     MutexCore *mutex = self->head.known[0];
     (void)args, (void)count, (void)names; /* those of __exit__ */
-    if (!self->inside && !self->waiting && mutex != NULL && mutex_give(mutex) == 0) Py_RETURN_NONE;
+    if (!self->inside && !self->waiting && mutex != NULL && mutex_give(mutex) == 0) {
+        return Py_NewRef(Py_None);
+    }
     return pass_on(self, "_plain_release", NULL, 0, NULL);
 }
 
@@ -526,7 +531,7 @@ static inline word *count_of(const BellCore *self)
 static PyObject *bell_ring(BellCore *self, PyObject *Py_UNUSED(none))
 {
     word *flag = word_at(self->head.views, self->flag), *count = count_of(self);
-    if (flag != NULL && !load(flag)) Py_RETURN_NONE;
+    if (flag != NULL && !load(flag)) return Py_NewRef(Py_None);
     word times = count != NULL ? load(count) : 0;
     sem_t *here = sem_of(semaphore_of(self, times));
     if (flag == NULL || here == NULL) return pass_on(self, "_plain_ring", NULL, 0, NULL);
@@ -535,7 +540,7 @@ static PyObject *bell_ring(BellCore *self, PyObject *Py_UNUSED(none))
         store(count, times + 1); /* step: bell.count */
     }
     sem_post(here); /* step: bell.post */
-    Py_RETURN_NONE;
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *bell_doze(BellCore *self, ARGUMENTS)
@@ -551,7 +556,7 @@ static PyObject *bell_doze(BellCore *self, ARGUMENTS)
     if (PyErr_Occurred()) return NULL;
     store(flag, 1); /* step: bell.flag */
     fence_all(); /* step: bell.fence */
-    if (!is_unchanged(self, index, seen) || seconds <= 0) Py_RETURN_FALSE;
+    if (!is_unchanged(self, index, seen) || seconds <= 0) return Py_NewRef(Py_False);
     self->sleeps++;
     Py_INCREF(OBJECT(semaphore));
     int rung = semaphore_sleep(semaphore, seconds); /* step: bell.sleep */
@@ -967,7 +972,7 @@ static PyObject *copy(PyObject *Py_UNUSED(module), PyObject *args)
     }
     PyBuffer_Release(&to);
     PyBuffer_Release(&from);
-    if (fits) Py_RETURN_NONE;
+    if (fits) return Py_NewRef(Py_None);
     PyErr_SetString(PyExc_ValueError, "copy of another length");
     return NULL;
 }
