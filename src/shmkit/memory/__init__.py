@@ -19,6 +19,8 @@ and what these stand on:
 - `identity`: which memory a descriptor or a name leads to
 - `url`: where memory lives
 - `told`: a read-only property in a line
+- `imports`: a fork waits for imports in other threads
+- `tracker`: the resource tracker is started, and its lock kept over a fork
 - `backends/`: anonymous, named, file: the system calls of each kind
 """
 
