@@ -401,17 +401,64 @@ if __name__ == "__main__":
 """
 
 
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
 def test_workers_of_a_killed_owner_end(start_child, start_method) -> None:
     child = start_child(OWNER, start_method)
     pids = set(child.receive())
     child.kill()
-
-    def is_gone(pid: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-                return stat.read().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
-
     wait_until(lambda: all(map(is_gone, pids)))
+
+
+def leave_before_a_call(folder: Path) -> None:
+    """An owner whose first call does not pickle; its workers tell who they are."""
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(4, context, tell, (folder,))
+    assert pool.submit(lambda: 1).exception(SECONDS)
+    wait_until(lambda: len(list(folder.iterdir())) == 4)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tell(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
+def test_workers_of_an_owner_that_never_put_a_call_end(tmp_path) -> None:
+    result = run_python(leave_before_a_call, tmp_path, check=False)
+    assert result.exitcode == -signal.SIGKILL
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 4
+    wait_until(lambda: all(map(is_gone, pids)))
+
+
+def leave_calls(folder: Path, method: str) -> None:
+    """An owner that is killed while workers run calls, and more are in the ring."""
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context(method))
+    for number in range(40):
+        pool.submit(begin, folder, number)
+    wait_until(lambda: len(list(folder.iterdir())) == 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def begin(folder: Path, number: int) -> None:
+    (folder / f"{number} {os.getpid()}").touch()
+    wait_until((folder / "go").exists)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
+def test_after_the_owner_was_killed_no_call_begins(tmp_path, start_method) -> None:
+    result = run_python(leave_calls, tmp_path, start_method, check=False)
+    assert result.exitcode == -signal.SIGKILL
+    begun = sorted(path.name for path in tmp_path.iterdir())
+    assert len(begun) == 2
+    (tmp_path / "go").touch()
+    pids = [int(name.split()[1]) for name in begun]
+    wait_until(lambda: all(map(is_gone, pids)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*begun, "go"]

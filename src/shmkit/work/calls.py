@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from shmkit.channels.objects.object_ring import ObjectRing
-from shmkit.channels.ring import attempt
+from shmkit.channels.ring import attempt, take_role
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty
 from shmkit.memory.buffer import SharedBuffer
@@ -36,6 +36,7 @@ from shmkit.segment.words import (
     NOTE_STARTED,
     NOTE_TAKEN,
     NOTE_WORDS,
+    PRODUCER_BYTE,
     RESULTS_KIND,
     TAIL,
 )
@@ -114,6 +115,10 @@ class ResultRing(ObjectRing):
     _NOUN = RESULTS_KIND.noun
     _WARNING: ClassVar = ""
 
+    def claim(self) -> None:
+        """Be the process that gets results, before others could wait for its end."""
+        take_role(self._reader)
+
 
 class CallRing(ObjectRing):
     """One process puts calls; any number of workers take them, one at a time each."""
@@ -123,6 +128,14 @@ class CallRing(ObjectRing):
     _KIND = CALLS_KIND.number
     _NOUN = CALLS_KIND.noun
     _WARNING: ClassVar = ""
+
+    def claim(self) -> None:
+        """Be the process that puts calls, before others could wait for its end."""
+        take_role(self._writer)
+
+    def is_orphaned(self) -> bool:
+        """Whether the process that puts calls is dead or gone; for the others."""
+        return not self._segment.membership.presence.others(PRODUCER_BYTE)
 
     def note_in(self, note: memoryview[int]) -> None:
         """Have this handle note each call it takes in these words, a worker's own."""

@@ -87,6 +87,9 @@ class Pool:
                     capacity=RESULTS, producers="many", consumers="one", participants=participants
                 )
             )
+            # Before there is a worker: it ends when this process is seen to be gone.
+            self._calls.claim()
+            self._results.claim()
             self._reader = self._results.cursors[1]
             self._supervisor = Supervisor(orders, self._calls, self._results)
             undo.pop_all()
