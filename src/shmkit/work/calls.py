@@ -141,6 +141,34 @@ class CallRing(ObjectRing):
         """Have this handle note each call it takes in these words, a worker's own."""
         self._reader.mark = note[NOTE_TAKEN : NOTE_TAKEN + 1]
 
+    def is_taken(self, position: int) -> bool:
+        """Whether a worker has, or had, the call that is known by a position."""
+        return self._words[HEAD] >= position
+
+    def void(self, position: int, before: int) -> bool:
+        """Take a call out of the ring, unless a worker has it.
+
+        Args:
+            position: what it is known by.
+            before: what the call that was put before it is known by.
+
+        Returns:
+            False if it is out of the ring, or another process has the lock for too long.
+        """
+        reader = self._reader
+
+        def act() -> bool:
+            if self._words[HEAD] >= position:
+                return False
+            lap = (before | reader.mask) + 1  # no frame lies across the end of a lap
+            reader.void(lap if position > lap else before)
+            return True
+
+        try:
+            return attempt(reader, act, Deadline(0))
+        except Empty:
+            return False
+
     @property
     def position(self) -> int:
         """What the call that was put last is known by; for the process that put it."""

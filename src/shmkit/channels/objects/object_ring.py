@@ -116,13 +116,23 @@ class ObjectReader(Reader):
 
     def throw_out(self, at: int) -> None:
         """Release the frame at a position unread, and what it has beside the ring."""
-        start, size = self.payload_of(at)
-        # The label is copied before its frame is given up.
-        is_label = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT == OVERFLOW
-        label = self.data[start : start + size] if is_label else b""
+        label = self._label_at(at)
         super().throw_out(at)
         if label:
             self.overflow.remove(Label.unpack(label).name)
+
+    def void(self, at: int) -> None:
+        """Have the frame at a position skipped, and remove what it has beside the ring."""
+        label = self._label_at(at)
+        super().void(at)
+        if label:
+            self.overflow.remove(Label.unpack(label).name)
+
+    def _label_at(self, at: int) -> bytes:
+        """A copy of the label at a position, made before its frame is given up; b"" for none."""
+        start, size = self.payload_of(at)
+        is_label = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT == OVERFLOW
+        return self.data[start : start + size] if is_label else b""
 
 
 class ObjectRing(Ring):
