@@ -6,7 +6,7 @@ A channel's class adds what it keeps (slots), `_begin`, which makes it a handle 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
 from shmkit.segment.segment import Segment
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from shmkit.memory.url import Url, Where
 
 __all__ = ["LIMIT", "STATES", "Handle", "checked_state", "until_shut_down"]
+
+T = TypeVar("T")
 
 LIMIT: Final = 1 << 63
 """No position and no version reaches this: at a terabyte a second it takes three months."""
@@ -175,7 +177,7 @@ def checked_state(segment: Segment, words: memoryview[int]) -> int:
     return state
 
 
-def until_shut_down(get: Callable[[], bytes]) -> Iterator[bytes]:
+def until_shut_down(get: Callable[[], T]) -> Iterator[T]:
     """Frame after frame, until there is a shutdown and nothing left."""
     while True:
         try:
