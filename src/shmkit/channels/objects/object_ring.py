@@ -15,6 +15,7 @@ import errno
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from weakref import WeakMethod
 
 from shmkit.channels.frame import step_of
 from shmkit.channels.objects.codec import Encoded, Memory, Received, decode
@@ -22,7 +23,7 @@ from shmkit.channels.objects.overflow import Label, NoRoom, Overflow
 from shmkit.channels.objects.tally import Tally
 from shmkit.channels.ring import Reader, Ring, Wait, insist
 from shmkit.deadline import Deadline
-from shmkit.errors import CorruptSegment, Full
+from shmkit.errors import ClosedError, CorruptSegment, Full
 from shmkit.memory.backends.base import identity_of
 from shmkit.segment.words import (
     CUT,
@@ -189,6 +190,19 @@ class ObjectReader(Reader):
             self.overflow.remove(label)
 
 
+def _weak(method: Callable[[], list[Label]]) -> Callable[[], list[Label]]:
+    """A bound method that does not keep its object alive."""
+    reference = WeakMethod(method)
+
+    def call() -> list[Label]:
+        found = reference()
+        if found is None:
+            raise ClosedError("this handle was dropped")  # not []: all would be garbage then
+        return found()
+
+    return call
+
+
 def _label_in(packed: bytes) -> Label | None:
     """A label, if there is one."""
     try:
@@ -227,7 +241,7 @@ class ObjectRing(Ring):
             identity_of(status),
             lambda: segment.membership.presence.descriptor,
             segment.header.total,
-            self._labels,
+            _weak(self._labels),  # `_closer` must not lead back here
         )
         segment.membership.call_when_last(self._overflow.note_last)
         super().__init__(segment)

@@ -58,7 +58,10 @@ def make_ring(
         TypeError: a number that is none.
         ValueError: a bad name, capacity or number of participants.
     """
-    most = max(0, _number("maxsize", maxsize, "of objects"))
+    hint = f"; for a queue of this name, Queue(where={maxsize!r})" if _is_place(maxsize) else ""
+    most = max(0, _number("maxsize", maxsize, f"of objects{hint}"))
+    _number("participants", participants, "of handles")
+    _number("mode", mode, "of permission bits, such as 0o600")
     if not 0 < _number("capacity", capacity, "of bytes") <= _MOST:
         raise ValueError(
             f"capacity={capacity}: the bytes of the largest object that goes through the queue's "
@@ -87,8 +90,7 @@ def _number(name: str, value: Any, unit: str) -> int:
     try:
         return index(value)
     except TypeError:
-        hint = f"; for a queue of this name Queue(where={value!r})" if _is_place(value) else ""
-        raise TypeError(f"{name}={value!r}: it is a number {unit}{hint}") from None
+        raise TypeError(f"{name}={value!r}: it is a number {unit}") from None
 
 
 def _is_place(value: object) -> bool:
