@@ -316,6 +316,8 @@ def test_nothing_but_a_segment_is_opened(make_where, kind: str) -> None:
     for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc/passwd")):
         where = make_where(kind)
         make(path_of(where))
+        if kind == "file":
+            path_of(where).parent.chmod(0o1777)  # where others can plant links
         with pytest.raises(FileExistsError):
             SharedBuffer.create(where, 10)
         if kind == "shm":

@@ -17,6 +17,7 @@ and what these stand on:
 - `searchable`: the methods of a bytearray that search
 - `views`: typed views and arrays
 - `identity`: which memory a descriptor or a name leads to
+- `files`, `opening`: files as they are given: paths, links, descriptors, open files
 - `url`: where memory lives
 - `told`: a read-only property in a line
 - `backends/`: anonymous, named, file: the system calls of each kind

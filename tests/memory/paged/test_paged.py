@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import sys
@@ -128,19 +129,40 @@ def test_what_cannot_be_opened(tmp_path: Path, path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         PagedFile(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=lambda: os.close(os.open(tmp_path / "pipe", os.O_WRONLY)))
-    writer.start()
-    with pytest.raises(OSError, match=r"has no size and no positions; open_bytes\(\) reads it"):
-        PagedFile(tmp_path / "pipe")
-    writer.join()
+    for stream in (tmp_path / "pipe", "/dev/zero", "/dev/null", io.BytesIO()):
+        for access in ("r", "rw"):
+            with pytest.raises(OSError, match=r"has no size and no positions; open_bytes\(\) read"):
+                PagedFile(stream, access=access)
     (tmp_path / "link").symlink_to(path)
-    with pytest.raises(OSError, match="symbolic link"):
-        PagedFile(tmp_path / "link")
+    tmp_path.chmod(0o777)
+    with pytest.raises(OSError, match="others can write to"):
+        PagedFile(tmp_path / "link", access="rw")
+    for where in ("shm:x", "anon:"):
+        with pytest.raises(ValueError, match="is no file"):
+            PagedFile(where)
+    for wrong in (None, 1.5):
+        with pytest.raises(TypeError, match="a file is a path"):
+            PagedFile(wrong)  # type: ignore[arg-type]
+    with (
+        pytest.raises(OSError, match="not open for this access: open it with 'r"),
+        path.open("rb") as file,
+    ):
+        PagedFile(file, access="rw")
     for arguments in ({"page_size": 0}, {"max_pages": 0}, {"page_size": -1}, {"access": "cow"}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             PagedFile(path, **arguments)
     with pytest.raises(TypeError):
         PagedFile(path, 1.5)  # type: ignore[arg-type]
+
+
+def test_what_can_be_given(path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(path.parent)
+    Path("link").symlink_to(path)
+    with path.open("r+b") as file:
+        for given in (path.name, bytes(path), f"file:{path}", "link", file.fileno(), file):
+            with PagedFile(given, access="rw") as paged:
+                assert (paged[:], paged.name) == (pattern(SIZE), str(path))
+        assert file.tell() == 0
 
 
 # ------------------------------------------------------------------ against a bytearray

@@ -6,6 +6,7 @@ import operator
 import re
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
+from shmkit.deadline import Deadline
 from shmkit.memory import creation
 from shmkit.memory.allocation import checked_size
 from shmkit.memory.buffer import search
@@ -90,27 +91,36 @@ class SharedBuffer(Content, Searchable):
                 handle sees and that are lost at the end.
             offset: first byte; any.
             length: bytes; None for all there are.
-            timeout: seconds to wait for it to be made; None for ever.
+            timeout: seconds to wait for it to be made, and for the writer of a pipe that has none;
+                None for ever.
 
         A file that cannot be mapped (a pipe, a file of /proc) is read instead if access is "r":
-        `mapped` tells. A pipe is read to its end, however long its writer takes.
+        `mapped` tells. A pipe that has a writer is read to its end, however long that takes.
+
+        A symbolic link is followed to read. To write, it is followed unless other users can write
+        to its directory: one of them may have planted it. `url` tells where it led.
 
         Raises:
             FileNotFoundError: it is not there.
             IncompatibleSegment: a segment without a size, or something that is no segment.
+            OSError: ENODEV: a pipe, socket or device that cannot be mapped, or a device without an
+                end; ENXIO: a pipe without a writer; ELOOP: a link that is not followed.
             PermissionError: it is not for this user, or not for writing.
             ValueError: `offset` and `length` reach outside; anonymous memory by name.
         """
-        mode = checked_access(access)
+        mode, deadline = checked_access(access), Deadline(timeout)
         if isinstance(where, SharedBuffer):
             first, length = checked_range(offset, length, where.size, repr(where))
             opened = Opened(where.url, where.descriptor(mode), where._identity)
             offset = where._offset + first
         else:
             parsed = Url.parse(where)
-            opened = creation.open_existing(parsed, writable=mode == "rw", timeout=timeout)
+            opened = creation.open_existing(
+                parsed, writable=mode == "rw", timeout=timeout, streams=mode == "r"
+            )
         with opened:
-            return cls._attached_from(opened, mode, offset, length)
+            rest = 0.0 if deadline.is_now else deadline.remaining()
+            return cls._attached_from(opened, mode, offset, length, rest)
 
     @classmethod
     def ensure(

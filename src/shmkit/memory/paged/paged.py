@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
 
 from shmkit.errors import ClosedError
-from shmkit.memory.creation import open_existing
+from shmkit.memory.creation import Opened
+from shmkit.memory.files import File, file_url, is_path, open_given
 from shmkit.memory.mapping import size_to_map
+from shmkit.memory.opening import kind_of
 from shmkit.memory.paged.pages import PagedStatistics, Pages
 from shmkit.memory.searchable import Searchable, bounds
 from shmkit.memory.told import told
-from shmkit.memory.url import Url
 from shmkit.memory.views import as_bytes
 
 if TYPE_CHECKING:
@@ -35,20 +36,24 @@ class PagedFile(Searchable, Sequence[int]):
     Threads may share it; a forked child has it, too, and begins with what the file has.
 
     Args:
-        path: of a file, or of a block device.
+        path: of a file or a block device, as open() takes it, or as a "file:" URL. Or a descriptor,
+            or an open file, which may then be closed.
         page_size: bytes that are read at a time.
         max_pages: pages in memory at any time.
         access: "r" to read, "rw" to read and write.
 
     Raises:
         FileNotFoundError: there is no file.
-        OSError: it cannot be opened, has no size (a pipe), or is a symbolic link.
+        OSError: it cannot be opened; ESPIPE: it has no size (a pipe, a device); ELOOP: a symbolic
+            link that others may have planted, and access "rw"; EBADF: a descriptor that is not
+            open for this access.
+        TypeError: this is no file, or not an integer.
         ValueError: an argument that cannot be.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: File,
         page_size: SupportsIndex = 64 * 1024,
         max_pages: SupportsIndex = 16,
         access: str = "r",
@@ -61,19 +66,17 @@ class PagedFile(Searchable, Sequence[int]):
         for name, value in (("page_size", each), ("max_pages", most)):
             if value < 1:
                 raise ValueError(f"{name!r} must be at least 1, not {value}")
-        url = Url.parse(f"file:{os.fsdecode(path)}")
-        with open_existing(url, writable=access == "rw", timeout=0) as opened:
+        with _opened(path, access) as opened:
+            name = opened.url.name
             size = size_to_map(opened.fd)
             if size is None:
-                raise OSError(
-                    errno.ESPIPE, "has no size and no positions; open_bytes() reads it", url.name
-                )
-            self._pages = Pages(opened.fd, size, each, most, url.name)
+                raise _no_positions(name)
+            self._pages = Pages(opened.fd, size, each, most, name)
             opened.keep_fd()
         self._size = size
         self._page_size = each
         self._access = access
-        self._name = url.name
+        self._name = name
         self._finalizer = weakref.finalize(self, _abandoned, self._pages, repr(self))
 
     name: str = told("_name", "Path of the file.")
@@ -240,6 +243,23 @@ class PagedFile(Searchable, Sequence[int]):
     def _check_open(self) -> None:
         if self._pages.fd < 0:
             raise ClosedError(f"{self!r} was closed: open it again")
+
+
+def _opened(path: File, access: str) -> Opened:
+    if is_path(path):
+        # Not opened, if it is something else: its other end would notice.
+        url = file_url(path)
+        kind = kind_of(os.stat(url.name).st_mode)  # noqa: PTH116
+        if kind and kind != "a directory":
+            raise _no_positions(url.name)
+    opened = open_given(path, writable=access == "rw", streams=False)
+    if opened is None:
+        raise _no_positions(getattr(path, "name", repr(path)))
+    return opened
+
+
+def _no_positions(name: object) -> OSError:
+    return OSError(errno.ESPIPE, "has no size and no positions; open_bytes() reads it", str(name))
 
 
 def _abandoned(pages: Pages, what: str) -> None:
