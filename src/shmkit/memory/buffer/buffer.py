@@ -18,7 +18,6 @@ from shmkit.memory.url import Url
 from shmkit.memory.views import some_bytes
 
 if TYPE_CHECKING:
-    import os
     import struct
     from collections.abc import Iterator, Sequence
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer.stream import Stream
     from shmkit.memory.creation import Fill
+    from shmkit.memory.files import File
     from shmkit.memory.records import Records
     from shmkit.memory.searchable import Index
     from shmkit.memory.url import Where
@@ -300,7 +300,7 @@ class SharedBuffer(Content, Searchable):
 
     def replace_into(
         self,
-        path: str | os.PathLike[str],
+        path: File,
         old: Buffer,
         new: Buffer,
         count: SupportsIndex = -1,
@@ -310,10 +310,14 @@ class SharedBuffer(Content, Searchable):
         """Write the bytes to a file, with `new` for each `old`; the file appears when it is whole.
 
         The new file takes the place of one at `path` in one step, with its permissions. If that was
-        this buffer's own file, the buffer stays on the old content.
+        this buffer's own file, the buffer goes over to the new one: it has the new content and size
+        then. Other handles and processes stay on the old content, which has no name any more.
 
         Args:
-            path: of the file; its directory takes the new file while it is made.
+            path: of the file, as open() takes it, or as a "file:" URL; its directory takes the new
+                file while it is made. A symbolic link is followed unless other users can write to
+                its directory. Or a descriptor, or an open file, which is written to as by write():
+                at its position, and not in one step.
             old: at least one byte.
             new: any number of bytes.
             count: how often at most; negative for all.
@@ -323,26 +327,31 @@ class SharedBuffer(Content, Searchable):
             How many were replaced.
 
         Raises:
+            BufferError: it is this buffer's own file, and views of the buffer are in use, by which
+                one could write to the old one.
             ClosedError: the handle was closed.
-            OSError: the file cannot be written; one that was there is untouched.
-            TypeError: an argument has no bytes.
-            ValueError: `old` is empty.
+            OSError: the file cannot be written; one that was there is untouched. ESTALE: it is this
+                buffer's own file, and it was replaced or changed its size meanwhile.
+            TypeError: an argument has no bytes, or `path` is no file, or one for text.
+            ValueError: `old` is empty; the URL of other memory; or the buffer's own file, of which
+                the buffer is only a part, or which was given open.
         """
-        from shmkit.memory.buffer.replacing import write_new
+        from shmkit.memory.buffer.replacing import write_into
 
         before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
         search.refuse_empty(before)
-        _, _, view = self._pin("replace_into()")
+        view = self._pin("replace_into()")[2]
         done = 0
 
         def changed() -> Iterator[bytes]:
             nonlocal done
-            for _, pieces in search.split(view, before, most):
-                yield after.join(pieces)
-                done += len(pieces) - 1
+            with view:  # no longer: the buffer may have to leave its map
+                for _, pieces in search.split(view, before, most):
+                    yield after.join(pieces)
+                    done += len(pieces) - 1
 
         with view:
-            write_new(path, changed(), mode)
+            write_into(self, path, changed(), mode)
         return done
 
     def move(self, dest: SupportsIndex, src: SupportsIndex, count: SupportsIndex) -> None:
