@@ -112,6 +112,18 @@ class Content(Handle):
         array = self._on_bytes(lambda whole: array_view(whole, shape, dtype, offset, repr(self)))
         return self._exports.add(array, f"ndarray{array.shape} of {array.dtype}")
 
+    def __bytes__(self) -> bytes:
+        return self[:]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The bytes as numpy takes them: an array of uint8 on the memory."""
+        array = self.ndarray(self._size, "u1")
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"the bytes of {self!r} are uint8: as {dtype} they are a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
     def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> None:
         """Write changes to the disk, and return when they are there.
 

@@ -9,6 +9,8 @@ import operator
 import os
 from typing import TYPE_CHECKING, Final, NoReturn, Self, SupportsIndex
 
+from shmkit.memory.views import view_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -120,7 +122,7 @@ class Stream(io.BufferedIOBase):
     def readinto(self, into: Buffer) -> int:
         """Fill `into` with the next bytes; returns how many there were."""
         self._check()
-        target = memoryview(into)
+        target = view_of(into)
         if not target.nbytes and not target.readonly:
             return 0  # cast() refuses some of these
         target = target.cast("B")
@@ -154,7 +156,7 @@ class Stream(io.BufferedIOBase):
         """
         if not self.writable():
             raise io.UnsupportedOperation(f"{self._buffer!r} is read-only")
-        source = memoryview(data)
+        source = view_of(data)
         if source.format != "B" or source.ndim != 1:
             source = memoryview(source.tobytes())
         if not source.nbytes:
