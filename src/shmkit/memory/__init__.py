@@ -15,6 +15,7 @@ and what these stand on:
 - `mapping`: from a descriptor to addresses, at any byte offset
 - `allocation`: room is taken at creation, or the lack of it is an error
 - `searchable`: the methods of a bytearray that search
+- `lines`: lines of bytes that come in pieces
 - `views`: typed views and arrays
 - `identity`: which memory a descriptor or a name leads to
 - `files`, `opening`: files as they are given: paths, links, descriptors, open files

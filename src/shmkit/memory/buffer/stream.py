@@ -9,6 +9,7 @@ import operator
 import os
 from typing import TYPE_CHECKING, Final, NoReturn, Self, SupportsIndex
 
+from shmkit.memory.lines import lines_of
 from shmkit.memory.views import view_of
 
 if TYPE_CHECKING:
@@ -25,20 +26,8 @@ _READ_AT_ONCE: Final = 1 << 16
 
 def lines(view: memoryview) -> Iterator[bytes]:
     r"""All lines, each with the b"\n" at its end; the last may have none."""
-    begun: list[bytes] = []  # pieces of a line that is not at its end
-    for at in range(0, len(view), _READ_AT_ONCE):
-        lines = io.BytesIO(view[at : at + _READ_AT_ONCE]).readlines()
-        if begun:
-            begun.append(lines[0])
-            if not lines[0].endswith(b"\n"):
-                continue
-            lines[0] = b"".join(begun)
-            begun = []
-        if not lines[-1].endswith(b"\n"):
-            begun.append(lines.pop())
-        yield from lines
-    if begun:
-        yield b"".join(begun)
+    pieces = range(0, len(view), _READ_AT_ONCE)
+    return lines_of(view[at : at + _READ_AT_ONCE] for at in pieces)
 
 
 class Stream(io.BufferedIOBase):
