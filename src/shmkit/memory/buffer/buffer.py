@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import operator
 import re
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
@@ -387,21 +388,46 @@ class SharedBuffer(Content, Searchable):
 
         return Stream(self, self.resize)
 
-    def chunks(self, size: SupportsIndex) -> Iterator[memoryview]:
+    def chunks(self, size: SupportsIndex, *, release: bool = False) -> Iterator[memoryview]:
         """All bytes, in views of `size` bytes each and a last one of the rest.
 
         Args:
             size: bytes, at least 1.
+            release: give the pages of each chunk back to the system when the next one is asked for,
+                so that the process does not grow by all that it went through. The bytes stay where
+                they are, and older chunks stay valid: touching one brings its pages back.
 
         Raises:
             ClosedError: the handle was closed.
-            ValueError: `size` is less than 1.
+            ValueError: `size` is less than 1; or `release` with access "cow", whose private changes
+                are in those pages.
         """
         step = operator.index(size)
         if step < 1:
             raise ValueError(f"'size' must be at least 1 byte, not {step}")
+        if release:
+            return self._released_chunks(step)
         view = self._pin("chunks()")[2]
         return (view[at : at + step] for at in range(0, len(view), step))
+
+    def _released_chunks(self, step: int) -> Iterator[memoryview]:
+        if self._access == "cow":
+            raise ValueError(
+                f"{self!r}: release=True would throw its private changes away; leave it out"
+            )
+        memory, base, view = self._pin("chunks()")
+        option = getattr(mmap, "MADV_DONTNEED", None)
+
+        def chunks() -> Iterator[memoryview]:
+            released = 0  # index in the map: a page may be of two chunks
+            for at in range(0, len(view), step):
+                yield view[at : at + step]
+                if isinstance(memory, mmap.mmap) and option is not None:
+                    end = base + min(at + step, len(view))
+                    memory.madvise(option, released, end - released)
+                    released = end - end % mmap.PAGESIZE
+
+        return chunks()
 
     def lines(self) -> Iterator[bytes]:
         r"""All lines, each with the b"\n" at its end; the last may have none.
