@@ -2,7 +2,7 @@
 
 To a program it is what its layout was made of: the methods and properties of the class work on it.
 One of a dataclass is an instance by `isinstance` and in `match`, and `dataclasses.asdict` takes it.
-One of a NamedTuple is no tuple by `isinstance`: the C code of Python reads tuples past their fields.
+One of a NamedTuple is no tuple by `isinstance`: the C code of Python reads tuples by their memory.
 """
 
 from __future__ import annotations
