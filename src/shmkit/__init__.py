@@ -8,7 +8,7 @@ A map of the floors. A module imports from its own floor and from the floors bel
     sync       processes that wait for each other: Lock, Semaphore, Event
     core       the hot steps of rings and locks, in one module
     segment    state that processes share: SharedArray, and what channels and locks are made of
-    memory     bytes that processes share: SharedBuffer, PagedFile, open_bytes
+    memory     bytes that processes share: SharedBuffer, SharedMemory, PagedFile, open_bytes
     errors     every exception; beside it deadline: how long a call may wait
 
 Every public name is here: `from shmkit import Ring`. A name is imported when it is first used, so
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer as SharedBuffer
     from shmkit.memory.open_bytes import open_bytes as open_bytes
     from shmkit.memory.paged import PagedFile as PagedFile
+    from shmkit.memory.shared_memory import SharedMemory as SharedMemory
     from shmkit.segment.array import SharedArray as SharedArray
     from shmkit.sync.event import Event as Event
     from shmkit.sync.lock import Acquired as Acquired
@@ -72,6 +73,7 @@ _HOME = {
     "Semaphore": "shmkit.sync.semaphore",
     "SharedArray": "shmkit.segment.array",
     "SharedBuffer": "shmkit.memory.buffer",
+    "SharedMemory": "shmkit.memory.shared_memory",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
     "WorkerDied": "shmkit.errors",
@@ -101,6 +103,7 @@ __all__ = [
     "Semaphore",
     "SharedArray",
     "SharedBuffer",
+    "SharedMemory",
     "ShmkitError",
     "ShutDown",
     "WorkerDied",

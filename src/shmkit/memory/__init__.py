@@ -5,6 +5,7 @@ A map, from the top. What other floors need is imported from the doors of the ro
 - `buffer/`: SharedBuffer: made, attached to, searched, streamed, resized
 - `records/`: structures in the memory, read and written field by field
 - `paged/`: PagedFile: a file of any size through a few pages of memory
+- `shared_memory`: SharedMemory, the standard library's class
 - `open_bytes`: the bytes of a file, read or mapped
 
 and what these stand on:

@@ -69,9 +69,14 @@ def array_view(
 
 def dimensions_of(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
     """A shape as numpy takes it, a number for one dimension, as a tuple."""
-    if isinstance(shape, SupportsIndex):
-        return (operator.index(shape),)
-    return tuple(operator.index(n) for n in shape)
+    try:
+        if isinstance(shape, SupportsIndex):
+            return (operator.index(shape),)
+        return tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise TypeError(
+            f"'shape' must be a number, or one for each dimension, as in (3, 4), not {shape!r:.80}"
+        ) from None
 
 
 def checked_array(

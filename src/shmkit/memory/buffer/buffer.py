@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer.stream import Stream
     from shmkit.memory.creation import Fill
     from shmkit.memory.files import File
-    from shmkit.memory.records import Records
+    from shmkit.memory.records import Record, Records
     from shmkit.memory.searchable import Index
     from shmkit.memory.url import Where
 
@@ -448,7 +448,7 @@ class SharedBuffer(Content, Searchable):
         *,
         count: SupportsIndex | None = None,
         names: str | Sequence[str] | None = None,
-    ) -> Records[Any]: ...
+    ) -> Records[Record]: ...
     @overload
     def records(
         self,
@@ -472,20 +472,20 @@ class SharedBuffer(Content, Searchable):
         """The bytes as records: `records(Vertex)[3].red = 7` writes two bytes in place.
 
         Args:
-            layout: a format of `struct` ("<3f3H2x"), a `struct.Struct`, or a dataclass; see
-                `shmkit.memory.records` for what its fields may be.
+            layout: a format of `struct` ("<3f3H2x"), a `struct.Struct`, a dataclass or NamedTuple
+                (see `shmkit.memory.records` for what its fields may be), or a structure of ctypes.
             offset: first byte of the first record; any.
             stride: bytes from one record to the next; None for the size of a record.
             count: records; None for as many as fit.
             names: of the fields of a format: "x y z red green blue", or a sequence.
-            packed: lay out a dataclass without the gaps that C has for alignment.
+            packed: lay out a class without the gaps that C has for alignment.
 
         Returns:
             A view: it keeps the memory, also when the buffer is closed.
 
         Raises:
             ClosedError: the handle was closed.
-            TypeError: `layout` is none of these, or a field has no fixed size.
+            TypeError: `layout` is none of these, or a field has no fixed size, or holds an address.
             ValueError: no such format, `stride` is less than a record, or it reaches outside.
         """
         from shmkit.memory.records import layout_of, records_in
