@@ -24,6 +24,7 @@ import pytest
 
 from shmkit import Acquired, Empty, Full, Lock, Queue, Ring, RoleTaken, ShutDown
 from shmkit.channels.roles import Side
+from shmkit.compiled import core
 from tests.processes import run_python
 
 # These take SIGALRM for themselves, which pytest-timeout has else.
@@ -319,6 +320,64 @@ def test_a_handler_that_raises_in_a_get(where: Any, many: str) -> None:
     assert interrupted, "no handler came between"
     assert got == sorted(set(got))
     assert number - len(got) <= interrupted
+
+
+@own_alarm
+@main_thread
+@each_side
+@pytest.mark.parametrize("way", ["get_many", "peek_many"])
+def test_a_handler_that_raises_in_a_batch(where: Any, many: str, way: str) -> None:
+    """No frame of `peek_many` is lost, nor one of the compiled `get_many`; the ring goes on."""
+    got, interrupted, number = list[int](), 0, 0
+    batch: list[list[bytes]] = [[]]
+    with Ring.create(where, capacity=1 << 13, producers=many, consumers=many) as ring:
+        warm(ring)
+
+        def take() -> None:
+            if way == "get_many":
+                batch[0] = ring.get_many(timeout=0)
+                return
+            with ring.peek_many(timeout=0) as views:
+                numbers = [opened(bytes(view)) for view in views]
+                # An interrupted one comes again: it is noted once all of it was seen.
+                got.extend(numbers)
+
+        before = signal.signal(signal.SIGALRM, raise_interrupted)
+        try:
+            for turn in range(400):
+                number += ring.put_many([sealed(number + n, 60) for n in range(100)], 0)
+                batch[0] = []
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + turn % 100 * 2e-6)
+                    take()
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Empty:
+                    pass
+                except Interrupted:
+                    interrupted += 1
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Interrupted:
+                    interrupted += 1
+                got += map(opened, batch[0])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        while not ring.empty():
+            got += map(opened, ring.get_many(timeout=0))
+        assert ring.put_many([b"fine"] * 200, 0) == 200
+        assert ring.get_many(timeout=0) == [b"fine"] * 200
+    assert interrupted, "no handler came between"
+    if way == "peek_many":
+        assert set(got) == set(range(number))
+    else:
+        assert got == sorted(set(got))
+        if core is not None and not str(where).startswith("file:"):
+            assert got == list(range(number))
+
+
+def raise_interrupted(*_: Any) -> None:
+    raise Interrupted
 
 
 @own_alarm

@@ -7,6 +7,7 @@ that note every frame (`Cursor.notes`).
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
 
-__all__ = ["get_many", "put_many"]
+__all__ = ["checked_most", "get_many", "put_many"]
 
 
 def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
@@ -102,11 +103,10 @@ def _write_run(
 
 def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> list[bytes]:
     """As `Ring.get_many`."""
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
-    most = sys.maxsize if max_frames is None else max_frames
-    taken = reader.get_many(most)
-    if taken is not None:
+    most = checked_most(max_frames)
+    # The step of an iterator written in C, as in core.py: in CPython no signal handler runs between
+    # the store of the head and the caller's statement. A call could lose the batch.
+    for taken in iter(partial(reader.get_many, most), None):
         return taken
 
     def attempt() -> list[bytes] | Wait:
@@ -116,6 +116,15 @@ def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> l
     frames = insist(reader, attempt, Deadline(timeout))
     reader.give_room()
     return frames
+
+
+def checked_most(max_frames: int | None) -> int:
+    """How many frames are taken at most; ValueError if that is none."""
+    if max_frames is None:
+        return sys.maxsize
+    if max_frames < 1:
+        raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
+    return min(max_frames, sys.maxsize)
 
 
 def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:

@@ -386,6 +386,9 @@ class Ring(compiled.RingCore, Handle):
     def get_many(self, max_frames: int | None = None, timeout: float | None = None) -> list[bytes]:
         """Take out every frame there is, waiting while there is none.
 
+        If a signal handler raises while this runs, the batch may have been taken already, and be
+        gone with the exception. `peek_many` keeps the frames in the ring until they are used.
+
         Args:
             max_frames: at most this many; None for all.
             timeout: seconds to wait for the first; None for ever, 0 not at all.
@@ -436,6 +439,30 @@ class Ring(compiled.RingCore, Handle):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         return in_place.peek(self._reader, timeout)
+
+    def peek_many(
+        self, max_frames: int | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[list[memoryview]]:
+        """Read every frame there is in place; leaving the `with` releases all of them at once.
+
+        An exception inside the `with` leaves them in the ring, whatever raises it: so nothing is
+        lost that was not used, as it can be with `get_many`. Other threads' gets on this handle
+        wait for the end of the `with`.
+
+        Args:
+            max_frames: at most this many; None for all.
+            timeout: seconds to wait for the first; None for ever, 0 not at all.
+
+        Returns:
+            A context manager that gives a list of read-only views, the oldest frame first; using
+            one after the `with` is a ValueError.
+
+        Raises:
+            ValueError: `max_frames` below 1.
+            RuntimeError: this thread is peeking already, or left the `with` in a forked child.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        return in_place.peek_many(self._reader, max_frames, timeout)
 
     def __iter__(self) -> Iterator[bytes]:
         """Frame after frame, until the ring is shut down and empty.
