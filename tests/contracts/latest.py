@@ -123,8 +123,10 @@ def waiting_is_for_what_is_newer(writer: Latest, reader: Latest) -> None:
             assert not far.done()
             writer.set(value(version))
         assert far.result(10) == (16, value(16))
-    for bad in (-1, float("nan")):
-        with pytest.raises(ValueError, match="timeout"):
+    with pytest.raises(Empty):
+        reader.wait(timeout=-1)
+    for bad, error in ((float("nan"), ValueError), (True, TypeError), ("1", TypeError)):
+        with pytest.raises(error, match="timeout"):
             reader.wait(timeout=bad)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
+from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
 from shmkit.segment.segment import Segment
 from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
 
-__all__ = ["LIMIT", "STATES", "Handle", "checked_state", "until_shut_down"]
+__all__ = ["LIMIT", "STATES", "Handle", "checked_state", "deadline_of", "until_shut_down"]
 
 LIMIT: Final = 1 << 63
 """No position and no version reaches this: at a terabyte a second it takes three months."""
@@ -173,6 +174,21 @@ def checked_state(segment: Segment, words: memoryview[int]) -> int:
         # No process stores such a value: mark the channel, so that every handle stops.
         raise segment.poison(f"state {state} is none of {READY} to {POISONED}")
     return state
+
+
+def deadline_of(timeout: float | None) -> Deadline:
+    """When a call of a channel gives up.
+
+    Raises:
+        ValueError: the timeout is NaN.
+        TypeError: it is no number, or a bool: `get(True)` is `queue.Queue`'s, with another meaning.
+    """
+    if timeout is True or timeout is False:
+        raise TypeError(
+            f"timeout={timeout}: it is a number of seconds, None to wait for ever, or 0 not to "
+            "wait; there is no `block` here"
+        )
+    return Deadline(timeout)
 
 
 def until_shut_down(get: Callable[[], bytes]) -> Iterator[bytes]:

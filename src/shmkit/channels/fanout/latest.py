@@ -31,8 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
 from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES, checked_state
-from shmkit.deadline import Deadline
+from shmkit.channels.handle import LIMIT, STATES, checked_state, deadline_of
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -94,6 +93,7 @@ class Latest(OneWriter):
     def __init__(self, segment: Segment) -> None:
         self._cell = segment.header.data_size // 4
         self._largest = -1  # bytes of the largest value; read when the role is claimed
+        self._polled = -1  # the version that the last `get` gave
         super().__init__(segment)
 
     @classmethod
@@ -240,10 +240,17 @@ class Latest(OneWriter):
 
         Raises:
             Empty: nothing was set yet.
+            PeerDied: there is nothing newer than at the last `get`, and the writer was killed; told
+                once per death, to `get` or to `wait`. The value stays there to get. Attach again if
+                another process makes the name anew.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
         newest = self._newest()
+        version = 0 if newest is None else newest[0]
+        if version == self._polled and self._open_words()[STATE] == READY:
+            self._writer.raise_if_seen_dead(self._title, LATEST_VERSION, version)
+        self._polled = version
         if newest is None:
             raise Empty(f"latest {self._name} has no value yet: wait() waits for the first")
         return newest[1]
@@ -267,7 +274,7 @@ class Latest(OneWriter):
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
-        deadline = Deadline(timeout)
+        deadline = deadline_of(timeout)
         known = 0 if newer_than is None else max(newer_than, 0)
         while True:
             words = self._open_words()

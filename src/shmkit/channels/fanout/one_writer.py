@@ -192,6 +192,7 @@ class OneWriter(Handle):
             check: called now and then; raises if the waiter was closed.
         """
         if deadline.is_now:
+            writer.raise_if_seen_dead(self._title, word, seen)
             return False
         if not self._may_sleep:
             self._segment.membership.register()  # a forked child opens the semaphores here

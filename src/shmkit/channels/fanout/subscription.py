@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from shmkit.channels.fanout.one_writer import LARGE, new_guard, reentered
-from shmkit.channels.handle import checked_state, until_shut_down
-from shmkit.deadline import Deadline
+from shmkit.channels.handle import checked_state, deadline_of, until_shut_down
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.participants import NO_WORDS
@@ -115,7 +114,7 @@ class Subscription:
         return until_shut_down(self.get)
 
     def _await_frame(self, timeout: float | None) -> bytes:
-        deadline, broadcast = Deadline(timeout), self._broadcast
+        deadline, broadcast = deadline_of(timeout), self._broadcast
         while True:
             seen = self._place[0]  # while there is no frame, this is the tail
             frame = self._take()

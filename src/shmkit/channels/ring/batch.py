@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
+from shmkit.channels.handle import deadline_of
 from shmkit.channels.ring.lending import Wait, insist
 from shmkit.deadline import Deadline
 from shmkit.errors import Full, PeerDied, ShmkitError
@@ -34,7 +35,7 @@ def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> in
     batch = [as_bytes(frame) for frame in given]
     # All sizes first: a frame that never fits must not leave half a batch in the ring.
     writer.check_size(max(map(len, batch), default=0))
-    deadline = Deadline(timeout)
+    deadline = deadline_of(timeout)
     try:
         while done < len(batch):
             done += writer.put_many(batch, done) or _put_run(writer, batch, done, deadline)
@@ -113,7 +114,7 @@ def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> l
         at = reader.find()
         return at if isinstance(at, Wait) else _take_all(reader, at, most)
 
-    frames = insist(reader, attempt, Deadline(timeout))
+    frames = insist(reader, attempt, deadline_of(timeout))
     reader.give_room()
     return frames
 

@@ -2,8 +2,8 @@
 
 The side is the caller's own until then (lending.py), between processes by the side's mutex.
 Afterwards a frame, its slices and a view are released: using them is a ValueError. Only what was
-made of a view otherwise (a slice of a peeked view, an array) and still lives keeps the memory mapped;
-what it shows then is the ring's again.
+made of a view otherwise (a slice of a peeked view, an array) and still lives keeps the memory
+mapped; what it shows then is the ring's again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shmkit.channels.frame import step_of
+from shmkit.channels.handle import deadline_of
 from shmkit.channels.ring.batch import checked_most
 from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back, wait
 from shmkit.compiled import Exporter
@@ -86,7 +87,7 @@ def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]
     """As `Ring.reserve`."""
     if size < 0:
         raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
-    deadline = Deadline(timeout)
+    deadline = deadline_of(timeout)
     with _lent(writer, lambda: writer.admit(size, deadline), deadline) as (loan, at):
         if at is None:  # dropped by the policy: let the caller write, and throw it away
             whole = memoryview(bytearray(size))
@@ -111,7 +112,7 @@ def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]
 @contextmanager
 def peek(reader: Reader, timeout: float | None) -> Iterator[memoryview]:
     """As `Ring.peek`."""
-    with _lent(reader, reader.find, Deadline(timeout)) as (loan, at):
+    with _lent(reader, reader.find, deadline_of(timeout)) as (loan, at):
         start, size = reader.payload_of(at)
         view = memoryview(reader.data)[start : start + size].toreadonly()
         try:
@@ -131,7 +132,7 @@ def peek_many(
 ) -> Iterator[list[memoryview]]:
     """As `Ring.peek_many`."""
     most = checked_most(max_frames)
-    with _lent(reader, reader.find, Deadline(timeout)) as (loan, at):
+    with _lent(reader, reader.find, deadline_of(timeout)) as (loan, at):
         views: list[memoryview] = []
         try:
             end = _view_all(reader, at, most, views)

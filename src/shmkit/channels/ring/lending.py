@@ -167,6 +167,8 @@ def wait(side: Writer | Reader, seen: int, deadline: Deadline) -> None:
         ClosedError: the handle was closed meanwhile.
     """
     if side.never_waits or deadline.is_now:
+        if side.tells_deaths:
+            side.peer.raise_if_seen_dead(side.title, side.moves, seen)
         raise side.refusal(f"{side.title} is {side.why}")
 
     def look() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle, checked_state, until_shut_down
+from shmkit.channels.handle import STATES, Handle, checked_state, deadline_of, until_shut_down
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, stored
@@ -25,7 +25,6 @@ from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
 from shmkit.compiled import twin
 from shmkit.core import IMPOSSIBLE
-from shmkit.deadline import Deadline
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import PARTICIPANTS, Segment
 from shmkit.segment.words import (
@@ -309,8 +308,8 @@ class Ring(compiled.RingCore, Handle):
         if type(data) is not bytes:
             data = as_bytes(data)
         # The common case never waits, so it needs no deadline.
-        if not self._writer.put(data):
-            self._writer.put_carefully(data, Deadline(timeout))
+        if timeout is True or timeout is False or not self._writer.put(data):
+            self._writer.put_carefully(data, deadline_of(timeout))
 
     def put_nowait(self, data: Any) -> None:
         """`put`, or Full at once."""
@@ -374,9 +373,10 @@ class Ring(compiled.RingCore, Handle):
             ClosedError: this handle was closed.
             RuntimeError: this thread is inside a get on this handle, or peeks at a frame.
         """
-        frame = self._reader.get()
+        is_bool = timeout is True or timeout is False  # an error, whether or not it has to wait
+        frame = None if is_bool else self._reader.get()
         if frame is None:
-            frame = self._reader.get_carefully(Deadline(timeout))
+            frame = self._reader.get_carefully(deadline_of(timeout))
         return frame
 
     def get_nowait(self) -> bytes:
