@@ -277,6 +277,7 @@ def a_timeout_ends_a_wait(publisher: Broadcast, reader: Broadcast) -> None:
             subscription.get(timeout=timeout)
     with pytest.raises(Empty):
         subscription.get(timeout=-1)
+    bad: Any
     for bad, error in ((float("nan"), ValueError), (True, TypeError), ("1", TypeError)):
         with pytest.raises(error, match="timeout"):
             subscription.get(timeout=bad)

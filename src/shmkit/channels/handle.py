@@ -183,7 +183,7 @@ def deadline_of(timeout: float | None) -> Deadline:
         ValueError: the timeout is NaN.
         TypeError: it is no number, or a bool: `get(True)` is `queue.Queue`'s, with another meaning.
     """
-    if timeout is True or timeout is False:
+    if isinstance(timeout, bool):
         raise TypeError(
             f"timeout={timeout}: it is a number of seconds, None to wait for ever, or 0 not to "
             "wait; there is no `block` here"

@@ -151,6 +151,13 @@ class Side:
             self._next_look = now + LOOK
             self.raise_if_dead(title, word, seen)
 
+    def has_news(self) -> bool:
+        """Whether there is a death to tell; the next call that does not wait then tells it."""
+        if self.death() is None:
+            return False
+        self._next_look = 0.0
+        return True
+
     def _survey(self) -> tuple[list[int], list[Death]]:
         words, membership = self._segment.words, self._membership
         alive: list[int] = []

@@ -7,7 +7,9 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -135,13 +137,14 @@ def test_one_that_polls_is_told_once(ring: Ring, fork: Any, side: str) -> None:
     if side == "get":
         child = fork(put_some, ring, [b"x"])
         assert ring.get(10) == b"x"
-        poll, refusal = ring.get_nowait, Empty
+        poll: Callable[[], Any] = ring.get_nowait
+        refusal: type[Exception] = Empty
     else:
         ring.put(b"x")
         child = fork(get_some, ring, 1)
         assert child.receive() == [b"x"]
         ring.put(bytes(4080))
-        poll, refusal = (lambda: ring.put_nowait(b"y")), Full  # type: ignore[assignment]
+        poll, refusal = partial(ring.put_nowait, b"y"), Full
     with pytest.raises(refusal):
         poll()
     child.kill()

@@ -93,7 +93,7 @@ class Latest(OneWriter):
     def __init__(self, segment: Segment) -> None:
         self._cell = segment.header.data_size // 4
         self._largest = -1  # bytes of the largest value; read when the role is claimed
-        self._polled = -1  # the version that the last `get` gave
+        self._given = 0  # the version that was given last; 0 for none
         super().__init__(segment)
 
     @classmethod
@@ -248,12 +248,43 @@ class Latest(OneWriter):
         """
         newest = self._newest()
         version = 0 if newest is None else newest[0]
-        if version == self._polled and self._open_words()[STATE] == READY:
-            self._writer.raise_if_seen_dead(self._title, LATEST_VERSION, version)
-        self._polled = version
+        if version == self._given:
+            if self._open_words()[STATE] == READY:
+                self._writer.raise_if_seen_dead(self._title, LATEST_VERSION, version)
+            if self._watch is not None:
+                self._watch.arm(version)
+        self._given = version
         if newest is None:
             raise Empty(f"latest {self._name} has no value yet: wait() waits for the first")
         return newest[1]
+
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: readable when there is a newer value.
+
+        That is one newer than the last that this handle gave; also a shutdown, and the death of the
+        writer. Only a `get` that gives the same value again, or a `wait` that ends with `Empty`,
+        makes it unreadable. It is the handle's: do not read from it or close it. A thread of its
+        own waits for it; `shmkit.wait` waits for several.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        return self._armed_fileno() if self._watch is None else self._watch.fileno()
+
+    def _armed_fileno(self) -> int:
+        """The descriptor, unreadable unless something is new."""
+        if self._watch is None:
+            self._watch = self._new_watch(self, self._bell, self._writer, LATEST_VERSION)
+        self._watch.arm(self._given)
+        return self._watch.fileno()
+
+    def _is_ready(self) -> bool:
+        """Whether there is a newer value, or an error to tell."""
+        words = self._open_words()
+        if words[LATEST_VERSION] != self._given or words[STATE] != READY:
+            return True
+        return self._writer.has_news()
 
     def wait(
         self, newer_than: int | None = None, timeout: float | None = None
@@ -284,12 +315,15 @@ class Latest(OneWriter):
             if version > known:
                 newest = self._newest()
                 if newest is not None:
+                    self._given = newest[0]
                     return newest
             if state != READY:
                 raise ShutDown(f"latest {self._name} was shut down, at version {version}")
             if not self._wait(
                 self._bell, self._writer, LATEST_VERSION, version, deadline, self._open_words
             ):
+                if self._watch is not None:
+                    self._watch.arm(self._given)
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
     def _newest(self) -> tuple[int, bytes] | None:

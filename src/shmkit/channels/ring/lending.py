@@ -169,6 +169,8 @@ def wait(side: Writer | Reader, seen: int, deadline: Deadline) -> None:
     if side.never_waits or deadline.is_now:
         if side.tells_deaths:
             side.peer.raise_if_seen_dead(side.title, side.moves, seen)
+        if side.watch is not None:
+            side.watch.arm(seen)
         raise side.refusal(f"{side.title} is {side.why}")
 
     def look() -> None:
@@ -177,6 +179,8 @@ def wait(side: Writer | Reader, seen: int, deadline: Deadline) -> None:
             side.peer.raise_if_dead(side.title, side.moves, seen)
 
     if not side.sleeps_at.wait(side.moves, seen, deadline, look):
+        if side.watch is not None:
+            side.watch.arm(seen)
         raise side.refusal(f"{side.title} stayed {side.why} until the timeout")
 
 

@@ -12,6 +12,7 @@ one aligned 8-byte word, and that store is the commit point.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
@@ -23,6 +24,7 @@ from shmkit.channels.ring.options import ALL_FLAGS, stored
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
+from shmkit.channels.watch import Watch
 from shmkit.compiled import twin
 from shmkit.core import IMPOSSIBLE
 from shmkit.segment.participants import NO_WORDS
@@ -151,6 +153,7 @@ class Ring(compiled.RingCore, Handle):
         self._reader = self._READER(parts, Mutex(membership, words, 1) if many_get else None)
         if drops:
             self._writer.drop_one = self._reader.drop_one
+        self._unwatch: Callable[[], object] = _nothing
         membership.presence.call_after_fork(self._start_anew)
         membership.watch(self, self._closer(segment), self._WARNING.format(self._name))
 
@@ -159,6 +162,8 @@ class Ring(compiled.RingCore, Handle):
         return segment.close
 
     def _start_anew(self) -> None:
+        self._unwatch()  # its thread is the parent's
+        self._reader.watch, self._unwatch = None, _nothing
         self._writer.start_anew()
         self._reader.start_anew()
 
@@ -278,6 +283,7 @@ class Ring(compiled.RingCore, Handle):
         self._closed = True
         for cursor in writer, reader:
             lending.close(cursor)
+        self._unwatch()
         self._segment.close()
         self._data_bell.close()
         self._space_bell.close()
@@ -307,8 +313,9 @@ class Ring(compiled.RingCore, Handle):
         """
         if type(data) is not bytes:
             data = as_bytes(data)
+        is_bool = isinstance(timeout, bool)  # an error, whether or not it has to wait
         # The common case never waits, so it needs no deadline.
-        if timeout is True or timeout is False or not self._writer.put(data):
+        if is_bool or not self._writer.put(data):
             self._writer.put_carefully(data, deadline_of(timeout))
 
     def put_nowait(self, data: Any) -> None:
@@ -373,7 +380,7 @@ class Ring(compiled.RingCore, Handle):
             ClosedError: this handle was closed.
             RuntimeError: this thread is inside a get on this handle, or peeks at a frame.
         """
-        is_bool = timeout is True or timeout is False  # an error, whether or not it has to wait
+        is_bool = isinstance(timeout, bool)  # as in `put`
         frame = None if is_bool else self._reader.get()
         if frame is None:
             frame = self._reader.get_carefully(deadline_of(timeout))
@@ -463,6 +470,38 @@ class Ring(compiled.RingCore, Handle):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         return in_place.peek_many(self._reader, max_frames, timeout)
+
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: readable when a get would not wait.
+
+        Where it is readable nothing may be there, as with a socket that several read: get with a
+        timeout of 0. Only an `Empty` makes it unreadable again. It is the handle's: do not read
+        from it or close it. A thread of its own waits for it; `shmkit.wait` waits for several.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        watch = self._reader.watch
+        return self._armed_fileno() if watch is None else watch.fileno()
+
+    def _armed_fileno(self) -> int:
+        """The descriptor, unreadable unless something is there."""
+        words, reader = self._open_words(), self._reader
+        if reader.watch is None:
+            self._segment.membership.register()  # opens the semaphores
+            peer = self._producers if self._TELLS_DEATHS else None
+            reader.watch = Watch(self._data_bell, TAIL, peer)
+            self._unwatch = weakref.finalize(self, reader.watch.close)
+        reader.watch.arm(words[HEAD])
+        return reader.watch.fileno()
+
+    def _is_ready(self) -> bool:
+        """Whether a get would not wait."""
+        words = self._open_words()
+        if words[TAIL] != words[HEAD] or words[STATE] != READY:
+            return True
+        return self._TELLS_DEATHS and self._producers.has_news()
 
     def __iter__(self) -> Iterator[bytes]:
         """Frame after frame, until the ring is shut down and empty.
@@ -597,3 +636,7 @@ class Ring(compiled.RingCore, Handle):
                 f"tail {tail} and head {head} in a ring of {self.capacity} bytes"
             )
         return start, tail
+
+
+def _nothing() -> None:
+    pass
