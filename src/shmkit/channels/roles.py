@@ -46,6 +46,7 @@ class Side:
 
     Attributes:
         shared: whether many may have the role.
+        next_look: when a call that does not wait looks for a death again, on the monotonic clock.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Side:
         self._bit = bit
         self._byte = byte
         self._last = Death(0, 0)
-        self._next_look = 0.0
+        self.next_look = 0.0
         # A death is news only while no successor has come: older deaths are not told here.
         self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
         if not segment.buffer.created:  # else there was none before, and the table is not touched
@@ -147,15 +148,15 @@ class Side:
     def raise_if_seen_dead(self, title: str, word: int, seen: int) -> None:
         """`raise_if_dead` for a call that does not wait: it looks twice a second at most."""
         now = monotonic()
-        if now >= self._next_look:
-            self._next_look = now + LOOK
+        if now >= self.next_look:
+            self.next_look = now + LOOK
             self.raise_if_dead(title, word, seen)
 
     def has_news(self) -> bool:
         """Whether there is a death to tell; the next call that does not wait then tells it."""
         if self.death() is None:
             return False
-        self._next_look = 0.0
+        self.next_look = 0.0
         return True
 
     def _survey(self) -> tuple[list[int], list[Death]]:

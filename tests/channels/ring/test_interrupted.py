@@ -675,3 +675,61 @@ def test_a_handler_raises_between_the_claim_and_the_note_of_it(
         assert getattr(ring.statistics(), f"{side}s") == (os.getpid(),)
         with pytest.raises(RoleTaken):
             other.put(b"frame", 0) if side == "producer" else other.get(0)
+
+
+def debugged(how: str) -> None:
+    """Have every line of all threads seen by a function written in Python."""
+    if how == "trace":
+
+        def trace(*_: Any) -> Any:
+            return trace
+
+        threading.settrace(trace)
+        sys.settrace(trace)
+    else:
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
+        monitoring.use_tool_id(0, "test")
+        monitoring.register_callback(0, monitoring.events.LINE, lambda *_: None)
+        monitoring.set_events(0, monitoring.events.LINE)
+
+
+def pass_on_under_a_debugger(how: str, kind: str) -> None:
+    """Three threads put and three get, on one handle, and switch at any line."""
+    sys.setswitchinterval(1e-6)
+    debugged(how)
+    count = 250
+    channel: Any = Queue(capacity=1 << 14) if kind == "queue" else None
+    channel = channel or Ring.create(capacity=1 << 14, producers=kind, consumers=kind)
+
+    def put(first: int) -> None:
+        for number in range(first, first + count):
+            channel.put(sealed(number, number % 290), timeout=20)
+
+    def get() -> list[int]:
+        got = list[int]()
+        while True:
+            try:
+                got.append(opened(channel.get(timeout=20)))
+            except ShutDown:
+                return got
+
+    with channel, ThreadPoolExecutor(6) as threads:
+        getting = [threads.submit(get) for _ in range(3)]
+        putting = [threads.submit(put, n * count) for n in range(3)]
+        for task in putting:
+            task.result(40)
+        channel.shutdown()
+        got = sorted(number for task in getting for number in task.result(40))
+    assert got == list(range(3 * count))
+
+
+@pytest.mark.parametrize("kind", ["one", "many", "queue"])
+@pytest.mark.parametrize("how", ["trace", "monitoring"])
+@pytest.mark.parametrize("pure", ["1", "0"])
+def test_threads_under_a_debugger(kind: str, how: str, pure: str) -> None:
+    """A debugger or profiler lets other threads run where none would: at every line."""
+    if how == "monitoring" and not hasattr(sys, "monitoring"):
+        pytest.skip("sys.monitoring came with 3.12")
+    if pure == "0" and core is None:
+        pytest.skip("the plain core is tried already")
+    run_python(pass_on_under_a_debugger, how, kind, env={"SHMKIT_PURE": pure})

@@ -27,6 +27,7 @@ number of readers may read, and one that is overtaken three times during a copy 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
@@ -248,15 +249,21 @@ class Latest(OneWriter):
         """
         newest = self._newest()
         version = 0 if newest is None else newest[0]
-        if version == self._given:
-            if self._open_words()[STATE] == READY:
-                self._writer.raise_if_seen_dead(self._title, LATEST_VERSION, version)
-            if self._watch is not None:
-                self._watch.arm(version)
+        # Polled: the common case is one look at the clock.
+        if version == self._given and (
+            self._watch is not None or monotonic() >= self._writer.next_look
+        ):
+            self._find_nothing_new(version)
         self._given = version
         if newest is None:
             raise Empty(f"latest {self._name} has no value yet: wait() waits for the first")
         return newest[1]
+
+    def _find_nothing_new(self, version: int) -> None:
+        if self._open_words()[STATE] == READY:
+            self._writer.raise_if_seen_dead(self._title, LATEST_VERSION, version)
+        if self._watch is not None:
+            self._watch.arm(version)
 
     def fileno(self) -> int:
         """A descriptor for `select`, `poll` and event loops: readable when there is a newer value.
