@@ -6,6 +6,7 @@ A channel's class adds what it keeps (slots), `_begin`, which makes it a handle 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from shmkit.deadline import Deadline
@@ -153,6 +154,15 @@ class Handle:
         words = self._words
         self._check_open()  # second: if close() took the words first, this raises
         return words
+
+    @contextmanager
+    def _open_all_along(self) -> Iterator[memoryview[int]]:
+        """The words; what fails because another thread closes the handle is ClosedError."""
+        try:
+            yield self._open_words()
+        except (OSError, IndexError):
+            self._check_open()
+            raise
 
     def _words_for_putting(self) -> memoryview[int]:
         """The words, while something may go in; else ClosedError, CorruptSegment or ShutDown."""

@@ -677,6 +677,60 @@ def test_a_handler_raises_between_the_claim_and_the_note_of_it(
             other.put(b"frame", 0) if side == "producer" else other.get(0)
 
 
+@each_side
+def test_a_recursion_error_leaves_the_side_and_its_lock(where: Any, many: str) -> None:
+    """At whatever depth it comes: another handle is not kept out, and this one goes on."""
+    with Ring.create(where, capacity=4096, producers=many, consumers=many) as ring:
+        warm(ring)
+
+        def peek() -> None:
+            with ring.peek(0):
+                pass
+
+        def reserve() -> None:
+            with ring.reserve(3, 0):
+                pass
+
+        calls: list[Callable[[], object]] = [
+            lambda: ring.put(b"frame", 0),
+            lambda: ring.get(0),
+            lambda: ring.put_many([b"frame"] * 3, 0),
+            lambda: ring.get_many(timeout=0),
+            lambda: ring.get(0.001),
+            peek,
+            reserve,
+        ]
+        came = 0
+        for call in calls:
+            for depth in range(3, 30):
+                ring.put(b"frame", 0)
+                came += runs_out_of_depth(call, depth)
+                for cursor in ring._writer, ring._reader:
+                    assert cursor.loan is None
+                    assert cursor.state == cursor.idle
+                    assert cursor.mutex is None or not cursor.mutex.held
+                while not ring.empty():
+                    ring.get_many(timeout=0)
+        assert came > 20
+
+
+def runs_out_of_depth(call: Callable[[], object], depth: int) -> bool:
+    """Whether a call has a RecursionError where only so many more may be nested."""
+    before, here, frame = sys.getrecursionlimit(), 0, sys._getframe()
+    while frame is not None:
+        here, frame = here + 1, frame.f_back  # type: ignore[assignment]
+    try:
+        sys.setrecursionlimit(here + depth)
+        call()
+    except RecursionError:
+        return True
+    except Empty:
+        pass
+    finally:
+        sys.setrecursionlimit(before)
+    return False
+
+
 def debugged(how: str) -> None:
     """Have every line of all threads seen by a function written in Python."""
     if how == "trace":

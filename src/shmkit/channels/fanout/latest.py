@@ -391,17 +391,17 @@ class Latest(OneWriter):
         Raises:
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        version = words[LATEST_VERSION]
-        return LatestStatistics(
-            size=self.size,
-            version=version,
-            length=words[LATEST_LENGTHS + (version & 3)],
-            state=STATES.get(words[STATE], "corrupt"),
-            writers=tuple(self._writer.holders()),
-            participants=tuple(self._segment.membership.members()),
-            sleeps=self._bell.sleeps,
-        )
+        with self._open_all_along() as words:
+            version = words[LATEST_VERSION]
+            return LatestStatistics(
+                size=self.size,
+                version=version,
+                length=words[LATEST_LENGTHS + (version & 3)],
+                state=STATES.get(words[STATE], "corrupt"),
+                writers=tuple(self._writer.holders()),
+                participants=tuple(self._segment.membership.members()),
+                sleeps=self._bell.sleeps,
+            )
 
     def __repr__(self) -> str:
         return self._describe(f"version {self._words[LATEST_VERSION]}")

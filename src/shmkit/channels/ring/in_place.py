@@ -9,6 +9,7 @@ mapped; what it shows then is the ring's again.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from sys import getrecursionlimit, setrecursionlimit
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shmkit.channels.frame import step_of
@@ -16,6 +17,7 @@ from shmkit.channels.handle import deadline_of
 from shmkit.channels.ring.batch import checked_most
 from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back, wait
 from shmkit.compiled import Exporter
+from shmkit.core import DEPTH
 from shmkit.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -175,12 +177,16 @@ def _lent(
             if not isinstance(result, Wait):
                 yield loan, result
                 break
-        finally:
+        except BaseException as error:
+            more = DEPTH if isinstance(error, RecursionError) else 0
+            setrecursionlimit(getrecursionlimit() + more)
             try:
                 # Twice: a signal handler may raise as the first one begins.
                 give_back(side, loan)
             finally:
                 give_back(side, loan)
+                setrecursionlimit(getrecursionlimit() - more)
+            raise
         wait(side, result.seen, deadline)
 
 

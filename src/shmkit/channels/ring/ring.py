@@ -566,21 +566,21 @@ class Ring(compiled.RingCore, Handle):
             CorruptSegment: an index or a frame's length is impossible.
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        start, tail = self._glimpse(words)
-        return RingStatistics(
-            capacity=self.capacity,
-            used=tail - start,
-            frames=self.qsize(),
-            committed=words[TAIL],
-            released=words[HEAD],
-            dropped=words[DROPPED],
-            state=STATES.get(words[STATE], "corrupt"),
-            producers=tuple(self._producers.holders()),
-            consumers=tuple(self._consumers.holders()),
-            participants=tuple(self._segment.membership.members()),
-            sleeps=(self._data_bell.sleeps, self._space_bell.sleeps),
-        )
+        with self._open_all_along() as words:
+            start, tail = self._glimpse(words)
+            return RingStatistics(
+                capacity=self.capacity,
+                used=tail - start,
+                frames=self.qsize(),
+                committed=words[TAIL],
+                released=words[HEAD],
+                dropped=words[DROPPED],
+                state=STATES.get(words[STATE], "corrupt"),
+                producers=tuple(self._producers.holders()),
+                consumers=tuple(self._consumers.holders()),
+                participants=tuple(self._segment.membership.members()),
+                sleeps=(self._data_bell.sleeps, self._space_bell.sleeps),
+            )
 
     def __repr__(self) -> str:
         if self._closed:
