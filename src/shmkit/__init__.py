@@ -4,7 +4,7 @@ A map of the floors. A module imports from its own floor and from the floors bel
 
     tools      for people: the command line, a demo, help for tests
     work       functions that run elsewhere: once, ProcessPoolExecutor
-    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue
+    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue, wait
     sync       processes that wait for each other: Lock, Semaphore, Event
     core       the hot steps of rings and locks, in one module
     segment    state that processes share: SharedArray, and what channels and locks are made of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shmkit.channels.objects.queue import JoinableQueue as JoinableQueue
     from shmkit.channels.objects.queue import Queue as Queue
     from shmkit.channels.ring import Ring as Ring
+    from shmkit.channels.waiting import wait as wait
     from shmkit.errors import ClosedError as ClosedError
     from shmkit.errors import CorruptSegment as CorruptSegment
     from shmkit.errors import Empty as Empty
@@ -79,6 +80,7 @@ _HOME = {
     "WorkerDied": "shmkit.errors",
     "once": "shmkit.work.once",
     "open_bytes": "shmkit.memory.open_bytes",
+    "wait": "shmkit.channels.waiting",
 }
 
 __all__ = [
@@ -109,6 +111,7 @@ __all__ = [
     "WorkerDied",
     "once",
     "open_bytes",
+    "wait",
 ]
 
 

@@ -902,9 +902,17 @@ TYPE(ReadCursor, sizeof(Cursor), reader_methods, cursor_members, cursor_properti
 
 /* -- RingCore ---------------------------------------------------------------------------------- */
 
+/* Whether the argument with a number, by name or not, is a bool: as a timeout it is an error. */
+static int is_bool(ARGUMENTS, Py_ssize_t number)
+{
+    Py_ssize_t all = count + (names != NULL ? PyTuple_Size(names) : 0);
+    return all > number && (args[number] == Py_True || args[number] == Py_False);
+}
+
 static PyObject *ring_put(Head *self, ARGUMENTS)
 {
-    int done = count > 0 && self->known[0] != NULL ? put_object(self->known[0], args[0]) : 0;
+    int may = count > 0 && self->known[0] != NULL && !is_bool(args, count, names, 1);
+    int done = may ? put_object(self->known[0], args[0]) : 0;
     if (done == 0) return pass_on(self, "_plain_put", args, count, names);
     return done < 0 ? NULL : value_or_none(NULL);
 }
@@ -913,7 +921,8 @@ static PyObject *ring_get(Head *self, ARGUMENTS)
 {
     Cursor *reader = self->known[1];
     BellCore *bell = self->known[2];
-    PyObject *frame = reader == NULL ? NULL : get_frame(reader);
+    int may = reader != NULL && !is_bool(args, count, names, 0);
+    PyObject *frame = may ? get_frame(reader) : NULL;
     int may_wait = names == NULL && (count == 0 || args[0] == Py_None);
     if (frame == NULL && !PyErr_Occurred() && may_wait && bell != NULL && reader != NULL &&
         reader->state == FREE && reader->head.views[0].len >= PAGE) {

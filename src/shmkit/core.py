@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+from sys import getrecursionlimit, setrecursionlimit
 from threading import get_ident
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +52,7 @@ __all__ = [
     "CAREFUL",
     "CLOSED",
     "COUNTER",
+    "DEPTH",
     "FREE",
     "IMPOSSIBLE",
     "LARGE_COPY",
@@ -371,6 +373,10 @@ LARGE_COPY: Final = 16 << 20
 """Bytes from which on the compiled core copies a frame without the GIL: below, waiting for the GIL
 again costs a busy process more than the copy."""
 
+DEPTH: Final = 50
+"""Calls that may be nested deeper while a side is left after a RecursionError: it comes where there
+is no depth for the way out either, and the side and its lock would stay taken."""
+
 _WEAK_ORDER: Final = not STRONG_ORDER
 
 
@@ -558,12 +564,15 @@ class WriteCursor(Cursor, compiled.WriteCursor):
                         mutex.release()
                 self.state = FREE
             guard.release()
-        except BaseException:
+        except BaseException as error:
+            more = DEPTH if isinstance(error, RecursionError) else 0
+            setrecursionlimit(getrecursionlimit() + more)
             # Twice, for a handler that raises as the first begins.
             try:
                 self._escape(guard)
             finally:
                 self._escape(guard)
+                setrecursionlimit(getrecursionlimit() - more)
             raise
         # Giving the guard back was a fence, on x86: a consumer that is about to sleep either sees
         # the tail, or its flag is seen here.
@@ -642,11 +651,14 @@ class ReadCursor(Cursor, compiled.ReadCursor):
                         mutex.release()
                 self.state = FREE
             guard.release()
-        except BaseException:
+        except BaseException as error:
+            more = DEPTH if isinstance(error, RecursionError) else 0
+            setrecursionlimit(getrecursionlimit() + more)
             try:
                 self._escape(guard)
             finally:
                 self._escape(guard)  # twice, as in `put`
+                setrecursionlimit(getrecursionlimit() - more)
             raise
         if _WEAK_ORDER:
             fence()

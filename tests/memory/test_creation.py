@@ -375,10 +375,9 @@ def test_an_empty_segment_is_told(name: str, timeout: float) -> None:
     posix_ipc.unlink_shared_memory("/" + name.removeprefix("shm:"))
 
 
-@pytest.mark.parametrize("timeout", [-1, float("nan")])
-def test_impossible_timeout(name: str, timeout: float) -> None:
+def test_impossible_timeout(name: str) -> None:
     with pytest.raises(ValueError, match="timeout"):
-        SharedBuffer.attach(name, timeout=timeout)
+        SharedBuffer.attach(name, timeout=float("nan"))
 
 
 def test_attach_never_resizes(name: str) -> None:

@@ -8,7 +8,8 @@ the kernel takes back when the holder dies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmkit.errors import PeerDied, RoleTaken
 from shmkit.segment.words import ATTACHED, DEATHS, PID, ROLES
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from shmkit.segment.segment import Segment
 
 __all__ = ["Death", "Side"]
+
+LOOK: Final = 0.5  # seconds: the kernel is asked no more often by one who polls
 
 
 class Death(NamedTuple):
@@ -43,6 +46,7 @@ class Side:
 
     Attributes:
         shared: whether many may have the role.
+        next_look: when a call that does not wait looks for a death again, on the monotonic clock.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Side:
         self._bit = bit
         self._byte = byte
         self._last = Death(0, 0)
+        self.next_look = 0.0
         # A death is news only while no successor has come: older deaths are not told here.
         self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
         if not segment.buffer.created:  # else there was none before, and the table is not touched
@@ -139,6 +144,20 @@ class Side:
             pid=death.pid,
             role=self.role,
         )
+
+    def raise_if_seen_dead(self, title: str, word: int, seen: int) -> None:
+        """`raise_if_dead` for a call that does not wait: it looks twice a second at most."""
+        now = monotonic()
+        if now >= self.next_look:
+            self.next_look = now + LOOK
+            self.raise_if_dead(title, word, seen)
+
+    def has_news(self) -> bool:
+        """Whether there is a death to tell; the next call that does not wait then tells it."""
+        if self.death() is None:
+            return False
+        self.next_look = 0.0
+        return True
 
     def _survey(self) -> tuple[list[int], list[Death]]:
         words, membership = self._segment.words, self._membership
