@@ -32,6 +32,7 @@ from shmkit.segment.words import (
     PID,
     ROLES,
     START,
+    TOKENS,
 )
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ class Participants:
             at = self.at(place)
             self._note_death(at)
             for word in range(at, at + LINE_WORDS):
-                if word not in kept:
+                # What a semaphore's dead held comes back later, and what they made stays.
+                if word not in kept and word != at + TOKENS:
                     self.words[word] = 0
         return inside
 

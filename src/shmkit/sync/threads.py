@@ -23,7 +23,7 @@ __all__ = ["ThreadGuard"]
 class ThreadGuard:
     """Exclusion of the threads of a process for the length of a call on a handle."""
 
-    __slots__ = ("_give", "_take", "is_mine", "try_take")
+    __slots__ = ("_take", "give", "is_mine", "try_take")
 
     is_mine: Callable[[], bool]
     """Whether this thread has it."""
@@ -31,9 +31,12 @@ class ThreadGuard:
     try_take: Callable[[], bool]
     """Have it, if no other thread has it."""
 
+    give: Callable[[], None]
+    """Give it to the next thread, in a thread that has it."""
+
     def __init__(self) -> None:
         lock: Any = threading.RLock()
-        self._take, self._give = lock.acquire, lock.release
+        self._take, self.give = lock.acquire, lock.release
         self.try_take = partial(lock.acquire, False)
         self.is_mine = lock._is_owned  # threading.Condition asks it the same way
 
@@ -46,4 +49,4 @@ class ThreadGuard:
     def leave(self) -> None:
         """Give it to the next thread, if this one has it."""
         if self.is_mine():
-            self._give()
+            self.give()
