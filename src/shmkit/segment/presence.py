@@ -9,7 +9,9 @@ The locks are open-file-description locks (`F_OFD_SETLK`): they belong to one de
 that alone. Plain POSIX locks would vanish when *any* descriptor of the file is closed in this
 process. A forked child inherits the descriptor, and with it the locks, which would then outlive
 their owner: so an at-fork hook gives the child a descriptor of its own, without locks, and closes
-every inherited one, whatever the other threads were doing with it.
+every inherited one, whatever the other threads were doing with it. C code that forks runs no such
+hook: there the compiled core closes them, in a hook of the C library (`pthread_atfork`). Without
+the core the child of such a fork keeps its parent alive in the eyes of its peers, until it ends.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from shmkit import compiled
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.memory.identity import Identity, close_if, identity_of
@@ -80,6 +83,7 @@ class Presence:
     def _closes(self, fd: int) -> weakref.finalize[[object, int, Identity], Presence]:
         key = object()  # not the number: a new descriptor may get it before this is forgotten
         _open[key] = fd, self._identity
+        compiled.close_in_children(fd)
         closer = weakref.finalize(self, _close, key, fd, self._identity)
         closer.atexit = False  # at exit it would come before handles that still need the locks
         return closer
@@ -156,7 +160,8 @@ class Presence:
         if not self._is_ours(fd):  # a lock on another file would say that no other handle is here
             raise ClosedError(
                 "this program closed the descriptor by which a handle takes part, as a daemon "
-                "that closes all of them: make or attach the handle after that"
+                "that closes all of them, or C code forked this process: make or attach the handle "
+                "after that"
             )
         return fd
 
@@ -240,16 +245,25 @@ _FORKING: Final = threading.RLock()
 
 
 def _close(
-    key: object, fd: int, identity: Identity, close: Any = close_if, forget: Any = _open.pop
+    key: object,
+    fd: int,
+    identity: Identity,
+    close: Any = close_if,
+    forget: Any = _open.pop,
+    keep: Any = compiled.keep_in_children,
 ) -> None:
     # Closed first: a child forked in between must not find it open and forgotten.
     close(fd, identity)
+    keep(fd, *identity)  # by number and file: both may be another Presence's already
     forget(key, None)
 
 
 def _in_forked_child() -> None:
+    compiled.python_forks(False)
     inherited = list(_open.values())
     _open.clear()
+    for fd, identity in inherited:
+        compiled.keep_in_children(fd, *identity)
     try:
         for presence in list(_alive):
             presence._start_anew()
@@ -259,6 +273,16 @@ def _in_forked_child() -> None:
         _FORKING.release()
 
 
+def _before_fork() -> None:
+    _FORKING.acquire()
+    compiled.python_forks(True)
+
+
+def _in_parent() -> None:
+    compiled.python_forks(False)
+    _FORKING.release()
+
+
 os.register_at_fork(
-    before=_FORKING.acquire, after_in_parent=_FORKING.release, after_in_child=_in_forked_child
+    before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_forked_child
 )
