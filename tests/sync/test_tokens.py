@@ -293,7 +293,8 @@ def test_a_finalizer_or_handler_may_release_in_the_middle_of_a_call() -> None:
     with pytest.raises(RuntimeError, match="inside another one"):
         made.close()
     assert made.value == 1
-    tokens._leave()
+    tokens._mutex.release()
+    tokens._guard.give()
     assert made.acquire(False)
     assert made.value == 1
     made.close()

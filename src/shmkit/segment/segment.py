@@ -274,9 +274,13 @@ class Segment:
             self.buffer.unlink()  # while it is mapped: no other file can get its inode number
         elif hasattr(self, "membership"):
             try:
-                with self.membership.entering(0):
+                leaving = self.membership.participants.enter_door(0)
+                try:
                     if self.membership.participants.are_none():
                         self.buffer.unlink()
+                finally:
+                    for _ in leaving:
+                        break
             except OSError:
                 return  # another process is at the door, and wants it; or there is no name
 

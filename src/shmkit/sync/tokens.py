@@ -37,8 +37,10 @@ from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import Segment
 from shmkit.segment.words import (
+    INSIDE,
     LINE_WORDS,
     PARTICIPANT_BYTE,
+    PHASE,
     READY,
     SEMAPHORE_BELL,
     SEMAPHORE_COUNT,
@@ -206,7 +208,7 @@ class Tokens:
 
     def _take(self) -> bool:
         """Take one, if there is one. If it ends by an exception, it took none."""
-        words, taken = self._words, False
+        guard, mutex, words, taken = self._guard, self._mutex, self._words, False
         self._check_apart()
         try:
             if self._enter(_PATIENCE):
@@ -216,55 +218,36 @@ class Tokens:
                     words[own] = words[own] + 1  # step: semaphore.hold
                     words[SEMAPHORE_COUNT] = count - 1  # step: semaphore.count_down
                     taken = True
-                self._mutex.release()
-                self._guard.give()
+                mutex.release()
+                guard.give()
                 if count > 1:
                     self._bell.ring()  # each sleeper wakes the next
             if self._owed:
                 self._settle(0)
         except BaseException:
+            # No call before the guard is given back: more handlers may raise.
             if taken:
                 self._owed += 1
-            try:
-                self._leave()
-            finally:
-                self._leave()  # again: a handler may have raised as the first began
-                if self._owed:
-                    self._settle(0)
+            for mine in guard.mine:
+                if mine:
+                    if mutex._place[PHASE] == INSIDE:
+                        for _ in mutex.gives:
+                            break
+                    for _ in guard.gives:
+                        break
+                break
+            if self._owed and not self._closed:
+                self._settle(0)
             raise
         return taken
 
     def _settle(self, more: int) -> bool:
         """Give back what is owed, and `more`; False if there are as many as there can be."""
-        words, done = self._words, True
-        self._check_apart()
-        try:
-            self._enter(None)
-            while more or self._owed:
-                at, tokens = self._next_to_give()
-                if words[SEMAPHORE_COUNT] >= MOST:
-                    self._owed, done = 0, False
-                    break
-                # No call, after which a handler could come, until it is no longer owed.
-                words[at] = tokens  # step: semaphore.give
-                words[SEMAPHORE_COUNT] = words[SEMAPHORE_COUNT] + 1  # step: semaphore.count_up
-                words[SEMAPHORE_NEWS] = words[SEMAPHORE_NEWS] + 1 & COUNTER  # step: semaphore.news
-                if more:
-                    more = 0
-                else:
-                    self._owed -= 1
-            self._mutex.release()
-            self._guard.give()
-        except BaseException:
-            try:
-                self._leave()
-            finally:
-                self._leave()
-            raise
+        done = self._alone(lambda: self._give(more), None)
         if not STRONG_ORDER:  # else giving the guard back was one
-            fence()  # between the stores above and the look at the bell's flag: doorbell.py
+            fence()  # between the stores and the look at the bell's flag: doorbell.py
         self._bell.ring()
-        return done
+        return bool(done)
 
     def _look(self, *, patient: bool = True) -> bool:
         """Have the tokens of dead holders come back; whether there were any."""
@@ -274,42 +257,38 @@ class Tokens:
             return False
         self._looked = now
         self._vain += 1
-        if not self._places_of_dead():
+        if not self._places_of_dead() or not self._alone(self._bury, _PATIENCE):
             return False
-        words = self._words
-        self._check_apart()
-        try:
-            if self._enter(_PATIENCE):
-                for at in self._places_of_dead():
-                    self._return(at)
-                self._recount()
-                words[SEMAPHORE_NEWS] = words[SEMAPHORE_NEWS] + 1 & COUNTER
-                self._vain = 0
-            self._leave()
-        except BaseException:
-            try:
-                self._leave()
-            finally:
-                self._leave()
-            raise
+        self._vain = 0
         fence()
         self._bell.ring()
         return True
 
     def _keep(self) -> None:
         """Hold none any more, without giving any back: less was made."""
-        words, own = self._words, self._own
-        if own < 0 or self._closed or not words[own] & TOKENS_HELD:
-            return
+        if self._own >= 0 and not self._closed and self._words[self._own] & TOKENS_HELD:
+            self._alone(self._make_less, 1)
+
+    def _alone(self, act: Callable[[], bool], timeout: float | None) -> bool | None:
+        """Do something alone with the words; what it returned, None if the time was up first."""
+        guard, mutex, done = self._guard, self._mutex, None
+        self._check_apart()
         try:
-            if self._enter(1):
-                made, held = words[own] >> TOKENS_MADE, words[own] & TOKENS_HELD
-                words[own] = (made - held & TOKENS_HELD) << TOKENS_MADE  # step: semaphore.keep
-        finally:
-            try:
-                self._leave()
-            finally:
-                self._leave()
+            if self._enter(timeout):
+                done = act()
+                mutex.release()
+                guard.give()
+        except BaseException:
+            for mine in guard.mine:  # no call, as in `_take`
+                if mine:
+                    if mutex._place[PHASE] == INSIDE:
+                        for _ in mutex.gives:
+                            break
+                    for _ in guard.gives:
+                        break
+                break
+            raise
+        return done
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -332,13 +311,36 @@ class Tokens:
             raise self._corrupt()
         return True
 
-    def _leave(self) -> None:
-        """Let the next one be alone with the words, if this thread is."""
-        guard, mutex = self._guard, self._mutex
-        if guard.is_mine():
-            if mutex.held:
-                mutex.release()
-            guard.leave()
+    def _give(self, more: int) -> bool:
+        words = self._words
+        while more or self._owed:
+            at, tokens = self._next_to_give()
+            if words[SEMAPHORE_COUNT] >= MOST:
+                self._owed = 0
+                return False
+            # No call, after which a handler could come, until it is no longer owed.
+            words[at] = tokens  # step: semaphore.give
+            words[SEMAPHORE_COUNT] = words[SEMAPHORE_COUNT] + 1  # step: semaphore.count_up
+            words[SEMAPHORE_NEWS] = words[SEMAPHORE_NEWS] + 1 & COUNTER  # step: semaphore.news
+            if more:
+                more = 0
+            else:
+                self._owed -= 1
+        return True
+
+    def _bury(self) -> bool:
+        words = self._words
+        for at in self._places_of_dead():
+            self._return(at)
+        self._recount()
+        words[SEMAPHORE_NEWS] = words[SEMAPHORE_NEWS] + 1 & COUNTER
+        return True
+
+    def _make_less(self) -> bool:
+        words, own = self._words, self._own
+        made, held = words[own] >> TOKENS_MADE, words[own] & TOKENS_HELD
+        words[own] = (made - held & TOKENS_HELD) << TOKENS_MADE  # step: semaphore.keep
+        return True
 
     def _move(self) -> None:
         """Have a place for the first time in this process, or another one."""
