@@ -15,6 +15,7 @@ from shmkit.errors import PeerDied, RoleTaken
 from shmkit.segment.words import ATTACHED, DEATHS, PID, ROLES
 
 if TYPE_CHECKING:
+    from shmkit.segment.presence import Presence
     from shmkit.segment.segment import Segment
 
 __all__ = ["Death", "Side"]
@@ -77,6 +78,19 @@ class Side:
         """
         self._membership.register()
         presence, byte = self._membership.presence, self._byte
+        words, at = self._segment.words, self._membership.line() + ROLES
+        unlocks = presence.unlocks(byte) if byte is not None else iter(())
+        try:
+            self._claim(presence, byte)
+            words[at] |= 1 << self._bit  # step: claim
+        except BaseException:
+            # A signal handler raised: others must not find the role taken by no process.
+            if not words[at] >> self._bit & 1:
+                for _ in unlocks:
+                    break
+            raise
+
+    def _claim(self, presence: Presence, byte: int | None) -> None:
         if byte is not None and not presence.holds(byte) and not presence.try_lock(byte):
             pids = self.holders()
             pid = pids[0] if pids else 0
@@ -87,14 +101,15 @@ class Side:
                 pid=pid,
                 role=self.role,
             )
-        self._segment.words[self._membership.line() + ROLES] |= 1 << self._bit  # step: claim
 
     def release(self) -> None:
         """Give the role back: a departure, not a death."""
+        words, at, byte = self._segment.words, self._membership.line() + ROLES, self._byte
+        unlocks = self._membership.presence.unlocks(byte) if byte is not None else iter(())
         # The bit before the lock: else a successor with the lock would see two holders.
-        self._segment.words[self._membership.line() + ROLES] &= ~(1 << self._bit)
-        if self._byte is not None:  # step: unclaim
-            self._membership.presence.unlock(self._byte)
+        words[at] &= ~(1 << self._bit)
+        for _ in unlocks:  # step: unclaim
+            break
 
     def holders(self) -> list[int]:
         """Pids of the live handles that have the role, this one included."""
