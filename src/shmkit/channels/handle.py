@@ -7,7 +7,7 @@ A channel's class adds what it keeps (slots), `_begin`, which makes it a handle 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from shmkit.memory.url import Url, Where
 
 __all__ = ["LIMIT", "STATES", "Handle", "checked_state", "deadline_of", "until_shut_down"]
+
+T = TypeVar("T")
 
 LIMIT: Final = 1 << 63
 """No position and no version reaches this: at a terabyte a second it takes three months."""
@@ -201,7 +203,7 @@ def deadline_of(timeout: float | None) -> Deadline:
     return Deadline(timeout)
 
 
-def until_shut_down(get: Callable[[], bytes]) -> Iterator[bytes]:
+def until_shut_down(get: Callable[[], T]) -> Iterator[T]:
     """Frame after frame, until there is a shutdown and nothing left."""
     while True:
         try:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer import SharedBuffer
 
-__all__ = ["Presence"]
+__all__ = ["Presence", "lock_range", "locked_range", "unlock_range"]
 
 if sys.platform == "darwin":
     _FLOCK = struct.Struct("qqihh")  # start, len, pid, type, whence
@@ -59,6 +59,29 @@ def _flock(kind: int, byte: int, count: int = 1) -> bytes:
 
 def _kind(flock: bytes) -> int:
     return int(_FLOCK.unpack(flock)[3 if sys.platform == "darwin" else 0])
+
+
+def lock_range(fd: int, start: int, count: int) -> bool:
+    """Lock bytes of a file for a descriptor's open file description; False if another has some."""
+    try:
+        fcntl.fcntl(fd, _SETLK, _flock(fcntl.F_WRLCK, start - LOCK_BYTES_AT, count))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_range(fd: int, start: int, count: int) -> None:
+    """Give bytes back that `lock_range` got."""
+    fcntl.fcntl(fd, _SETLK, _flock(fcntl.F_UNLCK, start - LOCK_BYTES_AT, count))
+
+
+def locked_range(fd: int, start: int, count: int) -> tuple[int, int] | None:
+    """First byte and end of a lock in a range that another open file description has."""
+    reply = fcntl.fcntl(fd, _GETLK, _flock(fcntl.F_WRLCK, start - LOCK_BYTES_AT, count))
+    if _kind(reply) == fcntl.F_UNLCK:
+        return None
+    at, size = _FLOCK.unpack(reply)[:2] if sys.platform == "darwin" else _FLOCK.unpack(reply)[2:4]
+    return at, at + size
 
 
 class Presence:

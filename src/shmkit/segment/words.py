@@ -159,7 +159,6 @@ QUEUE: Final = _table(
     0x208  u64    always_open  creator                       1: a joiner's wait does not end with a shutdown
     0x210  u64    tasks_done   consumer, with the get lock   how often task_done was called
     0x218  u64    join_news    consumer, with the get lock   changes when joiners should look
-    0x220  u64    tracker      creator                       of a nameless ring: inode of its resource tracker's pipe
     0x240  u64    done_bell    joiner sets, consumer clears  a joiner may be asleep
     """,
 )
@@ -266,11 +265,35 @@ CALL_NOTE: Final = _table(
     """,
 )
 
+LABEL: Final = _table(
+    "The label of an object in overflow: the payload of a frame of kind 2",
+    """
+    0x000  16 bytes  nonce      sender  random, the same as at the end of the object
+    0x010  u64       start      sender  byte where the object begins
+    0x018  u64       size       sender  bytes of the object
+    0x020  u32       encoded    sender  1: as in a frame of kind 1; 0: a pickle
+    0x024  u32       path_size  sender  bytes of the path; 0: the object is behind the ring's own data
+    0x028  bytes     path       sender  of the spill file that the object is in
+    """,
+)
+
 OVERFLOW: Final = _table(
-    "The end of an object in overflow, counted from its last 24 bytes",
+    "Behind an object in overflow",
     """
     0x000  16 bytes  nonce  sender  random, the same as in its label
     0x010  8 bytes   magic  sender  SHMKIT, 2, 0
+    """,
+)
+
+SPILL: Final = _table(
+    "The first page of a spill file; objects follow it",
+    """
+    0x000  8 bytes  magic      its maker  SHMKIT, 3, 0
+    0x008  u64      device     its maker  of the ring's memory
+    0x010  u64      inode      its maker  the same
+    0x018  u64      processes  its maker  inode of its namespace of process ids
+    0x020  u32      url_size   its maker  bytes of the url
+    0x024  bytes    url        its maker  of the ring
     """,
 )
 
@@ -299,7 +322,9 @@ TABLES: Final = (
     PARTICIPANT,
     FRAME,
     CALL_NOTE,
+    LABEL,
     OVERFLOW,
+    SPILL,
     LOCK_BYTES,
 )
 
@@ -373,6 +398,12 @@ CHECKSUM: Final = HEADER.format("checksum", "checksum")
 CHECKSUM_AT: Final = HEADER.at("checksum")
 OVERFLOW_MAGIC: Final = b"SHMKIT\x02\0"
 OVERFLOW_NONCE: Final = OVERFLOW.at("magic")  # bytes
+OVERFLOW_END: Final = OVERFLOW.format("nonce", "magic")
+LABEL_HEAD: Final = LABEL.format("nonce", "path_size")
+LABEL_PATH: Final = LABEL.at("path")  # in bytes
+SPILL_MAGIC: Final = b"SHMKIT\x03\0"
+SPILL_HEAD: Final = SPILL.format("magic", "url_size")
+SPILL_URL: Final = SPILL.at("url")  # in bytes
 
 STATE: Final = HEADER.word("state")
 SEMAPHORE_FORMAT: Final = HEADER.word("semaphore_format")
@@ -405,7 +436,6 @@ MAXSIZE: Final = QUEUE.word("maxsize")
 ALWAYS_OPEN: Final = QUEUE.word("always_open")
 TASKS_DONE: Final = QUEUE.word("tasks_done")
 JOIN_NEWS: Final = QUEUE.word("join_news")
-TRACKER: Final = QUEUE.word("tracker")
 DONE_BELL: Final = QUEUE.word("done_bell")
 
 OLDEST: Final = BROADCAST.word("oldest")
