@@ -22,6 +22,8 @@ and what these stand on:
 - `files`, `opening`: files as they are given: paths, links, descriptors, open files
 - `url`: where memory lives
 - `told`: a read-only property in a line
+- `imports`: a fork waits for imports in other threads
+- `tracker`: the resource tracker is started, and its lock kept over a fork
 - `backends/`: anonymous, named, file: the system calls of each kind
 """
 

@@ -178,23 +178,28 @@ class ObjectReader(Reader):
         return False
 
     def throw_out(self, at: int) -> None:
-        """Release the frame at a position unread, and what it has in overflow."""
-        start, size = self.payload_of(at)
-        # The label is copied before its frame is given up.
-        is_label = self._kind_of(at) == OVERFLOW
-        packed = self.data[start : start + min(size, _LABEL)] if is_label else b""
+        """Release the frame at a position unread, and what it has beside the ring."""
+        label = self._label_at(at)
         super().throw_out(at)
-        label = _label_in(packed)
         if label is not None:
             self.overflow.remove(label)
 
+    def void(self, at: int) -> None:
+        """Have the frame at a position skipped, and remove what it has beside the ring."""
+        label = self._label_at(at)
+        super().void(at)
+        if label is not None:
+            self.overflow.remove(label)
 
-def _label_in(packed: bytes) -> Label | None:
-    """A label, if there is one."""
-    try:
-        return Label.unpack(packed)
-    except ValueError:
-        return None  # overwritten: a get says so
+    def _label_at(self, at: int) -> Label | None:
+        """A copy of the label at a position, made before its frame is given up."""
+        if self._kind_of(at) != OVERFLOW:
+            return None
+        start, size = self.payload_of(at)
+        try:
+            return Label.unpack(self.data[start : start + min(size, _LABEL)])
+        except ValueError:
+            return None  # overwritten: a get says so
 
 
 class ObjectRing(Ring):

@@ -185,6 +185,18 @@ class Reader(ReadCursor):
         self.release(at + step_of(size))
         return frame
 
+    def void(self, at: int) -> None:
+        """Have the frame at a position skipped, as if it only filled the lap.
+
+        One that is the oldest is released.
+        """
+        words, index = self.words, (self.base + (at & self.mask)) >> 3
+        words[index] = words[index] & SIZE_MASK | PAD  # step: get.void
+        first = self.next_frame(words[HEAD])
+        end = first.seen if isinstance(first, Wait) else first
+        if end != words[HEAD]:
+            self.release(end)
+
     def release(self, end: int) -> None:
         """Let the producers have everything up to `end`."""
         words = self.words
