@@ -133,7 +133,7 @@ class LockState:
     """A lock of a segment.
 
     Attributes:
-        name: of its token among the semaphores.
+        name: "put" or "get" of a ring; of what has one lock, its kind.
         holders: pids that are inside; more than one only while it is handed over after a death.
         waiters: pids that want it.
         dead: pids that died at it: the next to acquire it is told, or finds the token.
@@ -210,6 +210,9 @@ class Segment:
         waiting: threads that sleep there; None if it is not told.
         dead: participants that died without leaving.
         says: what else there is to say in a few words.
+        sound: whether its header, if it is ours, can be believed.
+        belongs_to: where that is which it goes with: the ring of an object in overflow, the page of
+            the bytes of a `once`.
         wrong: what is wrong, a sentence each.
     """
 
@@ -238,6 +241,8 @@ class Segment:
     waiting: int | None = None
     dead: int = 0
     says: str = ""
+    sound: bool = True
+    belongs_to: str = ""
     wrong: tuple[str, ...] = ()
 
     @property
@@ -259,7 +264,8 @@ class Inspection:
         frames: the first frames that wait.
         frame_count: how many wait.
         frames_counted: whether that is all of them, and not just the first.
-        content: the incarnation, or the name of other memory that belongs to it.
+        incarnation: a random number that tells it from its successors, as hexadecimal text.
+        content: where the bytes of a `once` are.
     """
 
     segment: Segment
@@ -270,6 +276,7 @@ class Inspection:
     frames: tuple[Frame, ...] = ()
     frame_count: int = 0
     frames_counted: bool = True
+    incarnation: str = ""
     content: str = ""
 
 
@@ -338,7 +345,7 @@ def _judged(segment: Segment, holders: Holders) -> Segment:
 def _without_header(raw: Raw, segment: Segment, page: bytes, name: str) -> Segment:
     if raw.read(raw.size - len(OVERFLOW_MAGIC), len(OVERFLOW_MAGIC)) == OVERFLOW_MAGIC:
         ours = name.startswith("shmkit-o") or ".overflow-" in segment.where
-        return replace(segment, kind="overflow", ours=ours, says="an object too large for its ring")
+        return replace(segment, kind="overflow", ours=ours, says="object of a ring")
     if name.startswith("sem.") and raw.size == _SEM_SIZE:
         value, waiters = _SEM.unpack_from(page)
         return replace(
@@ -381,7 +388,7 @@ class _Decoder:
         page = self.page
         if len(page) < PAGE:
             self.wrong.append(f"it has {len(page)} bytes, less than its header: it was cut off")
-            return self._done(Inspection(self._told(kind="unknown")))
+            return self._done(Inspection(self._told(kind="unknown", sound=False)))
         fixed = dict(_values(layouts.HEADER, page))
         kind = KINDS.get(fixed["kind"])
         noun = kind.noun if kind is not None else f"unknown kind {fixed['kind']}"
@@ -395,9 +402,9 @@ class _Decoder:
         )
         found = Inspection(self.segment, header=_fields(kind, page))
         if not self._is_sound(kind, fixed):
-            return self._done(found)
+            return self._done(replace(found, segment=self._told(sound=False)))
         assert kind is not None
-        found = replace(found, content=bytes(fixed["incarnation"]).hex())
+        found = replace(found, incarnation=bytes(fixed["incarnation"]).hex())
         if fixed["participants"]:
             found = self._with_participants(found, kind, fixed)
         return self._done(self._with_content(found, kind, fixed))
@@ -428,7 +435,6 @@ class _Decoder:
                 if fixed["version"] != layouts.VERSION
                 else str(error)
             )
-            self.segment = self._told(ours=fixed["version"] == layouts.VERSION)
             return False
         if fixed["state"] == layouts.POISONED:
             self.wrong.append("it was found corrupt before: unlink it and create it anew")
@@ -444,7 +450,7 @@ class _Decoder:
         held = {byte - PARTICIPANT_BYTE for byte in self.raw.held(PARTICIPANT_BYTE, count)}
         people = tuple(self._participants(kind, words, held, count))
         semaphores = tuple(_semaphores(kind, fixed, self.page))
-        locks = tuple(_lock(name, people) for name in kind.locks)
+        locks = tuple(_lock(name, people) for name in _lock_names(kind))
         alive = len(held)
         dead = [person for person in people if not person.alive and (person.roles or person.locks)]
         self._say_deaths(dead)
@@ -471,14 +477,14 @@ class _Decoder:
             if not alive and not any(line):
                 continue
             locks, entries = {}, {}
-            for index, name in enumerate(kind.locks[: layouts.LOCKS]):
+            for index, name in enumerate(_lock_names(kind)[: layouts.LOCKS]):
                 first = layouts.PHASES + LOCK_WORDS * index
                 phase = line[first + layouts.PHASE]
                 entries[name] = line[first + layouts.ENTRIES]
                 if phase in _PHASES:
                     locks[name] = _PHASES[phase]
                 elif phase != IDLE:
-                    self.wrong.append(f"participant {place} is at lock {name!r} in phase {phase}")
+                    self.wrong.append(f"participant {place} is at the {name} lock in phase {phase}")
             roles = tuple(role for bit, role in enumerate(_ROLES) if line[layouts.ROLES] >> bit & 1)
             if alive or roles or locks:
                 pid = line[layouts.PID]
@@ -496,7 +502,10 @@ class _Decoder:
     def _say_deaths(self, dead: list[Participant]) -> None:
         for person in dead[:_MOST_SAID]:
             roles = f", which {' and '.join(person.roles)}," if person.roles else ""
-            at = "".join(f" {phase} lock {name!r}" for name, phase in person.locks.items())
+            at = "".join(
+                f" {phase} the {name}" + ("" if name == "lock" else " lock")
+                for name, phase in person.locks.items()
+            )
             self.wrong.append(
                 f"process {person.pid}{roles} died" + (at or " without closing its handle")
             )
@@ -523,7 +532,10 @@ class _Decoder:
         elif kind is layouts.ONCE_KIND:
             name = self.page[layouts.ONCE_NAME].hex()
             changes = {"says": "built" if word[layouts.ONCE_BUILT] else "not built"}
-            found = replace(found, content=f"shm:shmkit-once-{name}" if any(name) else "")
+            found = replace(
+                found,
+                content=f"shm:shmkit-once-{name}" if any(self.page[layouts.ONCE_NAME]) else "",
+            )
         elif kind is layouts.ARRAY_KIND:
             changes = {"says": self._array_of()}
         elif kind.locks:
@@ -779,6 +791,11 @@ def _passed(words: memoryview[int], notes: int, position: int) -> int:
     """How many objects passed a side of a queue: channels/objects/tally.py."""
     at = notes + 1 + 2 * (words[notes] & 1)
     return words[at + 1] + (words[at] != words[position])
+
+
+def _lock_names(kind: Kind) -> tuple[str, ...]:
+    """What the locks of a kind are called: of the only one it would be no news which it is."""
+    return kind.locks if len(kind.locks) != 1 else (kind.noun,)
 
 
 def _lock(name: str, people: tuple[Participant, ...]) -> LockState:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from shmkit.memory.url import Url
@@ -12,9 +14,9 @@ from shmkit.tools.inspection.processes import scan
 from shmkit.tools.inspection.raw import NotAFile, Raw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from shmkit.tools.inspection.decode import Inspection
+    from shmkit.tools.inspection.decode import Inspection, Segment
     from shmkit.tools.inspection.processes import Holders
 
 __all__ = ["inspect", "locate", "survey"]
@@ -55,19 +57,21 @@ def survey(
             if (look := _look(path, where, holders, frames)) is not None
             and (is_explicit or look.segment.ours)
         ]
-        return sorted(looks, key=lambda look: look.segment.where)
+        return _with_owners(looks)
     holders = holders or scan()
     names: list[tuple[str, str, str]] = [
         (f"{_SHM}/{name}", f"shm:{name}", name) for name in _names_in(_SHM)
     ]
     for (_, inode), (path, name) in holders.nameless.items():
         names.append((path, f"shm:({name})" if name else f"anon:{inode}", name))
-    uid, looks = os.geteuid(), []
-    for path, where, name in names:
-        look = _look(path, where, holders, frames, name=name)
-        if look is not None and (everybody or look.segment.owner == uid):
-            looks.append(look)
-    return sorted(looks, key=lambda look: look.segment.where)
+    uid = os.geteuid()
+    looks = [
+        look
+        for path, where, name in names
+        if (look := _look(path, where, holders, frames, name=name)) is not None
+        and (everybody or look.segment.owner == uid)
+    ]
+    return _with_owners(looks)
 
 
 def inspect(where: str | os.PathLike[str], *, frames: int = 10) -> Inspection:
@@ -87,7 +91,13 @@ def inspect(where: str | os.PathLike[str], *, frames: int = 10) -> Inspection:
     name = told.removeprefix("shm:") if told.startswith("shm:") else ""
     # A link of /proc leads to memory without a name. A file that is named by hand may be one, too.
     follow = not told.startswith("shm:") or path.startswith("/proc/")
-    with Raw(path, follow=follow) as raw:
+    try:
+        raw = Raw(path, follow=follow)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            errno.ENOENT, "there is nothing of this name: see `shmkit ls`", told
+        ) from None
+    with raw:
         return decode(raw, told, path, holders, name=name.strip("()"), frames=frames)
 
 
@@ -130,6 +140,32 @@ def _look(
         if error.errno in (errno.ELOOP, errno.ESRCH, errno.EAGAIN, errno.ENXIO):
             return None
         raise
+
+
+def _with_owners(looks: Iterable[Inspection]) -> list[Inspection]:
+    """Say of what belongs to something else to what, and that it lives as long as that."""
+    looks = sorted(looks, key=lambda look: look.segment.where)
+    owners: dict[str, Segment] = {}
+    for look in looks:
+        # As names of objects in overflow begin: channels/objects/overflow.py.
+        digest = hashlib.blake2b(look.incarnation.encode(), digest_size=4).hexdigest()
+        owners[f"shm:shmkit-o{digest}"] = look.segment
+        owners[f"{look.segment.where}.overflow"] = look.segment
+        if look.content:
+            owners[look.content] = look.segment
+    return [_with_owner(look, owners) for look in looks]
+
+
+def _with_owner(look: Inspection, owners: Mapping[str, Segment]) -> Inspection:
+    segment = look.segment
+    if segment.kind not in ("overflow", "once bytes"):
+        return look
+    key = segment.where.rpartition("-")[0] if segment.kind == "overflow" else segment.where
+    owner = owners.get(key)
+    if owner is None:
+        return look
+    status = owner.status if segment.status in ("orphan", "idle") else segment.status
+    return replace(look, segment=replace(segment, belongs_to=owner.where, status=status))
 
 
 def _listed(files: Iterable[str]) -> Iterator[tuple[str, bool]]:
