@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import shmkit
@@ -166,10 +167,10 @@ def test_a_process_that_opens_it_meanwhile_ends_nobody(unique_name, monkeypatch)
         unlink(name)
 
     monkeypatch.setattr(cleaning.os, "unlink", opened_first)
-    status = os.stat(path)
+    status = Path(path).stat()
     assert cleaning._remove(path, (status.st_dev, status.st_ino), dry_run=False) == ""
     assert answers == [errno.EAGAIN]
-    assert not os.path.exists(path)
+    assert not Path(path).exists()
 
 
 def test_what_was_replaced_meanwhile_stays(unique_name) -> None:
@@ -179,5 +180,5 @@ def test_what_was_replaced_meanwhile_stays(unique_name) -> None:
         ring.put(b"alive")
     shmkit.Ring.create(unique_name, keep=True).close()
     assert cleaning._remove(path, (1, 2), dry_run=False) == "replaced meanwhile"
-    os.unlink(path)
+    Path(path).unlink()
     assert cleaning._remove(path, (1, 2), dry_run=False) == "gone meanwhile"

@@ -174,7 +174,8 @@ def test_a_deadlock_of_two_locks_is_found_with_both_holders(unique_name, start_c
 def test_a_dead_producer_is_told(unique_name, start_child) -> None:
     with shmkit.Ring.create(unique_name) as ring:
         child = start_child(
-            "from shmkit import Ring; r = Ring.attach(args[0]); r.put(b'x'); link.send(1); link.recv()",
+            "import shmkit; ring = shmkit.Ring.attach(args[0]); ring.put(b'x')\n"
+            "link.send(1); link.recv()",
             unique_name,
         )
         child.receive()
