@@ -193,6 +193,16 @@ EVENT: Final = _table(
     """,
 )
 
+SEMAPHORE: Final = _table(
+    "Semaphore",
+    """
+    0x080  u64  initial  creator                             the count it began with
+    0x088  u64  count    any participant, with the lock      tokens that can be had; follows from the participants' words
+    0x090  u64  news     any participant, with the lock      changes when waiters should look
+    0x280  u64  bell     waiters set, a releaser clears      a waiter may be asleep
+    """,
+)
+
 ONCE: Final = _table(
     "once",
     """
@@ -230,6 +240,7 @@ PARTICIPANT: Final = _table(
     0x010  u64    attached  the participant  nanoseconds: tells it from the next owner of these 128 bytes
     0x018  u64    roles     the participant  bit 0: puts or writes; bit 1: gets
     0x020  6 u64  phases    the participant  for each of two locks: phase, ticks, entries
+    0x050  u64    tokens    with the lock    of a semaphore: low half, tokens it holds; high half, tokens it made
     """,
 )
 
@@ -304,6 +315,7 @@ TABLES: Final = (
     BROADCAST,
     LATEST,
     EVENT,
+    SEMAPHORE,
     ONCE,
     ARRAY,
     SEMAPHORES,
@@ -348,7 +360,7 @@ CALLS_KIND: Final = Kind(11, "ring of calls", _RING, ("put", "get"))
 RESULTS_KIND: Final = Kind(12, "ring of results", _RING, ("put", "get"))
 LOCK_KIND: Final = Kind(16, "lock", (("put", 1),), ("put",), control=True)
 EVENT_KIND: Final = Kind(17, "event", (("data", 0),), control=True)
-SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0),), control=True)
+SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0), ("put", 1)), ("put",), control=True)
 ONCE_KIND: Final = Kind(32, "once", (("put", 1),), ("put",), control=True)
 ARRAY_KIND: Final = Kind(0x41, "shared array")
 
@@ -437,6 +449,11 @@ EVENT_SET: Final = EVENT.word("is_set")
 EVENT_MARK: Final = EVENT.word("mark")
 EVENT_BELL: Final = EVENT.word("bell")
 
+SEMAPHORE_INITIAL: Final = SEMAPHORE.word("initial")
+SEMAPHORE_COUNT: Final = SEMAPHORE.word("count")
+SEMAPHORE_NEWS: Final = SEMAPHORE.word("news")
+SEMAPHORE_BELL: Final = SEMAPHORE.word("bell")
+
 ONCE_BUILT: Final = ONCE.word("built")
 ONCE_LENGTH: Final = ONCE.word("length")
 ONCE_NAME: Final = slice(ONCE.at("name"), ONCE.at("name") + 16)  # in bytes
@@ -462,6 +479,9 @@ START: Final = PARTICIPANT.word("start")
 ATTACHED: Final = PARTICIPANT.word("attached")
 ROLES: Final = PARTICIPANT.word("roles")
 PHASES: Final = PARTICIPANT.word("phases")  # LOCK_WORDS for each of LOCKS locks
+TOKENS: Final = PARTICIPANT.word("tokens")
+TOKENS_HELD: Final = (1 << 32) - 1  # what of the word is those it holds
+TOKENS_MADE: Final = 32  # bits by which those it made are shifted
 LOCKS: Final = 2
 LOCK_WORDS: Final = 3
 PHASE: Final = 0  # index among the words of one lock

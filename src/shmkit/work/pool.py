@@ -21,7 +21,7 @@ import time
 import traceback
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.objects.codec import encode
 from shmkit.errors import Empty, Full, PeerDied, WorkerDied
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from shmkit.channels.objects.codec import Encoded, Received
+    from shmkit.work.future import CallFuture
     from shmkit.work.supervisor import Orders
 
 __all__ = ["Pool"]
@@ -87,6 +88,9 @@ class Pool:
                     capacity=RESULTS, producers="many", consumers="one", participants=participants
                 )
             )
+            # Before there is a worker: it ends when this process is seen to be gone.
+            self._calls.claim()
+            self._results.claim()
             self._reader = self._results.cursors[1]
             self._supervisor = Supervisor(orders, self._calls, self._results)
             undo.pop_all()
@@ -116,7 +120,22 @@ class Pool:
             BrokenProcessPool: there is no worker, and none can be started.
         """
         self._supervisor.staff(len(self.backlog) + 1)
+        call.future.keeper = self
         self.backlog.submit(call, content)
+
+    def recall(self, future: CallFuture[Any]) -> bool:
+        """Keep a call from being run; False if a worker has it, or it was recalled before."""
+        with self.lock:
+            if future.is_recalled or future.done() or not self.backlog.recall(future):
+                return False
+            self.backlog.refill()  # for there is room
+        self.backlog.tell_failed()
+        return True
+
+    def has_begun(self, future: CallFuture[Any]) -> bool:
+        """Whether a worker has a call, or had it."""
+        with self.lock:
+            return bool(self.backlog) and self.backlog.has_begun(future)
 
     def wake(self) -> None:
         """Have the collector look at its orders now."""
@@ -152,7 +171,7 @@ class Pool:
         with self.lock:
             if self.cancelling:
                 self.cancelling = False
-                cancelled = self.backlog.drop_waiting()
+                cancelled = self.backlog.recall_all()
             done = not self.backlog
         for call in cancelled:
             call.cancel()
@@ -274,7 +293,7 @@ class Pool:
                     process = started[number].process
                     backlog.failed.append((call, WorkerDied(process.pid or 0, process.exitcode)))
                 elif number in owners:  # taken, and not begun: another worker may run it
-                    backlog.parked.appendleft(call)
+                    backlog.park_again(call)
                 elif self._lost is not None:
                     backlog.failed.append((call, self._lost))
                 else:  # no dead worker had it: go on waiting for its result
@@ -297,8 +316,7 @@ class Pool:
             self._supervisor.terminate()
         self.backlog.tell_failed()
         for call in calls:
-            if call.start():
-                call.fail(BrokenProcessPool(text))
+            call.fail(BrokenProcessPool(text))
 
     def _finish(self) -> None:
         """End the workers, and give everything back."""

@@ -179,15 +179,25 @@ class ObjectReader(Reader):
         return False
 
     def throw_out(self, at: int) -> None:
-        """Release the frame at a position unread, and what it has in overflow."""
-        start, size = self.payload_of(at)
-        # The label is copied before its frame is given up.
-        is_label = self._kind_of(at) == OVERFLOW
-        packed = self.data[start : start + min(size, _LABEL)] if is_label else b""
+        """Release the frame at a position unread, and what it has beside the ring."""
+        label = self._label_at(at)
         super().throw_out(at)
-        label = _label_in(packed)
         if label is not None:
             self.overflow.remove(label)
+
+    def void(self, at: int) -> None:
+        """Have the frame at a position skipped, and remove what it has beside the ring."""
+        label = self._label_at(at)
+        super().void(at)
+        if label is not None:
+            self.overflow.remove(label)
+
+    def _label_at(self, at: int) -> Label | None:
+        """A copy of the label at a position, made before its frame is given up."""
+        if self._kind_of(at) != OVERFLOW:
+            return None
+        start, size = self.payload_of(at)
+        return _label_in(self.data[start : start + min(size, _LABEL)])
 
 
 def _weak(method: Callable[[], list[Label]]) -> Callable[[], list[Label]]:
@@ -444,21 +454,26 @@ class ObjectRing(Ring):
     def _labels(self) -> list[Label]:
         """All labels that the ring holds and that can still be received.
 
-        Each frame is looked at once by a handle: what is between head and tail stays as it is.
+        Each frame is read once by a handle: what is between head and tail stays as it is.
         """
         words = self._open_words()
         if words[STATE] == CUT:
             return []
         seen, known = self._known
         at, tail = self._glimpse(words)
-        found = [(position, label) for position, label in known if position >= at]
+
+        def is_label(position: int) -> bool:
+            word = words[self._word_at(position)]
+            return (word & KIND_MASK) >> KIND_SHIFT == OVERFLOW
+
+        # A frame that is not to be received any more may have become one that is skipped.
+        found = [(where, label) for where, label in known if where >= at and is_label(where)]
         at = max(at, seen)
         while at < tail:
             word = words[self._word_at(at)]
             size = word & SIZE_MASK
             start = self._writer.payload_at(at)
-            is_label = (word & KIND_MASK) >> KIND_SHIFT == OVERFLOW
-            packed = self._map[start : start + min(size, _LABEL)] if is_label else b""
+            packed = self._map[start : start + min(size, _LABEL)] if is_label(at) else b""
             head = words[HEAD]
             if head > at:
                 at = head  # released meanwhile: what was read is stale

@@ -345,6 +345,10 @@ class Queue(Generic[T]):
         """Whether there are `maxsize` objects in, or no room for the smallest."""
         return self._ring.full()
 
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: as `Ring.fileno`."""
+        return self._ring.fileno()
+
     @property
     def maxsize(self) -> int:
         """The most objects it holds; 0 for as many as there is room for."""

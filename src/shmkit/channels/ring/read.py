@@ -35,6 +35,7 @@ from shmkit.segment.words import (
 
 if TYPE_CHECKING:
     from shmkit.channels.ring.lending import Parts
+    from shmkit.channels.watch import Watch
     from shmkit.deadline import Deadline
     from shmkit.sync.mutex import Mutex
 
@@ -47,6 +48,9 @@ class Reader(ReadCursor):
     Args:
         ring: what it is made of.
         mutex: the lock between consumers; None where there is one.
+
+    Attributes:
+        watch: what the ring's descriptor belongs to, once it was asked for.
     """
 
     # What this side waits for, and what its errors say.
@@ -66,6 +70,7 @@ class Reader(ReadCursor):
         self.data_bell = self.sleeps_at = ring.data_bell
         self.role, self.peer = ring.consumers, ring.producers
         self.checked, self.tells_deaths = ring.checked, ring.tells_deaths
+        self.watch: Watch | None = None
 
     def get_carefully(self, deadline: Deadline) -> Any:
         """Take the oldest frame out, waiting while there is none."""
@@ -179,6 +184,18 @@ class Reader(ReadCursor):
                 frame = copied(view)  # step: get.copy
         self.release(at + step_of(size))
         return frame
+
+    def void(self, at: int) -> None:
+        """Have the frame at a position skipped, as if it only filled the lap.
+
+        One that is the oldest is released.
+        """
+        words, index = self.words, (self.base + (at & self.mask)) >> 3
+        words[index] = words[index] & SIZE_MASK | PAD  # step: get.void
+        first = self.next_frame(words[HEAD])
+        end = first.seen if isinstance(first, Wait) else first
+        if end != words[HEAD]:
+            self.release(end)
 
     def release(self, end: int) -> None:
         """Let the producers have everything up to `end`."""

@@ -6,6 +6,8 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+import shmkit.memory.imports  # noqa: F401 - a fork waits for the imports below
+
 if TYPE_CHECKING:
     from shmkit.memory.backends.base import Backend
     from shmkit.memory.url import Scheme
