@@ -12,29 +12,34 @@ class Deadline:
     """A point on the monotonic clock. A public call takes a timeout, a loop inside it a deadline.
 
     Args:
-        timeout: seconds from now, None for never.
+        timeout: seconds from now, 0 or less for now, None for never.
 
     Attributes:
         at: seconds on the clock of `time.monotonic()`; infinity for never.
-        is_now: whether the timeout was 0: the call must not wait at all.
+        is_now: whether the timeout was 0 or less: the call must not wait at all.
 
     Raises:
-        ValueError: `timeout` is negative or not a number.
+        ValueError: `timeout` is NaN.
+        TypeError: `timeout` is no number.
     """
 
     __slots__ = ("at", "is_now")
 
     def __init__(self, timeout: float | None) -> None:
-        self.is_now = timeout == 0
+        self.is_now = False
         if timeout is None:
             self.at = math.inf
             return
-        # Not `timeout < 0`: NaN is to be refused, too.
-        if not timeout >= 0:
-            raise ValueError(
-                f"'timeout' must be a non-negative number of seconds or None, not {timeout!r}"
-            )
-        self.at = time.monotonic() + timeout
+        try:
+            self.at = time.monotonic() + timeout
+        except TypeError:
+            kind = type(timeout).__name__
+            raise TypeError(
+                f"'timeout' is a number of seconds or None, not {timeout!r} of type {kind}"
+            ) from None
+        if self.at != self.at:
+            raise ValueError("'timeout' is a number of seconds or None, not NaN")
+        self.is_now = timeout <= 0
 
     def remaining(self) -> float:
         """Seconds left: 0 when it has passed, infinity when it never passes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+from shmkit.memory.views import view_of
 from shmkit.segment.words import FRAME_HEADER as HEADER
 from shmkit.segment.words import KIND_SHIFT, PAD
 from shmkit.segment.words import SIZE_MASK as LOW
@@ -29,7 +30,7 @@ def as_bytes(data: Any) -> bytes | memoryview:
     """
     if type(data) is bytes:  # the exact type: a subclass may override __len__
         return data
-    view = memoryview(data)
+    view = view_of(data)
     if not view.c_contiguous:
         raise TypeError("a frame needs contiguous bytes: copy the slice first, as with bytes(data)")
     # cast() refuses a view with a zero in its shape.

@@ -6,8 +6,10 @@ A channel's class adds what it keeps (slots), `_begin`, which makes it a handle 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
+from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
 from shmkit.segment.segment import Segment
 from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer
     from shmkit.memory.url import Url, Where
 
-__all__ = ["LIMIT", "STATES", "Handle", "checked_state", "until_shut_down"]
+__all__ = ["LIMIT", "STATES", "Handle", "checked_state", "deadline_of", "until_shut_down"]
+
+T = TypeVar("T")
 
 LIMIT: Final = 1 << 63
 """No position and no version reaches this: at a terabyte a second it takes three months."""
@@ -153,6 +157,15 @@ class Handle:
         self._check_open()  # second: if close() took the words first, this raises
         return words
 
+    @contextmanager
+    def _open_all_along(self) -> Iterator[memoryview[int]]:
+        """The words; what fails because another thread closes the handle is ClosedError."""
+        try:
+            yield self._open_words()
+        except (OSError, IndexError):
+            self._check_open()
+            raise
+
     def _words_for_putting(self) -> memoryview[int]:
         """The words, while something may go in; else ClosedError, CorruptSegment or ShutDown."""
         words = self._open_words()
@@ -175,7 +188,22 @@ def checked_state(segment: Segment, words: memoryview[int]) -> int:
     return state
 
 
-def until_shut_down(get: Callable[[], bytes]) -> Iterator[bytes]:
+def deadline_of(timeout: float | None) -> Deadline:
+    """When a call of a channel gives up.
+
+    Raises:
+        ValueError: the timeout is NaN.
+        TypeError: it is no number, or a bool: `get(True)` is `queue.Queue`'s, with another meaning.
+    """
+    if isinstance(timeout, bool):
+        raise TypeError(
+            f"timeout={timeout}: it is a number of seconds, None to wait for ever, or 0 not to "
+            "wait; there is no `block` here"
+        )
+    return Deadline(timeout)
+
+
+def until_shut_down(get: Callable[[], T]) -> Iterator[T]:
     """Frame after frame, until there is a shutdown and nothing left."""
     while True:
         try:

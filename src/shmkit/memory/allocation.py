@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Final, SupportsIndex
 if TYPE_CHECKING:
     from shmkit.memory.url import Url
 
-__all__ = ["ADDRESS_SPACE", "checked_size", "fill_holes", "free_memory", "reserve"]
+__all__ = [
+    "ADDRESS_SPACE",
+    "checked_size",
+    "fill_holes",
+    "free_memory",
+    "reserve",
+    "room_left",
+]
 
 # User addresses have 47 bits on x86-64 and at most 48 on arm64 (Linux, macOS).
 ADDRESS_SPACE: Final = min(sys.maxsize, 1 << 48)
@@ -91,7 +98,10 @@ def fill_holes(fd: int, size: int, url: Url) -> None:
     Raises:
         OSError: ENOSPC: there is no room; the file stays as it is.
     """
-    if os.fstat(fd).st_blocks * _BLOCK >= size or not hasattr(os, "posix_fallocate"):
+    status = os.fstat(fd)
+    # Blocks behind these bytes would count, too.
+    is_whole = status.st_size == size and status.st_blocks * _BLOCK >= size
+    if is_whole or not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(fd, 0, size)
@@ -100,6 +110,17 @@ def fill_holes(fd: int, size: int, url: Url) -> None:
             raise _no_room(size, url, _free_space(fd), "its filesystem") from error
         if error.errno not in _CANNOT_RESERVE:
             raise
+
+
+def room_left(fd: int) -> int | None:
+    """Bytes that a file may still take: of its filesystem, and of memory if it is kept there.
+
+    None where the system does not tell.
+    """
+    rooms = [_free_space(fd)]
+    if _is_memory(os.fstat(fd).st_dev):
+        rooms.append(free_memory())
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def _free_space(fd: int) -> int | None:

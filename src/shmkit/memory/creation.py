@@ -29,6 +29,7 @@ from shmkit.memory.allocation import reserve
 from shmkit.memory.backends import backend_for
 from shmkit.memory.identity import Exact, exact_identity, identity_of
 from shmkit.memory.mapping import Region, map_anonymous, map_region
+from shmkit.memory.opening import followed, open_file
 from shmkit.memory.ownership import Ownership, remove
 from shmkit.memory.url import Url
 
@@ -239,6 +240,8 @@ def ensure(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
             try:
                 return create(url, size, fill, keep=keep, mode=mode)
             except FileExistsError:
+                if url.scheme == "file":
+                    url = Url("file", followed(url.name))  # a link to nothing: make it there
                 continue  # another process was faster
         try:
             _check_size(opened, size)
@@ -267,20 +270,24 @@ def _check_size(opened: Opened, wanted: int) -> None:
         )
 
 
-def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
+def open_existing(
+    url: Url, *, writable: bool, timeout: float | None, streams: bool = False
+) -> Opened:
     """Open what is there, waiting for it up to `timeout` seconds (None: for ever).
 
-    A segment without a size counts as not there yet: the standard library's SharedMemory gives it
+    Pipes and devices are opened if `streams` is set, and without waiting for their other end. A
+    segment without a size counts as not there yet: the standard library's SharedMemory gives it
     one in a second step.
 
     Raises:
         FileNotFoundError: it is not there.
         IncompatibleSegment: a segment without a size, or something that is no segment.
+        OSError: see `open_file` for what a path leads to.
     """
     pauses = Pauses(timeout)
     while True:
         try:
-            opened = _open(url, writable=writable)
+            opened = _open(url, writable=writable, streams=streams)
         except FileNotFoundError:
             if not pauses.take():
                 raise
@@ -333,7 +340,10 @@ def _takes_two_steps(url: Url) -> bool:
     return fd < 0
 
 
-def _open(url: Url, *, writable: bool) -> Opened:
+def _open(url: Url, *, writable: bool, streams: bool = False) -> Opened:
+    if url.scheme == "file":
+        fd, path = open_file(url.name, writable=writable, streams=streams)
+        return _opened(url if path == url.name else Url("file", path), fd)
     if url.scheme == "shm" and not url.name:
         raise ValueError("'shm:' alone asks create() for a fresh name; to attach, name the segment")
     opened = _opened(url, backend_for(url.scheme).open(url.name, writable=writable))

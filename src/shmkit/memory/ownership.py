@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.url import Url
 
-__all__ = ["Ownership", "remove"]
+__all__ = ["Ownership", "forget", "remember", "remove"]
 
 # Below 0: after the children of this process were joined; they may still want to attach. Above the
 # -100 of multiprocessing's own temporary directory.
@@ -78,7 +78,7 @@ class Ownership:
         self._identity = identity
         self._pid = os.getpid()
         self.handle: weakref.ref[Any] | None = None  # the handle with this duty
-        self._is_tracked = url.name.isascii() and _SPECIAL.isdisjoint(url.name)
+        self._is_tracked = _is_trackable(url.name)
         if self._is_tracked:
             self._track()
         _duties[id(self)] = self
@@ -127,6 +127,29 @@ class Ownership:
             if not _tracked[key]:
                 del _tracked[key]
                 _tracker().unregister(f"/{key[1]}", _TRACKED_AS)
+
+
+def remember(name: str) -> None:
+    """Have the tracker remove a segment when the last process that shares it has gone."""
+    if _is_trackable(name):
+        _tracker().register(f"/{name}", _TRACKED_AS)
+
+
+def forget(name: str) -> None:
+    """The name was removed: the tracker has nothing to do, whichever process told it.
+
+    Where a duty of this process is on the name, that one tells the tracker when it ends.
+    """
+    with _TRACKING:
+        if _is_trackable(name) and (os.getpid(), name) not in _tracked:
+            tracker = _tracker()
+            # First once more: a tracker that was never told of the name complains.
+            tracker.register(f"/{name}", _TRACKED_AS)
+            tracker.unregister(f"/{name}", _TRACKED_AS)
+
+
+def _is_trackable(name: str) -> bool:
+    return name.isascii() and _SPECIAL.isdisjoint(name)
 
 
 def _end_of_process() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
+from shmkit.memory.views import view_of
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -105,7 +107,7 @@ def needle_of(sub: Buffer | int) -> bytes:
     if isinstance(sub, str):
         raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
     try:
-        view = memoryview(sub)  # type: ignore[arg-type]
+        view = view_of(sub)  # type: ignore[arg-type]
     except TypeError:
         if not isinstance(sub, SupportsIndex):
             raise TypeError(

@@ -14,6 +14,7 @@ import errno
 import importlib
 import os
 import signal
+import sys
 import time
 import zlib
 from contextlib import suppress
@@ -64,6 +65,8 @@ class NamedSemaphore:
     def __init__(self, name: str, count: int | None = None) -> None:
         self.name = name
         try:
+            if count is not None:
+                sys.audit("shmkit.semaphore", name)  # as Python tells of the files it opens
             flags = 0 if count is None else posix_ipc.O_CREX
             self._mapped = mapped = _Mapped(f"/{name}", flags, 0o600, count or 0)
         except posix_ipc.ExistentialError as error:

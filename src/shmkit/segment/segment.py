@@ -181,7 +181,9 @@ class Segment:
         kind: Kind,
         *,
         participants: int = CONTROL_PARTICIPANTS,
+        fill: Callable[[memoryview], None] | None = None,
         first: Callable[[Segment], None] = _nothing,
+        exclusive: bool = False,
     ) -> Segment:
         """A control page: a segment without data, that goes with its last user.
 
@@ -190,22 +192,34 @@ class Segment:
                 pickle; or the buffer of a page that came by pickle.
             kind: what lives there.
             participants: how many handles there may be at a time.
+            fill: as of `create`.
             first: called alone at the door if no other handle is a participant.
+            exclusive: make it; it must not be there.
 
         Raises:
+            FileExistsError: `exclusive`, and it is there.
             IncompatibleSegment: the name belongs to something else.
             CorruptSegment: its header was overwritten.
             FileNotFoundError: a page that came by pickle was removed meanwhile.
+            TypeError: a name that is no str.
             ValueError: a bad name.
             OSError: no room, or too many participants.
         """
+        if not isinstance(memory, str | SharedBuffer | None):
+            raise TypeError(
+                f"the name of a {kind.noun} is a str, or None for one without a name, "
+                f"not {memory!r}, which is of type {type(memory).__name__!r}"
+            )
         if memory == "":
             raise ValueError("the name is empty: give one that others know, or None")
         if isinstance(memory, SharedBuffer):
             return cls.join(memory, kind, first)
         if memory is None:
-            return cls.create(None, kind, participants=participants)
-        return cls.ensure(f"shm:{memory}", kind, participants=participants, keep=True, first=first)
+            return cls.create(None, kind, participants=participants, fill=fill)
+        name = f"shm:{memory}"
+        if exclusive:
+            return cls.create(name, kind, participants=participants, keep=True, fill=fill)
+        return cls.ensure(name, kind, participants=participants, keep=True, fill=fill, first=first)
 
     @classmethod
     def join(
@@ -260,9 +274,13 @@ class Segment:
             self.buffer.unlink()  # while it is mapped: no other file can get its inode number
         elif hasattr(self, "membership"):
             try:
-                with self.membership.entering(0):
+                leaving = self.membership.participants.enter_door(0)
+                try:
                     if self.membership.participants.are_none():
                         self.buffer.unlink()
+                finally:
+                    for _ in leaving:
+                        break
             except OSError:
                 return  # another process is at the door, and wants it; or there is no name
 

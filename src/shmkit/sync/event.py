@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
 from shmkit.segment.fences import fence
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import Segment
+from shmkit.segment.semaphores import SLICE
 from shmkit.segment.words import EVENT_BELL, EVENT_KIND, EVENT_MARK, EVENT_SET, READY, STATE
 from shmkit.sync.doorbell import Doorbell
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer
 
 __all__ = ["Event"]
-
-_TURN: Final = 0.25  # seconds between looks at the flag
 
 
 class Event:
@@ -110,7 +109,7 @@ class Event:
         woken = False
         while not (woken or deadline.expired()):
             # The flag as well: a setter may have been killed before it stored the mark.
-            turn = Deadline(min(deadline.remaining(), _TURN))
+            turn = Deadline(min(deadline.remaining(), SLICE))
             woken = self._bell.wait(EVENT_MARK, mark, turn, self._check_open) or bool(
                 words[EVENT_SET]
             )

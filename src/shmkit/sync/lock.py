@@ -10,11 +10,11 @@ from shmkit import compiled
 from shmkit.compiled import twin
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
-from shmkit.segment.acquired import NO, Acquired
+from shmkit.segment.acquired import AFTER_DEATH, NO, Acquired
 from shmkit.segment.segment import Segment
 from shmkit.segment.semaphores import SLICE
-from shmkit.segment.words import LOCK_KIND
-from shmkit.sync.mutex import Mutex
+from shmkit.segment.words import INSIDE, LOCK_KIND, PHASE
+from shmkit.sync.mutex import Mutex, NotHeld
 from shmkit.sync.threads import ThreadGuard
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.buffer import SharedBuffer
 
-__all__ = ["Acquired", "Lock"]
+__all__ = ["Acquired", "Lock", "NotHeld"]
 
 _INDEX: Final = 0  # of its lock in the segment
 
@@ -122,11 +122,22 @@ class Lock(compiled.LockCore):
             finally:
                 self._leave()
         except BaseException:
-            try:
-                self._leave()  # again: a handler may have raised as the first began
-            finally:
-                if self._call is call and self._mutex.held:
-                    self._mutex.pass_on(how)
+            # No call from here on, but for the news of a death: more handlers may raise.
+            for mine in guard.mine:  # it is, if a handler raised as `_leave` began
+                if mine:
+                    self._inside = False
+                    for _ in guard.gives:
+                        break
+                break
+            mutex = self._mutex
+            if self._call is call and mutex._place[PHASE] == INSIDE:
+                try:
+                    if how is AFTER_DEATH:
+                        mutex.pass_on(how)
+                finally:
+                    if mutex._place[PHASE] == INSIDE:
+                        for _ in mutex.gives:
+                            break
             raise
         return how
 
@@ -166,7 +177,8 @@ class Lock(compiled.LockCore):
 
         Raises:
             ClosedError: this handle was closed.
-            RuntimeError: this handle does not hold it; or as `acquire`.
+            NotHeld: a ValueError and RuntimeError: this handle does not hold it.
+            RuntimeError: as `acquire`.
         """
         guard = self._guard
         if guard.is_mine():
@@ -177,11 +189,17 @@ class Lock(compiled.LockCore):
                 if guard.try_take() or (self._mutex.held and guard.take(Deadline(None))):
                     self._mutex.release()
                 else:
-                    raise RuntimeError("release of a lock that this handle does not hold")
+                    raise NotHeld(
+                        "release of a lock that this handle does not hold: acquire it first"
+                    )
             finally:
                 guard.leave()
         except BaseException:
-            guard.leave()  # again: a handler may have raised as the first began
+            for mine in guard.mine:  # it is, if a handler raised as `leave` began
+                if mine:
+                    for _ in guard.gives:
+                        break
+                break
             raise
         # Outside of the guard, which a woken thread takes next.
         if self._waiting:
@@ -221,11 +239,10 @@ class Lock(compiled.LockCore):
     def close(self) -> None:
         """Leave it; if this handle holds it, whichever thread acquired it, it is released first.
 
-        The last one out removes the name. Idempotent.
+        The last one out removes the name. Idempotent; after an interrupted one it does the rest.
         """
-        if self._closed:
-            return
         self._closed = True
+        self._freed.set()  # threads that wait for another one of this handle look at once
         try:
             # While it is held no thread waits for it with the guard: a second is plenty.
             if self._mutex.held and self._guard.take(Deadline(1)) and self._mutex.held:

@@ -389,18 +389,18 @@ class Broadcast(OneWriter):
             CorruptSegment: an index is impossible.
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        oldest, first = self._frame_at(OLDEST)
-        tail, published = self._frame_at(TAIL)
-        return BroadcastStatistics(
-            capacity=self._size,
-            used=min(tail - oldest, self._size),
-            frames=published - first,
-            published=published,
-            state=STATES.get(words[STATE], "corrupt"),
-            publishers=tuple(self._writer.holders()),
-            participants=tuple(self._segment.membership.members()),
-        )
+        with self._open_all_along() as words:
+            oldest, first = self._frame_at(OLDEST)
+            tail, published = self._frame_at(TAIL)
+            return BroadcastStatistics(
+                capacity=self._size,
+                used=min(tail - oldest, self._size),
+                frames=published - first,
+                published=published,
+                state=STATES.get(words[STATE], "corrupt"),
+                publishers=tuple(self._writer.holders()),
+                participants=tuple(self._segment.membership.members()),
+            )
 
     def __repr__(self) -> str:
         return self._describe(f"{self._words[TAIL]} bytes published")

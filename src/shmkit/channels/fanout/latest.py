@@ -27,12 +27,12 @@ number of readers may read, and one that is overtaken three times during a copy 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
 from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES, checked_state
-from shmkit.deadline import Deadline
+from shmkit.channels.handle import LIMIT, STATES, checked_state, deadline_of
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -94,6 +94,7 @@ class Latest(OneWriter):
     def __init__(self, segment: Segment) -> None:
         self._cell = segment.header.data_size // 4
         self._largest = -1  # bytes of the largest value; read when the role is claimed
+        self._given = 0  # the version that was given last; 0 for none
         super().__init__(segment)
 
     @classmethod
@@ -240,13 +241,57 @@ class Latest(OneWriter):
 
         Raises:
             Empty: nothing was set yet.
+            PeerDied: there is nothing newer than at the last `get`, and the writer was killed; told
+                once per death, to `get` or to `wait`. The value stays there to get. Attach again if
+                another process makes the name anew.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
         newest = self._newest()
+        version = 0 if newest is None else newest[0]
+        # Polled: the common case is one look at the clock.
+        if version == self._given and (
+            self._watch is not None or monotonic() >= self._writer.next_look
+        ):
+            self._find_nothing_new(version)
+        self._given = version
         if newest is None:
             raise Empty(f"latest {self._name} has no value yet: wait() waits for the first")
         return newest[1]
+
+    def _find_nothing_new(self, version: int) -> None:
+        if self._open_words()[STATE] == READY:
+            self._writer.raise_if_seen_dead(self._title, LATEST_VERSION, version)
+        if self._watch is not None:
+            self._watch.arm(version)
+
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: readable when there is a newer value.
+
+        That is one newer than the last that this handle gave; also a shutdown, and the death of the
+        writer. Only a `get` that gives the same value again, or a `wait` that ends with `Empty`,
+        makes it unreadable. It is the handle's: do not read from it or close it. A thread of its
+        own waits for it; `shmkit.wait` waits for several.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        return self._armed_fileno() if self._watch is None else self._watch.fileno()
+
+    def _armed_fileno(self) -> int:
+        """The descriptor, unreadable unless something is new."""
+        if self._watch is None:
+            self._watch = self._new_watch(self, self._bell, self._writer, LATEST_VERSION)
+        self._watch.arm(self._given)
+        return self._watch.fileno()
+
+    def _is_ready(self) -> bool:
+        """Whether there is a newer value, or an error to tell."""
+        words = self._open_words()
+        if words[LATEST_VERSION] != self._given or words[STATE] != READY:
+            return True
+        return self._writer.has_news()
 
     def wait(
         self, newer_than: int | None = None, timeout: float | None = None
@@ -267,7 +312,7 @@ class Latest(OneWriter):
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
-        deadline = Deadline(timeout)
+        deadline = deadline_of(timeout)
         known = 0 if newer_than is None else max(newer_than, 0)
         while True:
             words = self._open_words()
@@ -277,12 +322,15 @@ class Latest(OneWriter):
             if version > known:
                 newest = self._newest()
                 if newest is not None:
+                    self._given = newest[0]
                     return newest
             if state != READY:
                 raise ShutDown(f"latest {self._name} was shut down, at version {version}")
             if not self._wait(
                 self._bell, self._writer, LATEST_VERSION, version, deadline, self._open_words
             ):
+                if self._watch is not None:
+                    self._watch.arm(self._given)
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
     def _newest(self) -> tuple[int, bytes] | None:
@@ -343,17 +391,17 @@ class Latest(OneWriter):
         Raises:
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        version = words[LATEST_VERSION]
-        return LatestStatistics(
-            size=self.size,
-            version=version,
-            length=words[LATEST_LENGTHS + (version & 3)],
-            state=STATES.get(words[STATE], "corrupt"),
-            writers=tuple(self._writer.holders()),
-            participants=tuple(self._segment.membership.members()),
-            sleeps=self._bell.sleeps,
-        )
+        with self._open_all_along() as words:
+            version = words[LATEST_VERSION]
+            return LatestStatistics(
+                size=self.size,
+                version=version,
+                length=words[LATEST_LENGTHS + (version & 3)],
+                state=STATES.get(words[STATE], "corrupt"),
+                writers=tuple(self._writer.holders()),
+                participants=tuple(self._segment.membership.members()),
+                sleeps=self._bell.sleeps,
+            )
 
     def __repr__(self) -> str:
         return self._describe(f"version {self._words[LATEST_VERSION]}")

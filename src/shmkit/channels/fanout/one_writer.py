@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import operator
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from shmkit.channels.handle import STATES, Handle, checked_state
 from shmkit.channels.roles import Side
+from shmkit.channels.watch import Watch
 from shmkit.segment.fences import join_fence_all
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import Segment
@@ -73,6 +75,7 @@ class OneWriter(Handle):
         super().__init__(segment)
         self._bell = self._new_bell()
         self._writer = self._new_side()
+        self._watch: Watch | None = None
         self._begin()
         membership = segment.membership
         membership.presence.call_after_fork(self._begin)
@@ -84,6 +87,9 @@ class OneWriter(Handle):
         self._state = CLOSED if self._closed else NO_ROLE
         self._fenced = True
         self._may_sleep = False
+        if self._watch is not None:  # its thread is the parent's
+            self._watch.close()
+            self._watch = None
 
     def _new_bell(self) -> EventCount:
         semaphores = self._segment.membership.semaphores
@@ -140,6 +146,8 @@ class OneWriter(Handle):
             except RuntimeError:
                 pass  # the exception came before the guard was taken, or after
             raise
+        if self._watch is not None:
+            self._watch.close()
         self._segment.close()
         self._bell.close()
         self._words, self._map = NO_WORDS, self._segment.map
@@ -192,17 +200,28 @@ class OneWriter(Handle):
             check: called now and then; raises if the waiter was closed.
         """
         if deadline.is_now:
+            writer.raise_if_seen_dead(self._title, word, seen)
             return False
-        if not self._may_sleep:
-            self._segment.membership.register()  # a forked child opens the semaphores here
-            join_fence_all()
-            self._may_sleep = True
+        self._get_ready_to_sleep()
 
         def look() -> None:
             check()
             writer.raise_if_dead(self._title, word, seen)
 
         return bell.wait(word, seen, deadline, look)
+
+    def _get_ready_to_sleep(self) -> None:
+        if not self._may_sleep:
+            self._segment.membership.register()  # a forked child opens the semaphores here
+            join_fence_all()
+            self._may_sleep = True
+
+    def _new_watch(self, reader: object, bell: EventCount, writer: Side, word: int) -> Watch:
+        """A watch for a reader, closed when that is dropped."""
+        self._get_ready_to_sleep()
+        watch = Watch(bell, word, writer)
+        weakref.finalize(reader, watch.close)
+        return watch
 
 
 def new_guard() -> tuple[Callable[[], bool], Callable[[], object], Callable[[], None]]:

@@ -7,9 +7,11 @@ that note every frame (`Cursor.notes`).
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
+from shmkit.channels.handle import deadline_of
 from shmkit.channels.ring.lending import Wait, insist
 from shmkit.deadline import Deadline
 from shmkit.errors import Full, PeerDied, ShmkitError
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
 
-__all__ = ["get_many", "put_many"]
+__all__ = ["checked_most", "get_many", "put_many"]
 
 
 def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
@@ -33,7 +35,7 @@ def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> in
     batch = [as_bytes(frame) for frame in given]
     # All sizes first: a frame that never fits must not leave half a batch in the ring.
     writer.check_size(max(map(len, batch), default=0))
-    deadline = Deadline(timeout)
+    deadline = deadline_of(timeout)
     try:
         while done < len(batch):
             done += writer.put_many(batch, done) or _put_run(writer, batch, done, deadline)
@@ -102,20 +104,28 @@ def _write_run(
 
 def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> list[bytes]:
     """As `Ring.get_many`."""
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
-    most = sys.maxsize if max_frames is None else max_frames
-    taken = reader.get_many(most)
-    if taken is not None:
+    most = checked_most(max_frames)
+    # The step of an iterator written in C, as in core.py: in CPython no signal handler runs between
+    # the store of the head and the caller's statement. A call could lose the batch.
+    for taken in iter(partial(reader.get_many, most), None):
         return taken
 
     def attempt() -> list[bytes] | Wait:
         at = reader.find()
         return at if isinstance(at, Wait) else _take_all(reader, at, most)
 
-    frames = insist(reader, attempt, Deadline(timeout))
+    frames = insist(reader, attempt, deadline_of(timeout))
     reader.give_room()
     return frames
+
+
+def checked_most(max_frames: int | None) -> int:
+    """How many frames are taken at most; ValueError if that is none."""
+    if max_frames is None:
+        return sys.maxsize
+    if max_frames < 1:
+        raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
+    return min(max_frames, sys.maxsize)
 
 
 def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:

@@ -35,6 +35,7 @@ from shmkit.segment.words import (
 
 if TYPE_CHECKING:
     from shmkit.channels.ring.lending import Parts
+    from shmkit.channels.watch import Watch
     from shmkit.deadline import Deadline
     from shmkit.sync.mutex import Mutex
 
@@ -47,6 +48,9 @@ class Reader(ReadCursor):
     Args:
         ring: what it is made of.
         mutex: the lock between consumers; None where there is one.
+
+    Attributes:
+        watch: what the ring's descriptor belongs to, once it was asked for.
     """
 
     # What this side waits for, and what its errors say.
@@ -66,6 +70,7 @@ class Reader(ReadCursor):
         self.data_bell = self.sleeps_at = ring.data_bell
         self.role, self.peer = ring.consumers, ring.producers
         self.checked, self.tells_deaths = ring.checked, ring.tells_deaths
+        self.watch: Watch | None = None
 
     def get_carefully(self, deadline: Deadline) -> Any:
         """Take the oldest frame out, waiting while there is none."""

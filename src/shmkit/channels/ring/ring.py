@@ -12,20 +12,21 @@ one aligned 8-byte word, and that store is the commit point.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle, checked_state, until_shut_down
+from shmkit.channels.handle import STATES, Handle, checked_state, deadline_of, until_shut_down
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, stored
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
+from shmkit.channels.watch import Watch
 from shmkit.compiled import twin
 from shmkit.core import IMPOSSIBLE
-from shmkit.deadline import Deadline
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import PARTICIPANTS, Segment
 from shmkit.segment.words import (
@@ -152,6 +153,7 @@ class Ring(compiled.RingCore, Handle):
         self._reader = self._READER(parts, Mutex(membership, words, 1) if many_get else None)
         if drops:
             self._writer.drop_one = self._reader.drop_one
+        self._unwatch: Callable[[], object] = _nothing
         membership.presence.call_after_fork(self._start_anew)
         membership.watch(self, self._closer(segment), self._WARNING.format(self._name))
 
@@ -160,6 +162,8 @@ class Ring(compiled.RingCore, Handle):
         return segment.close
 
     def _start_anew(self) -> None:
+        self._unwatch()  # its thread is the parent's
+        self._reader.watch, self._unwatch = None, _nothing
         self._writer.start_anew()
         self._reader.start_anew()
 
@@ -279,6 +283,7 @@ class Ring(compiled.RingCore, Handle):
         self._closed = True
         for cursor in writer, reader:
             lending.close(cursor)
+        self._unwatch()
         self._segment.close()
         self._data_bell.close()
         self._space_bell.close()
@@ -308,9 +313,10 @@ class Ring(compiled.RingCore, Handle):
         """
         if type(data) is not bytes:
             data = as_bytes(data)
+        is_bool = isinstance(timeout, bool)  # an error, whether or not it has to wait
         # The common case never waits, so it needs no deadline.
-        if not self._writer.put(data):
-            self._writer.put_carefully(data, Deadline(timeout))
+        if is_bool or not self._writer.put(data):
+            self._writer.put_carefully(data, deadline_of(timeout))
 
     def put_nowait(self, data: Any) -> None:
         """`put`, or Full at once."""
@@ -374,9 +380,10 @@ class Ring(compiled.RingCore, Handle):
             ClosedError: this handle was closed.
             RuntimeError: this thread is inside a get on this handle, or peeks at a frame.
         """
-        frame = self._reader.get()
+        is_bool = isinstance(timeout, bool)  # as in `put`
+        frame = None if is_bool else self._reader.get()
         if frame is None:
-            frame = self._reader.get_carefully(Deadline(timeout))
+            frame = self._reader.get_carefully(deadline_of(timeout))
         return frame
 
     def get_nowait(self) -> bytes:
@@ -385,6 +392,9 @@ class Ring(compiled.RingCore, Handle):
 
     def get_many(self, max_frames: int | None = None, timeout: float | None = None) -> list[bytes]:
         """Take out every frame there is, waiting while there is none.
+
+        If a signal handler raises while this runs, the batch may have been taken already, and be
+        gone with the exception. `peek_many` keeps the frames in the ring until they are used.
 
         Args:
             max_frames: at most this many; None for all.
@@ -436,6 +446,62 @@ class Ring(compiled.RingCore, Handle):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         return in_place.peek(self._reader, timeout)
+
+    def peek_many(
+        self, max_frames: int | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[list[memoryview]]:
+        """Read every frame there is in place; leaving the `with` releases all of them at once.
+
+        An exception inside the `with` leaves them in the ring, whatever raises it: so nothing is
+        lost that was not used, as it can be with `get_many`. Other threads' gets on this handle
+        wait for the end of the `with`.
+
+        Args:
+            max_frames: at most this many; None for all.
+            timeout: seconds to wait for the first; None for ever, 0 not at all.
+
+        Returns:
+            A context manager that gives a list of read-only views, the oldest frame first; using
+            one after the `with` is a ValueError.
+
+        Raises:
+            ValueError: `max_frames` below 1.
+            RuntimeError: this thread is peeking already, or left the `with` in a forked child.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        return in_place.peek_many(self._reader, max_frames, timeout)
+
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: readable when a get would not wait.
+
+        Where it is readable nothing may be there, as with a socket that several read: get with a
+        timeout of 0. Only an `Empty` makes it unreadable again. It is the handle's: do not read
+        from it or close it. A thread of its own waits for it; `shmkit.wait` waits for several.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        watch = self._reader.watch
+        return self._armed_fileno() if watch is None else watch.fileno()
+
+    def _armed_fileno(self) -> int:
+        """The descriptor, unreadable unless something is there."""
+        words, reader = self._open_words(), self._reader
+        if reader.watch is None:
+            self._segment.membership.register()  # opens the semaphores
+            peer = self._producers if self._TELLS_DEATHS else None
+            reader.watch = Watch(self._data_bell, TAIL, peer)
+            self._unwatch = weakref.finalize(self, reader.watch.close)
+        reader.watch.arm(words[HEAD])
+        return reader.watch.fileno()
+
+    def _is_ready(self) -> bool:
+        """Whether a get would not wait."""
+        words = self._open_words()
+        if words[TAIL] != words[HEAD] or words[STATE] != READY:
+            return True
+        return self._TELLS_DEATHS and self._producers.has_news()
 
     def __iter__(self) -> Iterator[bytes]:
         """Frame after frame, until the ring is shut down and empty.
@@ -500,21 +566,21 @@ class Ring(compiled.RingCore, Handle):
             CorruptSegment: an index or a frame's length is impossible.
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        start, tail = self._glimpse(words)
-        return RingStatistics(
-            capacity=self.capacity,
-            used=tail - start,
-            frames=self.qsize(),
-            committed=words[TAIL],
-            released=words[HEAD],
-            dropped=words[DROPPED],
-            state=STATES.get(words[STATE], "corrupt"),
-            producers=tuple(self._producers.holders()),
-            consumers=tuple(self._consumers.holders()),
-            participants=tuple(self._segment.membership.members()),
-            sleeps=(self._data_bell.sleeps, self._space_bell.sleeps),
-        )
+        with self._open_all_along() as words:
+            start, tail = self._glimpse(words)
+            return RingStatistics(
+                capacity=self.capacity,
+                used=tail - start,
+                frames=self.qsize(),
+                committed=words[TAIL],
+                released=words[HEAD],
+                dropped=words[DROPPED],
+                state=STATES.get(words[STATE], "corrupt"),
+                producers=tuple(self._producers.holders()),
+                consumers=tuple(self._consumers.holders()),
+                participants=tuple(self._segment.membership.members()),
+                sleeps=(self._data_bell.sleeps, self._space_bell.sleeps),
+            )
 
     def __repr__(self) -> str:
         if self._closed:
@@ -570,3 +636,7 @@ class Ring(compiled.RingCore, Handle):
                 f"tail {tail} and head {head} in a ring of {self.capacity} bytes"
             )
         return start, tail
+
+
+def _nothing() -> None:
+    pass

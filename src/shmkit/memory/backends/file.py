@@ -14,7 +14,8 @@ __all__ = ["FileBackend"]
 
 # O_NOFOLLOW: another user may plant a symlink in a directory like /tmp.
 # O_NOCTTY: a terminal opened by name does not become this process's. Windows has only O_BINARY.
-_ALWAYS: Final = open_flags("NOFOLLOW", "CLOEXEC", "NOCTTY", "BINARY", "NOINHERIT")
+# O_NONBLOCK: a pipe in the place of a file would wait for its other end.
+_ALWAYS: Final = open_flags("NOFOLLOW", "CLOEXEC", "NONBLOCK", "NOCTTY", "BINARY", "NOINHERIT")
 
 
 class FileBackend:
@@ -45,7 +46,7 @@ class FileBackend:
         return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _ALWAYS, mode)
 
     def open(self, name: str, *, writable: bool) -> int:
-        """Open a file, a device or a pipe (which waits for its writer)."""
+        """Open what is at the path itself, without waiting; opening.py takes a user's path."""
         try:
             fd = os.open(name, (os.O_RDWR if writable else os.O_RDONLY) | _ALWAYS)
         except OSError as error:

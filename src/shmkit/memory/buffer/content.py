@@ -5,7 +5,17 @@ from __future__ import annotations
 import errno
 import mmap
 import operator
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from shmkit.memory.buffer.handle import Handle
 from shmkit.memory.mapping import checked_range
@@ -17,11 +27,13 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Buffer
 
-__all__ = ["Content"]
+__all__ = ["Advice", "Content"]
 
 T = TypeVar("T")
 
 _ITERATED: Final = 1 << 16  # bytes copied at a time
+
+Advice: TypeAlias = Literal["sequential", "random", "willneed", "dontneed", "hugepage"]
 
 _ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
 
@@ -112,6 +124,18 @@ class Content(Handle):
         array = self._on_bytes(lambda whole: array_view(whole, shape, dtype, offset, repr(self)))
         return self._exports.add(array, f"ndarray{array.shape} of {array.dtype}")
 
+    def __bytes__(self) -> bytes:
+        return self[:]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The bytes as numpy takes them: an array of uint8 on the memory."""
+        array = self.ndarray(self._size, "u1")
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"the bytes of {self!r} are uint8: as {dtype} they are a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
     def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> None:
         """Write changes to the disk, and return when they are there.
 
@@ -140,17 +164,21 @@ class Content(Handle):
                 raise
             self.flush(offset, size)  # another thread closed or resized it in between
 
-    def advise(self, advice: str) -> None:
+    def advise(
+        self, advice: Advice, offset: SupportsIndex = 0, length: SupportsIndex | None = None
+    ) -> None:
         """Tell the kernel how the bytes will be used. Advice that it does not know has no effect.
 
         Args:
             advice: "sequential", "random", "willneed" (read it now), "dontneed" (give the pages
                 back; the bytes stay where they are), "hugepage".
+            offset: first byte; any. The kernel takes whole pages: the one that it is in counts.
+            length: bytes; None for all from there.
 
         Raises:
             ClosedError: the handle was closed.
-            ValueError: no such advice, or "dontneed" with access "cow", whose private changes it
-                would throw away.
+            ValueError: no such advice; `offset` and `length` reach outside; or "dontneed" with
+                access "cow", whose private changes it would throw away.
         """
         region = self._open_region()
         if advice not in _ADVICE:
@@ -159,18 +187,21 @@ class Content(Handle):
             raise ValueError(
                 f"{self!r}: 'dontneed' would throw its private changes away; close it instead"
             )
+        first, count = checked_range(offset, length, self._size, repr(self))
         option = getattr(mmap, f"MADV_{advice.upper()}", None)
-        if option is None or region.memory is None:
+        if option is None or region.memory is None or not count:
             return
+        begin = region.start + first
+        aligned = begin - begin % mmap.PAGESIZE
         try:
-            region.memory.madvise(option)
+            region.memory.madvise(option, aligned, begin + count - aligned)
         except OSError as error:
             if error.errno != errno.EINVAL:  # a kernel without huge pages
                 raise
         except ValueError:
             if self._region is region:
                 raise
-            self.advise(advice)  # another thread closed or resized it in between
+            self.advise(advice, offset, length)  # another thread closed or resized it in between
 
     def __len__(self) -> int:
         return self._size

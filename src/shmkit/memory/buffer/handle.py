@@ -114,9 +114,12 @@ class Handle(Exporter):
         access: Access,
         offset: SupportsIndex = 0,
         length: SupportsIndex | None = None,
+        timeout: float | None = 0,
     ) -> Self:
-        """A handle on a part of memory that was there."""
-        region, first, complete = attach_region(opened.fd, access, offset, length, str(opened.url))
+        """A handle on a part of memory that was there; the timeout is for the writer of a pipe."""
+        region, first, complete = attach_region(
+            opened.fd, access, offset, length, str(opened.url), timeout
+        )
         return cls._make(opened, access, region, first, complete=complete)
 
     def _stand_on(self, region: Region) -> None:

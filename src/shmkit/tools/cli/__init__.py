@@ -1,4 +1,4 @@
-"""The `shmkit` command. `_app.py` lists the subcommands; each is in a folder of tools/.
+"""The `shmkit` command. `_app.py` lists the subcommands; each is in a module here, or in tools/.
 
 Nothing is imported here that the extra `cli` installs. Processes started by "spawn" import this
 package again, and without the extra there is still a message to print.
@@ -23,6 +23,10 @@ def main() -> None:
         # A KeyboardInterrupt can get lost in the middle of an import. Nothing is made yet, so
         # until a command handles Ctrl-C itself, it just ends the process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if len(sys.argv) == 3 and sys.argv[1] in ("send", "recv") and sys.argv[2][:1] != "-":
+        from shmkit.tools.cli.transfer import transfer
+
+        sys.exit(transfer(sys.argv[1], sys.argv[2]))
     try:
         import rich  # noqa: F401 - a command needs it later, on a terminal: better to fail now
 
