@@ -252,7 +252,8 @@ class Membership:
         Args:
             handle: the object whose end is watched; it is not kept alive.
             close: what to call then; must not lead to the handle.
-            text: what a ResourceWarning says of it; without it there is none.
+            text: what a ResourceWarning says of it; without it there is none, nor in a process
+                that was handed the handle.
         """
         # Imported here: it is a good part of what importing this library costs.
         from multiprocessing.util import Finalize
@@ -262,8 +263,9 @@ class Membership:
         def start() -> None:
             alive = weak()
             if alive is not None:
+                said = "" if self._buffer._is_handed() else text
                 self._finalizer = Finalize(
-                    alive, _forgotten, (close, text, os.getpid()), exitpriority=_PRIORITY
+                    alive, _forgotten, (close, said, os.getpid()), exitpriority=_PRIORITY
                 )
 
         # multiprocessing forgets every finalizer in a forked child: each process starts its own.

@@ -311,9 +311,12 @@ class Handle(Exporter):
         finally:
             self._close_descriptors()
 
+    def _is_handed(self) -> bool:
+        """Whether it came by fork or pickle: this process may drop it open without a warning."""
+        return self._pid != os.getpid()
+
     def _warn_if_open(self, warn: Any = warnings.warn, getpid: Any = os.getpid) -> None:
-        # The defaults are bound here because a finalizer at exit finds the globals gone. A handle
-        # that came by fork or pickle was not opened by this process's own code: no warning.
+        # The defaults are bound here because a finalizer at exit finds the globals gone.
         if self._region is not None and self._pid == getpid():
             self._pid = 0  # once
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)

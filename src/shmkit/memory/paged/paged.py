@@ -85,6 +85,7 @@ class PagedFile(Searchable, Sequence[int]):
             self._pages = Pages(opened.fd, size, each, most, name)
             opened.keep_fd()
         self._page_size = each
+        self._pid = os.getpid()
         self._access = access
         self._name = name
         self._finalizer = weakref.finalize(self, _abandoned, self._pages, repr(self))
@@ -280,7 +281,9 @@ class PagedFile(Searchable, Sequence[int]):
     def __del__(self) -> None:
         pages = getattr(self, "_pages", None)
         if pages is not None and pages.fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            # In a forked child it is the parent's that was left open.
+            if self._pid == os.getpid():
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             pages.close()
 
     def __reduce__(self) -> NoReturn:
