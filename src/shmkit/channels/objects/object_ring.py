@@ -196,10 +196,15 @@ class ObjectReader(Reader):
         if self._kind_of(at) != OVERFLOW:
             return None
         start, size = self.payload_of(at)
-        try:
-            return Label.unpack(self.data[start : start + min(size, _LABEL)])
-        except ValueError:
-            return None  # overwritten: a get says so
+        return _label_in(self.data[start : start + min(size, _LABEL)])
+
+
+def _label_in(packed: bytes) -> Label | None:
+    """A label, if there is one."""
+    try:
+        return Label.unpack(packed)
+    except ValueError:
+        return None  # overwritten: a get says so
 
 
 class ObjectRing(Ring):
