@@ -20,6 +20,7 @@ and what these stand on:
 - `identity`: which memory a descriptor or a name leads to
 - `files`, `opening`: files as they are given: paths, links, descriptors, open files
 - `url`: where memory lives
+- `checks`: what callers give, checked
 - `told`: a read-only property in a line
 - `backends/`: anonymous, named, file: the system calls of each kind
 """

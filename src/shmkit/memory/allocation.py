@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import operator
 import os
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Final, SupportsIndex
+
+from shmkit.memory.checks import number_of
 
 if TYPE_CHECKING:
     from shmkit.memory.url import Url
@@ -35,7 +36,7 @@ def checked_size(size: SupportsIndex | None) -> int:
     """The size of memory to be made, in bytes; an error if it is none, or not in reach."""
     if size is None:
         raise TypeError("'size' is missing: memory is made with a size in bytes")
-    number = operator.index(size)
+    number = number_of(size, "size")
     if number <= 0:
         raise ValueError(f"'size' must be at least 1 byte, not {number}")
     if number > ADDRESS_SPACE:

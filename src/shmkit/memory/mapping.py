@@ -12,6 +12,8 @@ import stat
 import sys
 from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 
+from shmkit.memory.checks import number_of
+
 __all__ = [
     "Access",
     "Region",
@@ -86,9 +88,9 @@ class Region:
             self.whole = memoryview(self.memory)[self.start :]
 
 
-def checked_access(access: str) -> Access:
+def checked_access(access: object) -> Access:
     """An `access` argument; a ValueError if it is not "r", "rw" or "cow"."""
-    if access not in _ACCESS:
+    if not isinstance(access, str) or access not in _ACCESS:
         raise ValueError(
             f"'access' must be 'r' (read), 'rw' (read and write) or 'cow' (private changes), "
             f"not {access!r}"
@@ -105,12 +107,12 @@ def checked_range(
         TypeError: not integers.
         ValueError: they reach outside of `what`.
     """
-    first = operator.index(offset)
+    first = number_of(offset, "offset")
     if not 0 <= first <= size:
         raise ValueError(f"'offset' {first} is outside of {what}, which has {size} bytes")
     if length is None:
         return first, size - first
-    count = operator.index(length)
+    count = number_of(length, "length")
     if count < 0:
         raise ValueError(f"'length' must not be negative, and is {count}")
     if first + count > size:
@@ -201,8 +203,8 @@ def _read_region(
     timeout: float | None,
 ) -> Region:
     for name, value in (("offset", offset), ("length", length)):
-        if value is not None and operator.index(value) < 0:
-            raise ValueError(f"{name!r} must not be negative, and is {operator.index(value)}")
+        if value is not None and number_of(value, name) < 0:
+            raise ValueError(f"{name!r} must not be negative, and is {number_of(value, name)}")
     wanted = None
     if length is not None:
         # The bytes before `offset` are read, too: a pipe cannot seek.
