@@ -100,6 +100,9 @@ class SharedBuffer(Content, Searchable):
         A file that cannot be mapped (a pipe, a file of /proc) is read instead if access is "r":
         `mapped` tells. A pipe that has a writer is read to its end, however long that takes.
 
+        To write to a file, the room that it lacks is reserved: a sparse copy has holes, and with a
+        full disk a write into one would kill the process. `PagedFile` writes without.
+
         A symbolic link is followed to read. To write, it is followed unless other users can write
         to its directory: one of them may have planted it. `url` tells where it led.
 
@@ -107,7 +110,8 @@ class SharedBuffer(Content, Searchable):
             FileNotFoundError: it is not there.
             IncompatibleSegment: a segment without a size, or something that is no segment.
             OSError: ENODEV: a pipe, socket or device that cannot be mapped, or a device without an
-                end; ENXIO: a pipe without a writer; ELOOP: a link that is not followed.
+                end; ENXIO: a pipe without a writer; ELOOP: a link that is not followed; ENOSPC: no
+                room for the holes of a file.
             PermissionError: it is not for this user, or not for writing.
             ValueError: `offset` and `length` reach outside; anonymous memory by name.
         """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex
 from shmkit.compiled import Exporter
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import creation
+from shmkit.memory.allocation import reserve_holes
 from shmkit.memory.buffer.exports import Exports
 from shmkit.memory.checks import named_plainly
 from shmkit.memory.identity import Exact, close_if, identity_of
@@ -124,6 +125,13 @@ class Handle(Exporter):
         region, first, complete = attach_region(
             opened.fd, access, offset, length, str(opened.url), timeout
         )
+        if access == "rw" and opened.url.scheme == "file":
+            # A sparse copy of a file has holes: on a full disk, a write into one would be a SIGBUS.
+            try:
+                reserve_holes(opened.fd, first, len(region.whole), opened.url)
+            except BaseException:
+                region.close()
+                raise
         return cls._make(opened, access, region, first, complete=complete)
 
     def _stand_on(self, region: Region) -> None:
