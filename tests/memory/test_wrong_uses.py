@@ -15,8 +15,11 @@ from shmkit import ClosedError, IncompatibleSegment, PagedFile, SharedBuffer, op
 # What is written -> the error, and a part of its message.
 USES: dict[str, tuple[type[Exception], str]] = {
     # made and attached to
-    "SharedBuffer('x', 10)": (TypeError, r"use SharedBuffer.create\(where, size\)"),
-    "SharedBuffer(size=10)": (TypeError, "SharedBuffer.attach(where) for what is there"),
+    "SharedBuffer('x', 10)": (
+        TypeError,
+        "use SharedBuffer.create() for memory that is not there yet",
+    ),
+    "SharedBuffer(size=10)": (TypeError, "SharedBuffer.attach() for what is there"),
     "SharedBuffer.create('x')": (
         TypeError,
         "'size' is missing: memory is made with a size in bytes",
@@ -64,7 +67,7 @@ USES: dict[str, tuple[type[Exception], str]] = {
     "b[1.5]": (TypeError, "found by an integer or a slice of integers, not 1.5"),
     "part[200]": (IndexError, "byte 200 is outside of <SharedBuffer anon: size=10 r>"),
     "part['a']": (TypeError, "found by an integer or a slice of integers, not 'a'"),
-    "b.__setitem__(0, 256)": (ValueError, "one byte is 0 to 255, not 256"),
+    "b.__setitem__(0, 256)": (ValueError, "one byte must be in range(0, 256), not 256"),
     "b.__setitem__(0, b'a')": (TypeError, "bytes go into a slice, as in b[0:3] = b'abc'"),
     "b.__setitem__(200, 1)": (IndexError, "byte 200 is outside of <SharedBuffer"),
     "b.__setitem__(slice(3), b'long')": (ValueError, "4 bytes do not replace 3: a buffer keeps"),
@@ -88,7 +91,7 @@ USES: dict[str, tuple[type[Exception], str]] = {
     "part.resize(50)": (ValueError, "takes a handle with access='rw' on all of the memory"),
     # searched
     "b.find('text')": (TypeError, "encode 'text' first"),
-    "b.find(256)": (ValueError, "one byte is 0 to 255, not 256"),
+    "b.find(256)": (ValueError, "one byte must be in range(0, 256), not 256"),
     "b.find(1.5)": (TypeError, "bytes are searched for bytes or one of 0 to 255, not 1.5"),
     "b.find()": (TypeError, "find() missing 1 required positional argument: 'sub'"),
     "b.find(b'a', 'x')": (TypeError, "'start' must be an integer, not 'x'"),
@@ -115,7 +118,7 @@ USES: dict[str, tuple[type[Exception], str]] = {
     "PagedFile('colors.bin', '4k')": (TypeError, "'page_size' must be an integer, not '4k'"),
     "PagedFile('colors.bin', access='cow')": (ValueError, "'access' must be 'r' (read) or 'rw'"),
     "paged.__setitem__(0, 1)": (TypeError, "is read-only: open it with access='rw'"),
-    "writable.__setitem__(0, 256)": (ValueError, "one byte is 0 to 255, not 256"),
+    "writable.__setitem__(0, 256)": (ValueError, "one byte must be in range(0, 256), not 256"),
     "writable.__setitem__(slice(3), b'long')": (ValueError, "a file keeps its size here"),
     "writable.__delitem__(0)": (TypeError, "keeps its size: no byte of it can be deleted"),
     "paged[100]": (IndexError, "byte 100 is outside of <PagedFile"),

@@ -34,7 +34,7 @@ def byte_of(value: SupportsIndex) -> int:
             "b[0:3] = b'abc'"
         ) from None
     if not 0 <= number <= 255:
-        raise ValueError(f"one byte is 0 to 255, not {number}")
+        raise ValueError(f"the value of one byte must be in range(0, 256), not {number}")
     return number
 
 

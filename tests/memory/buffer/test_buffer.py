@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import sys
 import threading
 from pathlib import Path
@@ -201,6 +202,19 @@ def test_part_of_a_part(make_buffer) -> None:
             assert three[:] == one[5077:6000]
         with pytest.raises(ValueError, match="1000 bytes"):
             SharedBuffer.attach(two, length=1001)
+
+
+def test_second_handle_of_private_changes_is_on_the_memory_below(make_buffer, access) -> None:
+    made = make_buffer(b"content")
+    with SharedBuffer.attach(made, access="cow") as private:
+        private[:3] = b"CON"
+        with SharedBuffer.attach(private, access=access, offset=1) as second:
+            assert (second[:], second.access) == (b"ontent", access)
+        with pytest.raises(
+            TypeError, match="its private changes would be lost; send the bytes, or"
+        ):
+            pickle.dumps(private)
+    assert made[:] == b"content"
 
 
 def test_copy_is_another_handle(make_buffer) -> None:

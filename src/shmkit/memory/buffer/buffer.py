@@ -89,7 +89,8 @@ class SharedBuffer(Content, Searchable):
 
         Args:
             where: as in `create`; or another buffer, for a second handle on its memory (with
-                `offset` and `length` counted in that buffer).
+                `offset` and `length` counted in that buffer). Of one with access "cow" that is the
+                memory below, without its private changes, which nothing but its own views has.
             access: "r" to read, "rw" to read and write, "cow" for private changes that no other
                 handle sees and that are lost at the end.
             offset: first byte; any.

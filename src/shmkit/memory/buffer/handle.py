@@ -76,9 +76,8 @@ class Handle(Exporter):
     def __init__(self, *_: Never, **__: Never) -> None:
         name = type(self).__name__
         raise TypeError(
-            f"{name} has no constructor: use {name}.create(where, size) for memory that is not "
-            f"there yet, {name}.attach(where) for what is there, {name}.ensure(where, size) for "
-            "either"
+            f"{name} has no constructor: use {name}.create() for memory that is not there yet, "
+            f"{name}.attach() for what is there, {name}.ensure() for either"
         )
 
     @classmethod
