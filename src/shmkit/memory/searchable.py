@@ -127,7 +127,8 @@ def compiled_for_bytes(pattern: bytes | re.Pattern[bytes]) -> re.Pattern[bytes]:
     given = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
     if not isinstance(given, bytes):
         raise TypeError(
-            f"a bytes-like object is searched with a pattern of bytes, as rb'...', not {given!r:.80}"
+            "a bytes-like object is searched with a pattern of bytes, as rb'...', not "
+            f"{given!r:.80}"
         )
     return re.compile(pattern)
 
