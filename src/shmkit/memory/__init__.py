@@ -13,6 +13,7 @@ and what these stand on:
 - `ownership`: the creator removes the name
 - `mappers`: which processes have a memory
 - `mapping`: from a descriptor to addresses, at any byte offset
+- `untracked`: maps that keep no descriptor, before Python 3.13
 - `allocation`: room is taken at creation, or the lack of it is an error
 - `searchable`: the methods of a bytearray that search
 - `lines`: lines of bytes that come in pieces

@@ -13,6 +13,7 @@ import sys
 from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 
 from shmkit.memory.checks import number_of
+from shmkit.memory.untracked import forget_descriptor
 
 __all__ = [
     "Access",
@@ -31,7 +32,7 @@ Access: TypeAlias = Literal["r", "rw", "cow"]
 _ACCESS: Final = {"r": mmap.ACCESS_READ, "rw": mmap.ACCESS_WRITE, "cow": mmap.ACCESS_COPY}
 _READ_AT_ONCE: Final = 1 << 20
 _OURS: Final = 2  # references to a map: of its region, and of the call that counts them
-# A map needs no descriptor to live; before 3.13 mmap keeps one for its resize() anyway.
+# A map needs no descriptor to live; see untracked.py for the time before 3.13.
 _NO_DESCRIPTOR: Final[dict[str, Any]] = (
     {"trackfd": False} if sys.version_info >= (3, 13) and sys.platform != "win32" else {}
 )
@@ -135,6 +136,8 @@ def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
     memory = mmap.mmap(
         fd, start + length, access=_ACCESS[access], offset=offset - start, **_NO_DESCRIPTOR
     )
+    if not _NO_DESCRIPTOR:
+        forget_descriptor(memory)
     whole = memoryview(memory)
     return Region(memory, start, whole[start:] if start else whole)
 

@@ -289,18 +289,17 @@ def test_descriptor_of_a_replaced_name(make_where, kind: str) -> None:
 
 
 def test_no_descriptor_is_kept_that_is_not_needed(make_where) -> None:
-    """A handle on a segment or file keeps no descriptor; before 3.13 its mmap keeps one."""
+    """A handle on a segment or file keeps no descriptor, and one of anonymous memory keeps one."""
 
     def opened() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    per_map = 0 if sys.version_info >= (3, 13) else 1
     for kind, own in (("shm", 0), ("file", 0), ("anon", 1)):
         with SharedBuffer.create("shm:", 1):
             pass  # the resource tracker has its pipe by now
         before = opened()
         with SharedBuffer.create(make_where(kind), 10):
-            assert opened() - before == own + per_map, kind
+            assert opened() - before == own, kind
 
 
 # ------------------------------------------------------------------ threads, imports
