@@ -5,10 +5,11 @@
     process 3   once("model", load)  ->  (later) it is there                   -> the same memory
 
 Under the name lies a control page (segment/segment.py) with a lock and the name of the segment that
-has the bytes, or the arrays: one, or several behind a table of their names. The lock is held while building; if the builder dies, the lock passes on and the next
-process builds. A process that maps the bytes is a participant of the page, so the kernel knows
-which are left, and the last one out removes both. What was left behind by processes that were all
-killed is removed by the next one that asks.
+has the bytes, or the arrays: one, or several behind a table of their names. The lock is held while
+building; if the builder dies, the lock passes on and the next process builds. A process that maps
+the bytes is a participant of the page, so the kernel knows which are left, and the last one out
+removes both. What was left behind by processes that were all killed is removed by the next one that
+asks.
 """
 
 from __future__ import annotations
