@@ -175,10 +175,10 @@ class Handle:
         return self._segment.poison(detail)
 
 
-def checked_state(segment: Segment, words: memoryview[int]) -> int:
-    """READY, SHUT or CUT; CorruptSegment if it is, or was found to be."""
+def checked_state(segment: Segment, words: memoryview[int], *, damaged: bool = False) -> int:
+    """READY, SHUT or CUT; CorruptSegment if it is, or was found to be, unless `damaged` is fine."""
     state = words[STATE]
-    if not READY <= state <= CUT:
+    if not READY <= state <= CUT and not (damaged and state == POISONED):
         if state == POISONED:
             raise segment.corrupt("an invariant was found broken before")
         # No process stores such a value: mark the channel, so that every handle stops.

@@ -14,7 +14,7 @@ from shmkit.channels.frame import as_bytes, second_word, step_of
 from shmkit.channels.handle import deadline_of
 from shmkit.channels.ring.lending import Wait, insist
 from shmkit.deadline import Deadline
-from shmkit.errors import Full, PeerDied, ShmkitError
+from shmkit.errors import CorruptSegment, Full, PeerDied, ShmkitError
 from shmkit.segment.words import FRAME_HEADER
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
 
-__all__ = ["checked_most", "get_many", "put_many"]
+__all__ = ["checked_most", "get_many", "intact_frame", "put_many"]
 
 
 def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
@@ -139,13 +139,22 @@ def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:
         at = _take_run(reader, at, most, frames)
         if len(frames) == most or at >= last:
             break
-        found = reader.next_frame(at)
-        if isinstance(found, Wait):
+        found = intact_frame(reader, at)
+        if found is None:
             break
         at = found
     # One store for all frames: a kill before it leaves every one of them in the ring.
     reader.release(at)
     return frames
+
+
+def intact_frame(reader: Reader, at: int) -> int | None:
+    """The position of the next frame of a batch; None if there is none, or it is damaged."""
+    try:
+        found = reader.next_frame(at)
+    except CorruptSegment:
+        return None  # what is before it is taken first: the next call raises this
+    return None if isinstance(found, Wait) else found
 
 
 def _take_run(reader: Reader, at: int, most: int, frames: list[bytes]) -> int:

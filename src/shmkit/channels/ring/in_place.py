@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shmkit.channels.frame import step_of
 from shmkit.channels.handle import deadline_of
-from shmkit.channels.ring.batch import checked_most
+from shmkit.channels.ring.batch import checked_most, intact_frame
 from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back, wait
 from shmkit.compiled import Exporter
 from shmkit.core import DEPTH
@@ -159,8 +159,8 @@ def _view_all(reader: Reader, at: int, most: int, views: list[memoryview]) -> in
             at += step_of(size)
             if len(views) == most or at >= last:
                 return at
-            found = reader.next_frame(at)
-            if isinstance(found, Wait):
+            found = intact_frame(reader, at)
+            if found is None:
                 return at
             at = found
 
