@@ -6,12 +6,13 @@ that note every frame (`Cursor.notes`).
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
-from shmkit.channels.handle import deadline_of
+from shmkit.channels.handle import deadline_of, whole_number
 from shmkit.channels.ring.lending import Wait, insist
 from shmkit.deadline import Deadline
 from shmkit.errors import CorruptSegment, Full, PeerDied, ShmkitError
@@ -28,6 +29,11 @@ __all__ = ["checked_most", "get_many", "intact_frame", "put_many"]
 
 def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
     """As `Ring.put_many`."""
+    if isinstance(frames, (str, bytes, bytearray, memoryview)) or not hasattr(frames, "__iter__"):
+        raise TypeError(
+            f"put_many takes several frames, as a list of them, not {reprlib.repr(frames)}: put() "
+            "takes one"
+        )
     given = list(frames)
     done = writer.put_many(given, 0)
     if done == len(given):
@@ -123,6 +129,7 @@ def checked_most(max_frames: int | None) -> int:
     """How many frames are taken at most; ValueError if that is none."""
     if max_frames is None:
         return sys.maxsize
+    max_frames = whole_number("max_frames", max_frames, "frames")
     if max_frames < 1:
         raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
     return min(max_frames, sys.maxsize)

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle, checked_state, deadline_of, until_shut_down
+from shmkit.channels.handle import (
+    STATES,
+    Handle,
+    checked_shutdown,
+    checked_state,
+    deadline_of,
+    until_shut_down,
+)
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, stored
@@ -245,6 +252,7 @@ class Ring(compiled.RingCore, Handle):
             CorruptSegment: the ring was found broken before.
             ClosedError: this handle was closed.
         """
+        checked_shutdown(immediate)
         words = self._open_words()
         # A forked child opens the semaphores here: the bells must reach other processes.
         self._segment.membership.register()
