@@ -50,8 +50,7 @@ LEAKS = {
         r"child \d+ sleep 60",
     ),
     "spawned process": (
-        "kept.append(get_context('spawn').Process(target=time.sleep, args=(60,)))\n    "
-        + "kept[0].start()  # here",
+        "p = get_context('spawn').Process(target=time.sleep, args=(60,)); p.start()  # here",
         r"child \d+ [^,]*spawn_main.*",
     ),
     "forked process": (
