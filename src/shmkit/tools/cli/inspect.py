@@ -196,10 +196,10 @@ def _print_frames(screen: Console, look: Inspection) -> None:
 
 
 def _hexadecimal(preview: str) -> str:
-    """The first 16 bytes, as numbers and as text."""
-    content = bytes.fromhex(preview)[:16]
+    """The first 12 bytes, as numbers and as text: more would not fit into 80 columns."""
+    content = bytes.fromhex(preview)[:12]
     text = "".join(chr(c) if 32 <= c < 127 else "." for c in content)
-    return f"{content.hex(' '):47}  {text}"
+    return f"{content.hex(' '):35}  {text}"
 
 
 def _print_header(screen: Console, look: Inspection) -> None:
@@ -208,6 +208,7 @@ def _print_header(screen: Console, look: Inspection) -> None:
     from rich.text import Text
 
     made = output.table("AT", "FIELD", "VALUE", "MEANING", title="\nheader")
+    made.columns[3].no_wrap = False
     for each in look.header:
         value = each.value
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
