@@ -138,7 +138,8 @@ class Top(App[None]):
             mark = "" if column.title != self._sorted else "▴" if self._turned else "▾"
             width = self._name_width() if column is COLUMNS[0] else column.width
             title = column.title + mark
-            shown = Text(title, justify="right" if column.is_number else "left")
+            shown = Text(title + " " * (len(title) <= width))
+            shown.justify = "right" if column.is_number else "left"
             table.add_column(shown, width=width + 1, key=column.title)
 
     def _rebuild(self) -> None:
