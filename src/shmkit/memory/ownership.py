@@ -13,13 +13,14 @@ names only. A forked child has no duty.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.memory.backends import backend_for
-from shmkit.memory.identity import Exact, generation_at
+from shmkit.memory.identity import Exact, generation_at, is_own
 from shmkit.memory.tracker import ensure_tracker
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.url import Url
 
-__all__ = ["Ownership", "remove"]
+__all__ = ["Ownership", "refuse_others", "remove"]
 
 # Below 0: after the children of this process were joined; they may still want to attach. Above the
 # -100 of multiprocessing's own temporary directory.
@@ -66,6 +67,28 @@ def remove(url: Url, identity: Exact) -> None:
         backend.unlink(url.name)
     except FileNotFoundError:
         pass  # it is gone, or another process was first
+
+
+def refuse_others(fd: int, url: Url, why: str) -> None:
+    """Refuse memory of another user, which has its creator's idea of what is true.
+
+    Args:
+        fd: an open descriptor of it.
+        url: where it is, for the message.
+        why: what would be wrong with it, and the way round; "" to take what any user made.
+
+    Raises:
+        PermissionError: it is another user's.
+    """
+    # Anonymous memory has no name that another user could have taken: it came by fork or pickle.
+    if not why or url.scheme == "anon":
+        return
+    status = os.fstat(fd)
+    if not is_own(status):
+        whose = f"belongs to user {status.st_uid}"
+        if status.st_uid == os.geteuid():
+            whose += ", by which this user namespace shows all users that it does not know"
+        raise PermissionError(errno.EPERM, f"{whose}: {why}", str(url))
 
 
 class Ownership:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from shmkit.channels.objects.codec import encode, load
-from shmkit.channels.objects.queue_ring import JoinableRing, QueueRing, make_ring
+from shmkit.channels.objects.queue_ring import PARTICIPANTS, JoinableRing, QueueRing, make_ring
 
 if TYPE_CHECKING:
     from shmkit.channels.objects.object_ring import ObjectRing
@@ -46,6 +46,10 @@ class Queue(Generic[T]):
             one goes with the process that made it; one on a file stays, with what is in it.
         capacity: bytes of the largest object that goes through the queue's own memory, which is
             rounded up to a power of two above this. Larger objects get memory of their own.
+        participants: how many handles there may be at a time, of all processes.
+        keep: leave a named queue in place when the process that made it goes; files always stay.
+        mode: permissions of a segment or file, less the umask. Other users are refused all the
+            same: a queue holds pickles, and pickles are code.
 
     Raises:
         FileExistsError: there is something of that name: `attach` to it.
@@ -56,8 +60,27 @@ class Queue(Generic[T]):
     _RING: type[ObjectRing] = QueueRing
     _ring: ObjectRing
 
-    def __init__(self, maxsize: int = 0, *, where: Where = None, capacity: int = 8 << 20) -> None:
-        self._take(make_ring(self._RING, where, maxsize, capacity))
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        where: Where = None,
+        capacity: int = 8 << 20,
+        participants: int = PARTICIPANTS,
+        keep: bool = False,
+        mode: int = 0o600,
+    ) -> None:
+        self._take(
+            make_ring(
+                self._RING,
+                where,
+                maxsize,
+                capacity,
+                participants=participants,
+                keep=keep,
+                mode=mode,
+            )
+        )
 
     def _take(self, ring: ObjectRing) -> None:
         self._ring = ring
@@ -165,6 +188,11 @@ class Queue(Generic[T]):
     def url(self) -> Url:
         """Where it is; `str` of it is what `attach` takes."""
         return self._ring.url
+
+    @property
+    def name(self) -> str:
+        """Name of the segment, path of the file, "" for anonymous memory."""
+        return self._ring.name
 
     @property
     def closed(self) -> bool:

@@ -30,15 +30,26 @@ if TYPE_CHECKING:
     from shmkit.memory.url import Where
     from shmkit.segment.segment import Segment
 
-__all__ = ["JoinableRing", "QueueRing", "make_ring"]
+__all__ = ["PARTICIPANTS", "JoinableRing", "QueueRing", "make_ring"]
 
 PARTICIPANTS: Final = 256
+"""How many handles a queue may have at a time, unless its creator says otherwise."""
+
 _OVERHEAD: Final = 4096  # more than an object's frame has around it
 
 R = TypeVar("R", bound=ObjectRing)
 
 
-def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
+def make_ring(
+    kind: type[R],
+    where: Where,
+    maxsize: int,
+    capacity: int,
+    *,
+    participants: int = PARTICIPANTS,
+    keep: bool = False,
+    mode: int = 0o600,
+) -> R:
     """Make a new ring for a queue, with room for an object of `capacity` bytes."""
 
     def fill(words: memoryview[int]) -> None:
@@ -47,7 +58,9 @@ def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
         words[ALWAYS_OPEN] = 1
 
     flags, size = stored(where, capacity + _OVERHEAD, "many", "many", "block")
-    return kind._create(where, size, fill=fill, flags=flags, participants=PARTICIPANTS, keep=False)
+    return kind._create(
+        where, size, fill=fill, flags=flags, participants=participants, keep=keep, mode=mode
+    )
 
 
 class QueueRing(ObjectRing):
