@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="needs root, to be another user"
 )
 
-OTHER = 1234
+OTHER = 64123
 
 # What makes it, and what takes it then. `where` is a plain name.
 TAKEN: dict[str, tuple[Callable[..., Any], list[Callable[..., Any]]]] = {
@@ -57,8 +57,9 @@ def make_as_other(make: Callable[..., Any], where: str) -> None:
 @pytest.fixture
 def name(unique_name: str) -> Any:
     yield unique_name
-    for place in Path("/dev/shm").glob(f"*{unique_name}*"):
-        place.unlink()
+    for place in Path("/dev/shm").iterdir():
+        if unique_name in place.name or place.lstat().st_uid == OTHER:
+            place.unlink()
 
 
 @pytest.mark.parametrize("kind", TAKEN)
@@ -88,7 +89,7 @@ def test_another_users_file_is_refused(tmp_path: Path) -> None:
     for take in Ring.attach, Ring.ensure:
         with pytest.raises(PermissionError, match=f"user {OTHER}"):
             take(path)
-    with SharedBuffer.attach(path) as buffer, pytest.raises(PermissionError, match="1234"):
+    with SharedBuffer.attach(path) as buffer, pytest.raises(PermissionError, match=f"user {OTHER}"):
         Ring.attach(buffer)  # type: ignore[arg-type]
     with Ring.attach(path, trust_owner=True) as ring:
         assert ring.get(0) == b"EVIL"
@@ -149,7 +150,7 @@ def test_what_is_passed_on_is_not_refused(name: str) -> None:
             with pickle.loads(pickled) as other:
                 return bytes(other.get(5))
 
-        os.chmod(f"/dev/shm/{name}", 0o666)
+        Path("/dev/shm", name).chmod(0o666)
         ring.put(b"x")
         assert in_child(act) == b"x"
 

@@ -280,9 +280,9 @@ class Segment:
         try:
             if buffer.size < PAGE:
                 raise IncompatibleSegment(
-                    f"segment {str(buffer.url)!r} is {buffer.size} bytes, a {kind.noun} needs at "
-                    f"least {PAGE + (0 if kind.control else LEAST_DATA)}: unlink it or take "
-                    "another name",
+                    f"{str(buffer.url)!r} holds no {kind.noun}: it is {buffer.size} bytes, and a "
+                    f"{kind.noun} needs at least {PAGE + (0 if kind.control else LEAST_DATA)}: "
+                    "take another name, or unlink it if nothing uses it",
                     where=str(buffer.url),
                 )
             self._bind()
