@@ -115,19 +115,25 @@ class Handle:
         return cls._over(make(where, KINDS[cls._KIND], data_size, **options))
 
     @classmethod
-    def attach(cls, where: Where | Url, *, timeout: float | None = 0) -> Self:
+    def attach(
+        cls, where: Where | Url, *, timeout: float | None = 0, trust_owner: bool = False
+    ) -> Self:
         """Join one that exists.
 
         Args:
             where: its memory: "NAME", "shm:NAME", "file:PATH" or a Path.
             timeout: seconds to wait for it to be there and complete; None for ever.
+            trust_owner: take what another user made, too: one that you trust, for a creator can
+                do with it what it likes.
 
         Raises:
             FileNotFoundError: there is none of that name.
             IncompatibleSegment: it is something else, or of another layout version, or half-made.
             CorruptSegment: its header is broken.
+            PermissionError: it is another user's, or one without access for this user.
         """
-        return cls._over(Segment.attach(where, KINDS[cls._KIND], timeout=timeout))
+        kind = KINDS[cls._KIND]
+        return cls._over(Segment.attach(where, kind, timeout=timeout, trust_owner=trust_owner))
 
     def close(self) -> None:
         """Leave, and give the roles of this handle back. Idempotent."""
@@ -154,6 +160,11 @@ class Handle:
     def url(self) -> Url:
         """Where it is; `str` of it is what `attach` takes."""
         return self._segment.buffer.url
+
+    @property
+    def name(self) -> str:
+        """Name of the segment, path of the file, "" for anonymous memory."""
+        return self._segment.buffer.name
 
     @property
     def closed(self) -> bool:

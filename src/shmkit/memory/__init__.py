@@ -12,6 +12,7 @@ and what these stand on:
 
 - `creation`: getting hold of memory: made in one step, opened, waited for
 - `ownership`: the creator removes the name
+- `process`: which process this is, where pids do not tell
 - `mappers`: which processes have a memory
 - `mapping`: from a descriptor to addresses, at any byte offset
 - `untracked`: maps that keep no descriptor, before Python 3.13

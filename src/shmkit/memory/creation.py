@@ -30,7 +30,7 @@ from shmkit.memory.backends import THERE_ALREADY, backend_for
 from shmkit.memory.identity import Exact, exact_identity, identity_of
 from shmkit.memory.mapping import Region, map_anonymous, map_region
 from shmkit.memory.opening import followed, open_file
-from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.ownership import Ownership, refuse_others, remove
 from shmkit.memory.url import Url
 
 if TYPE_CHECKING:
@@ -227,11 +227,16 @@ def _fill_magic_last(whole: memoryview, fill: Fill) -> None:
     draft.close()
 
 
-def ensure(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
+def ensure(
+    url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int, refusal: str = ""
+) -> Opened:
     """Open what is there and has at least `size` bytes, or make it.
+
+    `refusal` says why another user's is refused; "" takes it.
 
     Raises:
         IncompatibleSegment: what is there has fewer bytes. It stays as it is.
+        PermissionError: it is another user's.
         OSError: ENOSPC: there is no room.
     """
     while url.name:
@@ -245,6 +250,7 @@ def ensure(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> 
                     url = Url("file", followed(url.name))  # a link to nothing: make it there
                 continue  # another process was faster
         try:
+            refuse_others(opened.fd, url, refusal)
             _check_size(opened, size)
         except BaseException:
             os.close(opened.fd)

@@ -15,7 +15,6 @@ from the door, and comes again, for a second.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 import weakref
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
+from shmkit.memory.process import this_process
 from shmkit.segment.participants import NO_WORDS, NoPlace, Participants
 from shmkit.segment.presence import Presence
 from shmkit.segment.recovery import settle_by_token
@@ -71,7 +71,7 @@ class Membership:
         self._buffer = buffer
         self._presence: Presence | None = Presence(buffer)
         self.participants = Participants(NO_WORDS, 0, self._presence, self.where)
-        self._pid = os.getpid()
+        self._process = this_process()
         self._on_last: Callable[[], None] = _nothing
         self._leaves = False  # `close` has begun, and perhaps was interrupted
         self._watch: Callable[[], None] | None = None
@@ -169,7 +169,7 @@ class Membership:
         if place is None:
             raise NoPlace(self.where, table.count, table.count_pending())
         table.sign(place)
-        table.own, self._pid = place, os.getpid()
+        table.own, self._process = place, this_process()
 
     def _settle(self) -> None:
         """Make pending places free, at each lock whose token is seen elsewhere."""
@@ -196,7 +196,7 @@ class Membership:
 
     @property
     def _is_registered(self) -> bool:
-        return self.participants.own >= 0 and self._pid == os.getpid()
+        return self.participants.own >= 0 and self._process == this_process()
 
     def move(self) -> None:
         """Leave this handle's place behind as that of a dead participant, and take another.
@@ -265,7 +265,7 @@ class Membership:
             if alive is not None:
                 said = "" if self._buffer._is_handed() else text
                 self._finalizer = Finalize(
-                    alive, _forgotten, (close, said, os.getpid()), exitpriority=_PRIORITY
+                    alive, _forgotten, (close, said, this_process()), exitpriority=_PRIORITY
                 )
 
         # multiprocessing forgets every finalizer in a forked child: each process starts its own.
@@ -291,7 +291,7 @@ class Membership:
         leaving = table.enter_door()
         try:
             if table.own >= 0:
-                self._leaves = self._pid == os.getpid()
+                self._leaves = self._process == this_process()
                 unlocks = presence.unlocks(PARTICIPANT_BYTE + table.own)
                 # Before the byte: roles in a place without a lock tell of a death.
                 table.words[self.line() + ROLES] = 0  # step: member.roles
@@ -320,9 +320,9 @@ def _nothing() -> None:
     pass
 
 
-def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
+def _forgotten(close: Callable[[], None], text: str, process: int) -> None:
     # In a forked child it is the parent's handle, not to be closed.
-    if pid == os.getpid():
+    if process == this_process():
         try:
             if text:
                 warnings.warn(text, ResourceWarning, stacklevel=2)

@@ -430,6 +430,9 @@ MANY_CONSUMERS: Final = 4
 POLICY_SHIFT: Final = 4
 POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
 
+# Flag of a control page.
+KEPT: Final = 1  # its name stays when its last user leaves
+
 PUT_NOTES: Final = QUEUE.word("put_notes")
 GET_NOTES: Final = QUEUE.word("get_notes")
 MAXSIZE: Final = QUEUE.word("maxsize")

@@ -74,7 +74,13 @@ def once(
     name: str, build: Callable[[], Any], *, timeout: float | None = ...
 ) -> SharedBuffer | SharedArray | SharedArrays: ...
 def once(
-    name: str, build: Callable[[], Any], *, timeout: float | None = None
+    name: str,
+    build: Callable[[], Any],
+    *,
+    timeout: float | None = None,
+    participants: int = _PARTICIPANTS,
+    mode: int = 0o600,
+    trust_owner: bool = False,
 ) -> SharedBuffer | SharedArray | SharedArrays:
     """Have `build` called by the first process that asks, and its result mapped by all.
 
@@ -85,6 +91,10 @@ def once(
             arrays (a dict, what `np.load` makes of an .npz file); called with the name's lock
             held, by one process at a time: it must not ask for the same name.
         timeout: seconds to wait while another process builds; None for ever.
+        participants: how many handles on it there may be at a time, of all processes.
+        mode: permissions, less the umask; a process of another user has to say `trust_owner=True`
+            as well, and needs the right to write.
+        trust_owner: take what another user made, too: one that you trust.
 
     Returns:
         A read-only `SharedBuffer`; a read-only `SharedArray` if `build` made a numpy array; a
@@ -92,6 +102,7 @@ def once(
         memory goes when the last process has done so.
 
     Raises:
+        PermissionError: the name is another user's.
         TimeoutError: another process was still building.
         ValueError: a bad name, or a timeout that is NaN.
         TypeError: `build` made none of these, an array of Python objects, or names that are no
@@ -103,7 +114,7 @@ def once(
         raise TypeError(f"'build' must be a function that makes the content, not {build!r:.80}")
     if not isinstance(name, str):
         raise TypeError(f"'name' must be a str that other processes know, not {name!r:.80}")
-    page = _Page(check_name(name))
+    page = _Page(check_name(name), participants, mode, trust_owner)
     try:
         deadline = Deadline(timeout)
         if not page.is_built:
@@ -125,10 +136,15 @@ def once(
 class _Page:
     """The control page under a name."""
 
-    def __init__(self, name: str) -> None:
-        where = f"shmkit-once-{name}"
+    def __init__(self, name: str, participants: int, mode: int, trust_owner: bool) -> None:
+        self.mode = mode
         self.segment = segment = Segment.control(
-            where, ONCE_KIND, participants=_PARTICIPANTS, first=_remove_content
+            f"shmkit-once-{name}",
+            ONCE_KIND,
+            participants=participants,
+            mode=mode,
+            first=_remove_content,
+            trust_owner=trust_owner,
         )
 
         def remove() -> None:
@@ -159,14 +175,15 @@ class _Page:
         segment.buffer.buf[ONCE_NAME] = os.urandom(ONCE_NAME.stop - ONCE_NAME.start)
         where = _content(segment)
         if is_array:
-            SharedArray.from_array(content, where, keep=True).close()
+            SharedArray.from_array(content, where, keep=True, mode=self.mode).close()
         elif is_mapping:
             length, size, fill = _plan_mapping(content)
-            SharedBuffer._create_filled(Url.parse(where), size, fill, keep=True).close()
+            url = Url.parse(where)
+            SharedBuffer._create_filled(url, size, fill, keep=True, mode=self.mode).close()
             segment.words[ONCE_LENGTH] = length
         else:
             size = view.nbytes
-            with SharedBuffer.create(where, size=max(1, size), keep=True) as buffer:
+            with SharedBuffer.create(where, size=max(1, size), keep=True, mode=self.mode) as buffer:
                 buffer[:size] = view.tobytes() if not view.c_contiguous else view
             segment.words[ONCE_LENGTH] = size
         # Last: a builder killed before this store has published nothing.

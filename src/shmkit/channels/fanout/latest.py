@@ -110,9 +110,10 @@ class Latest(OneWriter):
         cls,
         where: Where | Url = None,
         size: int = 1 << 16,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new latest, without a value.
 
@@ -120,38 +121,52 @@ class Latest(OneWriter):
             where: the memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path.
             size: bytes of the largest value; it takes four times that, rounded up to a power of
                 two.
-            keep: leave a named segment in place when its creator goes; files always stay.
             participants: how many handles may be attached at a time, of all processes.
+            keep: leave a named segment in place when its creator goes; files always stay.
+            mode: permissions of a segment or file, less the umask; a process of another user has
+                to say `trust_owner=True` as well.
 
         Raises:
             FileExistsError: there is something of that name.
             ValueError: a bad name or size.
             OSError: ENOSPC, no room for it.
         """
-        return cls._new(where, size, keep, participants)
+        return cls._new(where, size, participants=participants, keep=keep, mode=mode)
 
     @classmethod
     def ensure(
         cls,
         where: Where | Url,
         size: int = 1 << 16,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
     ) -> Self:
         """Join the latest of that name, or create it.
 
         Args:
             where: as in `create`.
             size: as in `create`; a latest that exists keeps all its own options.
-            keep: as in `create`.
             participants: as in `create`.
+            keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             ValueError, OSError: as `create`.
         """
-        return cls._new(where, size, keep, participants, ensure=True)
+        return cls._new(
+            where,
+            size,
+            ensure=True,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            trust_owner=trust_owner,
+        )
 
     @classmethod
     def _fill(cls, words: memoryview[int], size: int) -> None:
@@ -364,7 +379,7 @@ class Latest(OneWriter):
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
     def _newest(self, target: memoryview | None = None) -> tuple[int, Any] | None:
-        """The newest version and its value, or the size of that in a target; None before the first."""
+        """The newest version and its value, or its size in a target; None before the first."""
         values, words = self._map, self._words  # in this order: `close` takes the words away first
         if not READY <= words[STATE] <= CUT:
             self._check_open()

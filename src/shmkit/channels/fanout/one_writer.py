@@ -107,9 +107,7 @@ class OneWriter(Handle):
         return Side(self._segment, self._ROLE, WRITER_ROLE, PRODUCER_BYTE, self._NOUN)
 
     @classmethod
-    def _new(
-        cls, where: Where | Url, size: int, keep: bool, participants: int, *, ensure: bool = False
-    ) -> Self:
+    def _new(cls, where: Where | Url, size: int, *, ensure: bool = False, **options: Any) -> Self:
         """Check the size, and create a segment; with `ensure` join the one that is there."""
         if isinstance(where, int):
             raise TypeError(f"where={where!r} is no place: did you mean {cls._SIZE}={where}?")
@@ -122,10 +120,9 @@ class OneWriter(Handle):
         return cls._create(
             where,
             max(LEAST_DATA, cls._CELLS << (size - 1).bit_length()),
-            participants=participants,
-            keep=keep,
             ensure=ensure,
             fill=lambda words: cls._fill(words, size),
+            **options,
         )
 
     @classmethod

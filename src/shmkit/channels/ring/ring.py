@@ -186,6 +186,7 @@ class Ring(compiled.RingCore, Handle):
         when_full: str = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new ring.
 
@@ -199,6 +200,8 @@ class Ring(compiled.RingCore, Handle):
                 (the frame is not put) or "drop-oldest" (frames at the other end give way).
             participants: how many handles may be attached at a time, of all processes.
             keep: leave a named segment in place when its creator goes; files always stay.
+            mode: permissions of a segment or file, less the umask; a process of another user has
+                to say `trust_owner=True` as well.
 
         Raises:
             FileExistsError: there is something of that name.
@@ -206,7 +209,9 @@ class Ring(compiled.RingCore, Handle):
             OSError: ENOSPC, no room for it.
         """
         flags, size = stored(where, capacity, producers, consumers, when_full)
-        return cls._create(where, size, flags=flags, participants=participants, keep=keep)
+        return cls._create(
+            where, size, flags=flags, participants=participants, keep=keep, mode=mode
+        )
 
     @classmethod
     def ensure(
@@ -219,6 +224,8 @@ class Ring(compiled.RingCore, Handle):
         when_full: str = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
     ) -> Self:
         """Join the ring of that name, or create it.
 
@@ -230,14 +237,23 @@ class Ring(compiled.RingCore, Handle):
             when_full: as in `create`.
             participants: as in `create`.
             keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             ValueError, OSError: as `create`.
         """
         flags, size = stored(where, capacity, producers, consumers, when_full)
         return cls._create(
-            where, size, ensure=True, flags=flags, participants=participants, keep=keep
+            where,
+            size,
+            ensure=True,
+            flags=flags,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            trust_owner=trust_owner,
         )
 
     def shutdown(self, immediate: bool = False) -> None:

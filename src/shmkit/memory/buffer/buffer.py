@@ -14,6 +14,7 @@ from shmkit.memory.buffer.content import Content
 from shmkit.memory.checks import checked_mode, number_of
 from shmkit.memory.creation import Opened
 from shmkit.memory.mapping import checked_access, checked_range
+from shmkit.memory.ownership import refuse_others
 from shmkit.memory.searchable import Searchable, compiled_for_bytes
 from shmkit.memory.url import Url
 from shmkit.memory.views import some_bytes
@@ -173,14 +174,23 @@ class SharedBuffer(Content, Searchable):
 
     @classmethod
     def _ensure_filled(
-        cls, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int = 0o600
+        cls,
+        url: Url,
+        size: int,
+        fill: Fill | None,
+        *,
+        keep: bool,
+        mode: int = 0o600,
+        refusal: str = "",
     ) -> Self:
         """Attach to memory of at least `size` bytes, or make it as `_create_filled` does.
+
+        `refusal` says why another user's is refused; "" takes it.
 
         Where memory is made in two steps, this waits a while for the first 8 bytes of memory that
         is there. The caller checks them.
         """
-        with creation.ensure(url, size, fill, keep=keep, mode=mode) as opened:
+        with creation.ensure(url, size, fill, keep=keep, mode=mode, refusal=refusal) as opened:
             if opened.created:
                 return cls._created_from(opened)
             self = cls._attached_from(opened, "rw")
@@ -192,15 +202,25 @@ class SharedBuffer(Content, Searchable):
 
     @classmethod
     def _attach_filled(
-        cls, where: Where | Url | SharedBuffer, *, access: str = "rw", timeout: float | None = 0
+        cls,
+        where: Where | Url | SharedBuffer,
+        *,
+        access: str = "rw",
+        timeout: float | None = 0,
+        refusal: str = "",
     ) -> Self:
         """Attach to memory that begins with a magic; the caller checks it.
+
+        `refusal` says why another user's is refused; "" takes it.
 
         Where memory is made in two steps, the timeout is also for the magic to come.
         """
         pauses = creation.Pauses(timeout)
         while True:
-            self = cls.attach(where, access=access, timeout=pauses.remaining())
+            if refusal:
+                self = cls._attach_own(where, access, pauses.remaining(), refusal)
+            else:
+                self = cls.attach(where, access=access, timeout=pauses.remaining())
             try:
                 if not creation.may_be_unfinished(self._url, self._bytes()) or not pauses.take():
                     return self
@@ -208,6 +228,21 @@ class SharedBuffer(Content, Searchable):
                 self.close()
                 raise
             self.close()  # and attach again: a file may have got its size, too
+
+    @classmethod
+    def _attach_own(
+        cls, where: Where | Url | SharedBuffer, access: str, timeout: float, refusal: str
+    ) -> Self:
+        """As `attach`; another user's memory is refused before a byte of it is looked at."""
+        mode = checked_access(access)
+        if isinstance(where, SharedBuffer):
+            with Opened(where.url, where.descriptor(mode)) as opened:
+                refuse_others(opened.fd, opened.url, refusal)
+            return cls.attach(where, access=access)
+        url = Url.parse(where)
+        with creation.open_existing(url, writable=mode == "rw", timeout=timeout) as opened:
+            refuse_others(opened.fd, opened.url, refusal)
+            return cls._attached_from(opened, mode)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from shmkit.memory.buffer.pickling import reduced

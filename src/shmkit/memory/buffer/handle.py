@@ -18,6 +18,7 @@ from shmkit.memory.checks import named_plainly
 from shmkit.memory.identity import Exact, close_if, identity_of
 from shmkit.memory.mapping import Access, Region, attach_region, checked_access
 from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.process import this_process
 from shmkit.memory.told import told
 from shmkit.memory.url import Url
 
@@ -97,7 +98,7 @@ class Handle(Exporter):
         self._exports = Exports()
         self._buf = None
         self._unlinked = False
-        self._pid = os.getpid()
+        self._pid = this_process()
         keeps_fd = opened.url.scheme == "anon" and opened.fd >= 0
         self._descriptors = [opened.keep_fd()] if keeps_fd else []
         self._stand_on(region)  # last: from now on __del__ counts
@@ -240,8 +241,14 @@ class Handle(Exporter):
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             fd = os.open(f"/proc/self/fd/{kept}", flags)
-        except OSError:
+        except OSError as error:
             self._open_region()
+            if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
+                raise OSError(
+                    errno.ENOTSUP,
+                    "anonymous memory needs /proc, which this system does not show here, for a "
+                    "second descriptor: mount it, or use 'shm:NAME' or 'file:PATH'",
+                ) from error
             raise
         if identity_of(os.fstat(fd)) == self._identity[:2]:
             return fd
@@ -324,11 +331,11 @@ class Handle(Exporter):
 
     def _is_handed(self) -> bool:
         """Whether it came by fork or pickle: this process may drop it open without a warning."""
-        return self._pid != os.getpid()
+        return self._pid != this_process()
 
-    def _warn_if_open(self, warn: Any = warnings.warn, getpid: Any = os.getpid) -> None:
+    def _warn_if_open(self, warn: Any = warnings.warn, process: Any = this_process) -> None:
         # The defaults are bound here because a finalizer at exit finds the globals gone.
-        if self._region is not None and self._pid == getpid():
+        if self._region is not None and self._pid == process():
             self._pid = 0  # once
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 
