@@ -321,16 +321,25 @@ def in_place_with_timeout(ring: Ring, size: int, timeout: float) -> None:
 
 
 @case()
-def a_timeout_is_not_negative(pair: Pair) -> None:
-    for timeout in (-1, -0.001, float("nan")):
-        with pytest.raises(ValueError, match="timeout"):
-            pair.consumer.get(timeout=timeout)
-        with pytest.raises(ValueError, match="timeout"):
-            pair.consumer.get_many(timeout=timeout)
-        with pytest.raises(ValueError, match="timeout"):
-            pair.producer.put_many([b"x"], timeout=timeout)
-    fill_up(pair)
+def a_timeout_is_a_number(pair: Pair) -> None:
+    timeout = float("nan")
     with pytest.raises(ValueError, match="timeout"):
+        pair.consumer.get(timeout=timeout)
+    with pytest.raises(ValueError, match="timeout"):
+        pair.consumer.get_many(timeout=timeout)
+    with pytest.raises(ValueError, match="timeout"):
+        pair.producer.put_many([b"x"], timeout=timeout)
+
+
+@case()
+def a_negative_timeout_is_none(pair: Pair) -> None:
+    for timeout in (-1, -0.001):
+        with pytest.raises(Empty):
+            pair.consumer.get(timeout=timeout)
+        with pytest.raises(Empty):
+            pair.consumer.get_many(timeout=timeout)
+    fill_up(pair)
+    with pytest.raises(Full):
         pair.producer.put(b"x" * 100, timeout=-1)
 
 

@@ -93,7 +93,7 @@ class Lock(compiled.LockCore):
 
         Args:
             block: wait at all.
-            timeout: seconds to wait at most; None for ever.
+            timeout: seconds to wait at most: None for ever, 0 or less not at all.
 
         Returns:
             `Acquired.YES`; `AFTER_DEATH` if the holder before died holding it; `NO` if the time was
@@ -103,9 +103,9 @@ class Lock(compiled.LockCore):
             ClosedError: this handle was closed.
             CorruptSegment: its memory was overwritten.
             RuntimeError: called inside another call of this thread on this handle.
-            ValueError: a timeout that is negative or not a number.
+            TypeError, ValueError: a timeout that is no number, or NaN.
         """
-        guard = self._guard
+        guard, deadline = self._guard, Deadline(timeout)
         if guard.is_mine():
             raise self._nested()
         # Identifies this call: after an exception it gives back only what it acquired itself.
@@ -118,7 +118,7 @@ class Lock(compiled.LockCore):
                     self._call = call
                     how = self._mutex.acquire(block, timeout)
                 else:
-                    how = self._acquire_after_others(Deadline(timeout if block else 0), call)
+                    how = self._acquire_after_others(deadline if block else Deadline(0), call)
             finally:
                 self._leave()
         except BaseException:

@@ -44,8 +44,10 @@ def test_attach_to_nothing_names_it(named: str) -> None:
     for timeout in (0, 0.05):
         with pytest.raises(FileNotFoundError, match=named.partition(":")[2].rpartition("/")[2]):
             Ring.attach(named, timeout=timeout)
-    with pytest.raises(ValueError, match="timeout"):
+    with pytest.raises(FileNotFoundError):
         Ring.attach(named, timeout=-1)
+    with pytest.raises(ValueError, match="timeout"):
+        Ring.attach(named, timeout=float("nan"))
 
 
 def test_attach_waits_for_the_creator(named: str) -> None:
