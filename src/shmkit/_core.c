@@ -422,10 +422,28 @@ typedef struct {
     char inside;        /* a thread is in a call, with the guard */
 } LockCore;
 
+/* Whether these arguments may be: a block and a timeout. Python says what is wrong with others. */
+static int may_be(ARGUMENTS)
+{
+    Py_ssize_t more = names == NULL ? 0 : PyTuple_Size(names);
+    for (Py_ssize_t i = 0; i < more; i++) {
+        PyObject *name = PyTuple_GetItem(names, i);
+        if (PyUnicode_CompareWithASCIIString(name, "timeout") && (count > 0 ||
+            PyUnicode_CompareWithASCIIString(name, "block"))) return 0;
+    }
+    for (Py_ssize_t i = 0; i < count + more; i++) {
+        int is_number = PyLong_Check(args[i]) ||
+            (PyFloat_Check(args[i]) && PyFloat_AsDouble(args[i]) == PyFloat_AsDouble(args[i]));
+        if (!is_number && args[i] != Py_None) return 0;
+    }
+    return count + more <= 2;
+}
+
 static PyObject *lock_acquire(LockCore *self, ARGUMENTS)
 {
     MutexCore *mutex = self->head.known[0];
-    int yields = count == 0 && names == NULL ? YIELDS : 0;
+    int plain = count == 0 && names == NULL, yields = plain ? YIELDS : 0;
+    if (!plain && !may_be(args, count, names)) mutex = NULL;
     if (!self->inside && mutex != NULL && mutex_try(mutex, yields) > 0) {
         PyObject *call = self->head.kept[0];
         self->head.kept[0] = value_or_none(NULL); /* no call in Python has it */

@@ -278,8 +278,9 @@ class Membership:
         if presence is None:
             return
         try:
-            # Lost: to its peers it has died.
-            if (self._is_registered or self._leaves) and not presence.is_lost:
+            # Lost: to its peers it has died. Closed: an interrupted `close` got as far as that.
+            is_there = not presence.is_lost and not presence.is_closed
+            if (self._is_registered or self._leaves) and is_there:
                 self._leave(presence)
         except OSError:
             self._forget(presence)  # a process is stopped at the door, or the name is not ours

@@ -231,6 +231,11 @@ class Presence:
         return fd
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or could not follow a fork."""
+        return self._fd < 0
+
+    @property
     def is_lost(self) -> bool:
         """Whether the program closed the descriptor behind this object's back."""
         return self._fd >= 0 and not self._is_ours(self._fd)

@@ -95,7 +95,7 @@ class Event(OnPage):
         """Wait until it is set.
 
         Args:
-            timeout: seconds to wait at most; None for ever.
+            timeout: seconds to wait at most: None for ever, 0 or less not at all.
 
         Returns:
             False when the time was up first.
@@ -103,7 +103,7 @@ class Event(OnPage):
         Raises:
             ClosedError: this handle was closed, now or before.
             CorruptSegment: its memory was overwritten.
-            ValueError: a negative timeout.
+            TypeError, ValueError: a timeout that is no number, or NaN.
         """
         deadline, words = Deadline(timeout), self._words
         self._check_open()

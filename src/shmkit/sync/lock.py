@@ -96,7 +96,7 @@ class Lock(compiled.LockCore, OnPage):
 
         Args:
             block: wait at all.
-            timeout: seconds to wait at most; None for ever.
+            timeout: seconds to wait at most: None for ever, 0 or less not at all.
 
         Returns:
             `Acquired.YES`; `AFTER_DEATH` if the holder before died holding it; `NO` if the time was
@@ -106,9 +106,9 @@ class Lock(compiled.LockCore, OnPage):
             ClosedError: this handle was closed.
             CorruptSegment: its memory was overwritten.
             RuntimeError: called inside another call of this thread on this handle.
-            ValueError: a timeout that is negative or not a number.
+            TypeError, ValueError: a timeout that is no number, or NaN.
         """
-        guard = self._guard
+        guard, deadline = self._guard, Deadline(timeout)
         if guard.is_mine():
             raise self._nested()
         # Identifies this call: after an exception it gives back only what it acquired itself.
@@ -121,7 +121,7 @@ class Lock(compiled.LockCore, OnPage):
                     self._call = call
                     how = self._mutex.acquire(block, timeout)
                 else:
-                    how = self._acquire_after_others(Deadline(timeout if block else 0), call)
+                    how = self._acquire_after_others(deadline if block else Deadline(0), call)
             finally:
                 self._leave()
         except BaseException:
