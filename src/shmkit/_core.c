@@ -102,10 +102,11 @@ typedef struct {
 
 static void get_bytes(PyObject *of, Py_buffer *view)
 {
-    if (of == NULL || of == Py_None || PyObject_GetBuffer(of, view, PyBUF_WRITABLE) < 0) {
-        PyErr_Clear();
-        memset(view, 0, sizeof(*view));
+    if (of != NULL && of != Py_None) {
+        if (PyObject_GetBuffer(of, view, PyBUF_WRITABLE) == 0) return;
+        PyErr_Clear(); /* of this, and not one that an object is dropped by */
     }
+    memset(view, 0, sizeof(*view));
 }
 
 static void let_go(Py_buffer *view)

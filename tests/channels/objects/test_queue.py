@@ -468,6 +468,7 @@ assert done and failed, (done, failed)
 
 @pytest.mark.parametrize("pure", ["1", ""])
 def test_a_recursion_error_at_any_depth_keeps_no_lock(pure: str) -> None:
+    """Nor is it the frame's fault, which is no longer there then."""
     run_python(DEEP, env={"SHMKIT_PURE": pure}, timeout=60)
 
 

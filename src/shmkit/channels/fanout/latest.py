@@ -30,9 +30,17 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
-from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES, checked_state, deadline_of
+from shmkit.channels.fanout.one_writer import (
+    LARGE,
+    MAY_WRITE,
+    READERS,
+    OneWriter,
+    check_fits,
+    copied_into,
+    reentered,
+)
+from shmkit.channels.frame import as_bytes, writable
+from shmkit.channels.handle import LIMIT, STATES, checked_state, deadline_of, whole_number
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -247,7 +255,28 @@ class Latest(OneWriter):
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
-        newest = self._newest()
+        value: bytes = self._give(self._newest())
+        return value
+
+    def get_into(self, buffer: Any) -> int:
+        """Copy the newest value into memory of the caller's.
+
+        Args:
+            buffer: writable and contiguous; it may be larger than the value.
+
+        Returns:
+            Bytes written, from the buffer's start on.
+
+        Raises:
+            ValueError: the value is larger than the buffer.
+            TypeError: the buffer is read-only or not contiguous.
+            Empty, PeerDied, CorruptSegment, ClosedError: as `get`.
+        """
+        size: int = self._give(self._newest(writable(buffer)))
+        return size
+
+    def _give(self, newest: tuple[int, Any] | None) -> Any:
+        """The newest value, for one who polls."""
         version = 0 if newest is None else newest[0]
         # Polled: the common case is one look at the clock.
         if version == self._given and (
@@ -311,9 +340,10 @@ class Latest(OneWriter):
             PeerDied: there is nothing newer and the writer was killed; told once per death.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
+            TypeError: `newer_than` is no version, or `timeout` no number.
         """
         deadline = deadline_of(timeout)
-        known = 0 if newer_than is None else max(newer_than, 0)
+        known = 0 if newer_than is None else max(whole_number("newer_than", newer_than, "sets"), 0)
         while True:
             words = self._open_words()
             # Read before the version: a value that was set before the shutdown is not missed.
@@ -333,8 +363,8 @@ class Latest(OneWriter):
                     self._watch.arm(self._given)
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
-    def _newest(self) -> tuple[int, bytes] | None:
-        """The newest value with its version, or None before the first."""
+    def _newest(self, target: memoryview | None = None) -> tuple[int, Any] | None:
+        """The newest version and its value, or the size of that in a target; None before the first."""
         values, words = self._map, self._words  # in this order: `close` takes the words away first
         if not READY <= words[STATE] <= CUT:
             self._check_open()
@@ -352,12 +382,18 @@ class Latest(OneWriter):
             # A damaged length must not lead out of the cell.
             if size <= self._cell:
                 at = self._base + cell * self._cell
-                data: bytes = values[at : at + size]  # step: read.copy
+                data = (
+                    values[at : at + size]  # step: read.copy
+                    if target is None
+                    else copied_into(target, values, at, size)
+                )
             if not STRONG_ORDER or size > LARGE:
                 fence()
             passed = words[LATEST_VERSION] - version
             # Fewer than three newer versions: the writer has not come back to this cell.
             if 0 <= passed < 3 and size <= self._cell:
+                if target is not None:
+                    check_fits(target, size, "value")
                 return version, data
             if passed < 3:
                 raise self._corrupt(

@@ -164,10 +164,10 @@ class ObjectReader(Reader):
     def _is_to_blame(self, error: Exception, kind: int, at: int) -> bool:
         """Whether an error is the frame's own, and would come at each try, in every process.
 
-        Other errors pass: no memory or descriptor is free now, a signal handler raised, or it is
-        this process that may not open a file or does not find it.
+        Other errors pass: no memory, stack or descriptor is free now, a signal handler raised, or
+        it is this process that may not open a file or does not find it.
         """
-        if isinstance(error, (MemoryError, OSError)):
+        if isinstance(error, (MemoryError, RecursionError, OSError)):
             return False
         try:
             # Once more: an error that comes again is the frame's.

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle, checked_state, deadline_of, until_shut_down
+from shmkit.channels.handle import (
+    STATES,
+    Handle,
+    checked_shutdown,
+    checked_state,
+    deadline_of,
+    until_shut_down,
+)
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, stored
@@ -26,7 +33,8 @@ from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
 from shmkit.channels.watch import Watch
 from shmkit.compiled import twin
-from shmkit.core import IMPOSSIBLE
+from shmkit.core import IMPOSSIBLE, PATIENCE
+from shmkit.deadline import Deadline
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import PARTICIPANTS, Segment
 from shmkit.segment.words import (
@@ -244,6 +252,7 @@ class Ring(compiled.RingCore, Handle):
             CorruptSegment: the ring was found broken before.
             ClosedError: this handle was closed.
         """
+        checked_shutdown(immediate)
         words = self._open_words()
         # A forked child opens the semaphores here: the bells must reach other processes.
         self._segment.membership.register()
@@ -470,6 +479,32 @@ class Ring(compiled.RingCore, Handle):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         return in_place.peek_many(self._reader, max_frames, timeout)
+
+    def skip_damaged(self) -> int:
+        """Go on behind damage in a ring on a file: release it, up to the next whole frame.
+
+        A get raises CorruptSegment where the oldest frame is damaged; the frames behind it are
+        there still. Each call skips one such place.
+
+        Returns:
+            How many bytes were lost, headers included; 0 if the oldest frame is whole, or there is
+            none.
+
+        Raises:
+            ValueError: the ring is not on a file: its frames have no checksums.
+            CorruptSegment: a position is impossible: what is a frame can not be told.
+            ShutDown: the ring was shut down at once: everything in it is lost.
+            RoleTaken, ClosedError, RuntimeError: as `get`.
+        """
+        reader = self._reader
+        if not reader.checked:
+            raise ValueError(
+                f"{self._title} is not on a file: its frames have no checksums, so that damage can "
+                "not be told from frames; unlink it and create it anew"
+            )
+        lost = lending.attempt(reader, reader.skip_damaged, Deadline(PATIENCE))
+        reader.give_room()
+        return lost
 
     def fileno(self) -> int:
         """A descriptor for `select`, `poll` and event loops: readable when a get would not wait.

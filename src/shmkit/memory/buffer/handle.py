@@ -7,12 +7,14 @@ import mmap
 import os
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex
 
 from shmkit.compiled import Exporter
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import creation
+from shmkit.memory.allocation import reserve_holes
 from shmkit.memory.buffer.exports import Exports
+from shmkit.memory.checks import named_plainly
 from shmkit.memory.identity import Exact, close_if, identity_of
 from shmkit.memory.mapping import Access, Region, attach_region, checked_access
 from shmkit.memory.ownership import Ownership, remove
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 
+@named_plainly
 class Handle(Exporter):
     """One process's hold on a range of shared memory.
 
@@ -70,10 +73,11 @@ class Handle(Exporter):
     _descriptors: list[int]  # of anonymous memory: the memfd; a list, for its atomic pop
     _pid: int  # the process that has to close this handle; 0: none has to
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Never, **__: Never) -> None:
+        name = type(self).__name__
         raise TypeError(
-            f"{type(self).__name__} has no constructor: use {type(self).__name__}.create(), "
-            ".attach() or .ensure()"
+            f"{name} has no constructor: use {name}.create() for memory that is not there yet, "
+            f"{name}.attach() for what is there, {name}.ensure() for either"
         )
 
     @classmethod
@@ -120,6 +124,13 @@ class Handle(Exporter):
         region, first, complete = attach_region(
             opened.fd, access, offset, length, str(opened.url), timeout
         )
+        if access == "rw" and opened.url.scheme == "file":
+            # A sparse copy of a file has holes: on a full disk, a write into one would be a SIGBUS.
+            try:
+                reserve_holes(opened.fd, first, len(region.whole), opened.url)
+            except BaseException:
+                region.close()
+                raise
         return cls._make(opened, access, region, first, complete=complete)
 
     def _stand_on(self, region: Region) -> None:
