@@ -470,6 +470,18 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         self._writable()
         self.array[key] = value
 
+    if not TYPE_CHECKING:  # a type checker knows those of `.array`
+
+        def __getattr__(self, name: str) -> Any:
+            """The methods and attributes of the array: `shared.mean()`."""
+            import numpy as np
+
+            if name.startswith("_") or not hasattr(np.ndarray, name):
+                raise AttributeError(
+                    f"{type(self).__name__!r} object has no attribute {name!r}, nor has an array"
+                )
+            return getattr(self.array, name)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self)._on, (self._open_buffer(), self._span)
 
