@@ -58,6 +58,7 @@ __all__ = ["CONTROL_PARTICIPANTS", "PARTICIPANTS", "Segment"]
 _NO_MAP: Final[Any] = None
 PARTICIPANTS: Final = (2 * PAGE - PARTICIPANTS_AT * 8) // LINE  # what fits into two pages
 CONTROL_PARTICIPANTS: Final = 120
+_SCHEMES: Final = ("anon:", "shm:", "file:")
 _WITH_PICKLES: Final = {
     kind.number
     for kind in (OBJECT_RING_KIND, QUEUE_KIND, JOINABLE_QUEUE_KIND, CALLS_KIND, RESULTS_KIND)
@@ -237,12 +238,23 @@ class Segment:
             IncompatibleSegment: the name belongs to something else.
             CorruptSegment: its header was overwritten.
             FileNotFoundError: a page that came by pickle was removed meanwhile.
+            TypeError: a name that is no str.
             PermissionError: it is another user's.
             ValueError: a bad name.
             OSError: no room, or too many participants.
         """
+        if not isinstance(memory, str | Url | SharedBuffer | None):
+            raise TypeError(
+                f"the name of a {kind.noun} is a str, or None for one without a name, "
+                f"not {memory!r}, which is of type {type(memory).__name__!r}"
+            )
         if memory == "":
             raise ValueError("the name is empty: give one that others know, or None")
+        if isinstance(memory, str) and memory.startswith(_SCHEMES):
+            raise ValueError(
+                f"{memory!r} is a url, where a name is asked for: use ensure({memory!r}), create() "
+                f"or attach(), or the name alone, {memory.partition(':')[2]!r}"
+            )
         if isinstance(memory, SharedBuffer):
             return cls.join(memory, kind, first)
         if memory is None:
