@@ -28,7 +28,10 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 def make(name: str) -> BaseException:
     cls = getattr(errors, name)
-    return cls(**FIELDS[name]) if name == "WorkerDied" else cls("cause: remedy", **FIELDS[name])
+    error: BaseException = (
+        cls(**FIELDS[name]) if name == "WorkerDied" else cls("cause: remedy", **FIELDS[name])
+    )
+    return error
 
 
 def test_these_are_all() -> None:
