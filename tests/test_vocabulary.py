@@ -242,3 +242,70 @@ def test_another_kind_is_told_in_words(kind: Kind, unique_name: str) -> None:
             assert f"use {kind.cls.__name__}.attach" in text, (name, text)
             assert not re.search(r"kind|[^-\w]\d", text), text
         made.unlink()
+
+
+# ------------------------------------------------------------------ names
+
+# What is given for `where` to attach, and what is said then.
+NO_NAMES: list[tuple[Any, type[Exception], str]] = [
+    ("", ValueError, "the name of a segment is empty"),
+    (None, ValueError, "anonymous memory cannot be attached to by name.*fork.*pickle"),
+    ("anon:", ValueError, "anonymous memory cannot be attached to by name"),
+    ("anon:x", ValueError, "use 'shm:x'"),
+    ("shm:", ValueError, "name the segment"),
+    ("a:b", ValueError, "unknown scheme 'a:' in 'a:b'"),
+    ("a/b", ValueError, "no '/'; for a file use 'file:PATH'"),
+    ("shm:a/b", ValueError, "no '/'"),
+    (".", ValueError, "directories"),
+    ("a\0b", ValueError, "NUL"),
+    ("x" * 300, ValueError, "300 bytes long.*at most 250"),
+    ("file:", ValueError, "the path is empty"),
+    (5, TypeError, "not int: .*'shm:NAME', 'file:PATH'"),
+    (b"name", TypeError, "not bytes"),
+    (Path("missing/x"), FileNotFoundError, "missing/x"),
+    (Path(), IsADirectoryError, "directory"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "text"), NO_NAMES)
+def test_what_is_no_name_is_told(kind: Kind, given: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        kind.cls.attach(given)
+
+
+def test_a_file_of_the_name_is_told(
+    kind: Kind, unique_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        kind.cls.attach(unique_name)
+    assert unique_name in str(caught.value)
+    assert "file:" not in str(caught.value)
+    Path(unique_name).touch()
+    with pytest.raises(FileNotFoundError, match=f"but a file: use 'file:{unique_name}'"):
+        kind.cls.attach(unique_name)
+
+
+def test_a_name_may_have_any_letters(kind: Kind, unique_name: str) -> None:
+    name = f"{unique_name}-jürgen 名前"
+    with closing(kind.make(name)) as made, closing(kind.cls.attach(name)) as other:
+        assert made.name == other.name == name
+        made.unlink()
+
+
+@pytest.mark.parametrize("cls", [Lock, Event])
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ("", ValueError, "the name is empty"),
+        ("a/b", ValueError, "no '/'"),
+        ("shm:x", ValueError, r"is a url.*ensure\('shm:x'\).*'x'"),
+        ("file:/x", ValueError, r"is a url.*ensure\('file:/x'\)"),
+        (5, TypeError, "is a str, or None for one without a name, not 5"),
+        (b"x", TypeError, "is a str"),
+        (Path("x"), TypeError, "is a str"),
+    ],
+)
+def test_what_is_no_name_for_a_constructor(cls: Any, given: Any, error: Any, text: str) -> None:
+    with pytest.raises(error, match=text):
+        cls(given)

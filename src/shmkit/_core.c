@@ -208,7 +208,7 @@ static void dealloc(Head *self)
 
 #define NUMBER(type, name, code) {#name, code, offsetof(type, name), 0, NULL}
 #define HIDDEN(type, name, code) {"_" #name, code, offsetof(type, name), 0, NULL}
-#define KEPT(name, index) \
+#define REF(name, index) \
     {name, T_OBJECT_EX, offsetof(Head, kept) + (index) * sizeof(PyObject *), 0, NULL}
 #define MEMORY(name) {name, (getter)get_memory, (setter)set_memory, NULL, NULL}
 #define MARK(name) {name, (getter)get_memory, (setter)set_memory, NULL, ""}
@@ -408,7 +408,7 @@ static PyMethodDef mutex_methods[] = {
     {"release", (PyCFunction)mutex_release, METH_NOARGS, DOC_MutexCore_release},
     {0},
 };
-static PyMemberDef mutex_members[] = {KEPT("_yes", 0), {0}};
+static PyMemberDef mutex_members[] = {REF("_yes", 0), {0}};
 static Use semaphore_use = {0, semaphore_methods};
 static PyGetSetDef mutex_properties[] = {
     MEMORY("_place"), USED("_semaphore", semaphore_use), {0}};
@@ -471,7 +471,7 @@ static PyMethodDef lock_methods[] = {
     {0},
 };
 static PyMemberDef lock_members[] = {
-    HIDDEN(LockCore, waiting, T_PYSSIZET), HIDDEN(LockCore, inside, T_BOOL), KEPT("_call", 0), {0}};
+    HIDDEN(LockCore, waiting, T_PYSSIZET), HIDDEN(LockCore, inside, T_BOOL), REF("_call", 0), {0}};
 static Use mutex_use = {0, mutex_methods};
 static PyGetSetDef lock_properties[] = {USED("_mutex", mutex_use), {0}};
 TYPE(LockCore, sizeof(LockCore), lock_methods, lock_members, lock_properties);
@@ -607,7 +607,7 @@ static PyMemberDef bell_members[] = {
     HIDDEN(BellCore, flag, T_ULONGLONG), HIDDEN(BellCore, state, T_ULONGLONG),
     HIDDEN(BellCore, glances, T_ULONGLONG), NUMBER(BellCore, sleeps, T_ULONGLONG),
     HIDDEN(BellCore, spins, T_INT), HIDDEN(BellCore, shared, T_BOOL),
-    HIDDEN(BellCore, counts, T_BOOL), KEPT("_semaphores", 0), KEPT("_names", 1), {0}};
+    HIDDEN(BellCore, counts, T_BOOL), REF("_semaphores", 0), REF("_names", 1), {0}};
 static PyGetSetDef bell_properties[] = {MEMORY("_words"), {0}};
 TYPE(BellCore, sizeof(BellCore), bell_methods, bell_members, bell_properties);
 

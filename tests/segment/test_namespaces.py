@@ -148,12 +148,13 @@ def test_it_works_in(
 def test_a_process_has_another_number_than_its_ancestors() -> None:
     here = this_process()
 
-    def deeper() -> tuple[int, int]:
-        child = this_process()
-        grandchild: Any = in_child(this_process)
-        return child, grandchild
+    def deeper() -> tuple[int, object]:
+        return this_process(), in_child(this_process)
 
-    child, grandchild = in_child(deeper)  # type: ignore[misc]
+    both: Any = in_child(deeper)
+    child: int
+    grandchild: int
+    child, grandchild = both
     assert len({here, child, grandchild}) == 3
     assert len({here >> 32, child >> 32, grandchild >> 32}) == 3  # whatever their pids
     assert this_process() == here
@@ -221,8 +222,8 @@ def test_kills_among_containers_lose_nothing(tmp_path: Path) -> None:
             process.wait(20)
     came = [line.split() for path in frames for line in path.read_bytes().splitlines()]
     lost = 0
-    for who in b"a", b"b":
-        numbers = sorted(int(n) for name, n in came if name == who)
+    for putter in b"a", b"b":
+        numbers = sorted(int(n) for who_put, n in came if who_put == putter)
         assert len(set(numbers)) == len(numbers)
         lost += 400 - len(numbers)
     assert lost <= 1  # what the killed getter had taken, and not yet written down

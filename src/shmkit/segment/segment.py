@@ -58,6 +58,7 @@ __all__ = ["CONTROL_PARTICIPANTS", "PARTICIPANTS", "Segment"]
 _NO_MAP: Final[Any] = None
 PARTICIPANTS: Final = (2 * PAGE - PARTICIPANTS_AT * 8) // LINE  # what fits into two pages
 CONTROL_PARTICIPANTS: Final = 120
+_SCHEMES: Final = ("anon:", "shm:", "file:")
 _WITH_PICKLES: Final = {
     kind.number
     for kind in (OBJECT_RING_KIND, QUEUE_KIND, JOINABLE_QUEUE_KIND, CALLS_KIND, RESULTS_KIND)
@@ -254,6 +255,11 @@ class Segment:
             )
         if memory == "":
             raise ValueError("the name is empty: give one that others know, or None")
+        if isinstance(memory, str) and memory.startswith(_SCHEMES):
+            raise ValueError(
+                f"{memory!r} is a url, where a name is asked for: use ensure({memory!r}), create() "
+                f"or attach(), or the name alone, {memory.partition(':')[2]!r}"
+            )
         if isinstance(memory, SharedBuffer):
             return cls.join(memory, kind, first)
         if memory is None:

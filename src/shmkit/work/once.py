@@ -57,10 +57,19 @@ def once(
     build: Callable[[], np.ndarray[Any, np.dtype[Item]]],
     *,
     timeout: float | None = ...,
+    participants: int = ...,
+    mode: int = ...,
+    trust_owner: bool = ...,
 ) -> SharedArray[Item]: ...
 @overload
 def once(
-    name: str, build: Callable[[], Mapping[str, Any]], *, timeout: float | None = ...
+    name: str,
+    build: Callable[[], Mapping[str, Any]],
+    *,
+    timeout: float | None = ...,
+    participants: int = ...,
+    mode: int = ...,
+    trust_owner: bool = ...,
 ) -> SharedArrays: ...
 @overload
 def once(
@@ -68,10 +77,19 @@ def once(
     build: Callable[[], bytes | bytearray | memoryview],
     *,
     timeout: float | None = ...,
+    participants: int = ...,
+    mode: int = ...,
+    trust_owner: bool = ...,
 ) -> SharedBuffer: ...
 @overload
 def once(
-    name: str, build: Callable[[], Any], *, timeout: float | None = ...
+    name: str,
+    build: Callable[[], Any],
+    *,
+    timeout: float | None = ...,
+    participants: int = ...,
+    mode: int = ...,
+    trust_owner: bool = ...,
 ) -> SharedBuffer | SharedArray | SharedArrays: ...
 def once(
     name: str,
