@@ -364,7 +364,7 @@ class Latest(OneWriter):
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
     def _newest(self, target: memoryview | None = None) -> tuple[int, Any] | None:
-        """The newest version and its value, or the size of that in a target; None before the first."""
+        """The newest version and its value, or its size in a target; None before the first."""
         values, words = self._map, self._words  # in this order: `close` takes the words away first
         if not READY <= words[STATE] <= CUT:
             self._check_open()
