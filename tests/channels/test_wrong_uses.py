@@ -122,6 +122,7 @@ def test_the_wrong_class_is_named(kind: str, make_where: Any) -> None:
 def test_get_into_a_buffer(kind: str) -> None:
     """Its size, or ValueError where it does not fit: then it stays."""
     made: Any
+    reader: Any
     if kind == "ring":
         made = reader = Ring.create(capacity=4096)
         put = made.put

@@ -138,8 +138,9 @@ class Subscription:
             RuntimeError: called from inside a get of the same thread, by a signal handler or a
                 finalizer.
         """
-        frame = self._take()
-        return self._await_frame(timeout) if frame is None else frame
+        taken = self._take()
+        frame: bytes = self._await_frame(timeout) if taken is None else taken
+        return frame
 
     def get_into(self, buffer: Any, timeout: float | None = None) -> int:
         """Copy the next frame into memory of the caller's, waiting while there is none.
@@ -157,8 +158,9 @@ class Subscription:
             Empty, ShutDown, PeerDied, CorruptSegment, ClosedError, RuntimeError: as `get`.
         """
         target = writable(buffer)
-        size = self._take(target)
-        return self._await_frame(timeout, target) if size is None else size
+        taken = self._take(target)
+        size: int = self._await_frame(timeout, target) if taken is None else taken
+        return size
 
     def get_nowait(self) -> bytes:
         """`get`, or Empty at once."""
