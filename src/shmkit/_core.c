@@ -102,10 +102,11 @@ typedef struct {
 
 static void get_bytes(PyObject *of, Py_buffer *view)
 {
-    if (of == NULL || of == Py_None || PyObject_GetBuffer(of, view, PyBUF_WRITABLE) < 0) {
-        PyErr_Clear();
-        memset(view, 0, sizeof(*view));
+    if (of != NULL && of != Py_None) {
+        if (PyObject_GetBuffer(of, view, PyBUF_WRITABLE) == 0) return;
+        PyErr_Clear(); /* of this, and not one that an object is dropped by */
     }
+    memset(view, 0, sizeof(*view));
 }
 
 static void let_go(Py_buffer *view)
@@ -207,7 +208,7 @@ static void dealloc(Head *self)
 
 #define NUMBER(type, name, code) {#name, code, offsetof(type, name), 0, NULL}
 #define HIDDEN(type, name, code) {"_" #name, code, offsetof(type, name), 0, NULL}
-#define KEPT(name, index) \
+#define REF(name, index) \
     {name, T_OBJECT_EX, offsetof(Head, kept) + (index) * sizeof(PyObject *), 0, NULL}
 #define MEMORY(name) {name, (getter)get_memory, (setter)set_memory, NULL, NULL}
 #define MARK(name) {name, (getter)get_memory, (setter)set_memory, NULL, ""}
@@ -407,7 +408,7 @@ static PyMethodDef mutex_methods[] = {
     {"release", (PyCFunction)mutex_release, METH_NOARGS, DOC_MutexCore_release},
     {0},
 };
-static PyMemberDef mutex_members[] = {KEPT("_yes", 0), {0}};
+static PyMemberDef mutex_members[] = {REF("_yes", 0), {0}};
 static Use semaphore_use = {0, semaphore_methods};
 static PyGetSetDef mutex_properties[] = {
     MEMORY("_place"), USED("_semaphore", semaphore_use), {0}};
@@ -421,10 +422,28 @@ typedef struct {
     char inside;        /* a thread is in a call, with the guard */
 } LockCore;
 
+/* Whether these arguments may be: a block and a timeout. Python says what is wrong with others. */
+static int may_be(ARGUMENTS)
+{
+    Py_ssize_t more = names == NULL ? 0 : PyTuple_Size(names);
+    for (Py_ssize_t i = 0; i < more; i++) {
+        PyObject *name = PyTuple_GetItem(names, i);
+        if (PyUnicode_CompareWithASCIIString(name, "timeout") && (count > 0 ||
+            PyUnicode_CompareWithASCIIString(name, "block"))) return 0;
+    }
+    for (Py_ssize_t i = 0; i < count + more; i++) {
+        int is_number = PyLong_Check(args[i]) ||
+            (PyFloat_Check(args[i]) && PyFloat_AsDouble(args[i]) == PyFloat_AsDouble(args[i]));
+        if (!is_number && args[i] != Py_None) return 0;
+    }
+    return count + more <= 2;
+}
+
 static PyObject *lock_acquire(LockCore *self, ARGUMENTS)
 {
     MutexCore *mutex = self->head.known[0];
-    int yields = count == 0 && names == NULL ? YIELDS : 0;
+    int plain = count == 0 && names == NULL, yields = plain ? YIELDS : 0;
+    if (!plain && !may_be(args, count, names)) mutex = NULL;
     if (!self->inside && mutex != NULL && mutex_try(mutex, yields) > 0) {
         PyObject *call = self->head.kept[0];
         self->head.kept[0] = value_or_none(NULL); /* no call in Python has it */
@@ -452,7 +471,7 @@ static PyMethodDef lock_methods[] = {
     {0},
 };
 static PyMemberDef lock_members[] = {
-    HIDDEN(LockCore, waiting, T_PYSSIZET), HIDDEN(LockCore, inside, T_BOOL), KEPT("_call", 0), {0}};
+    HIDDEN(LockCore, waiting, T_PYSSIZET), HIDDEN(LockCore, inside, T_BOOL), REF("_call", 0), {0}};
 static Use mutex_use = {0, mutex_methods};
 static PyGetSetDef lock_properties[] = {USED("_mutex", mutex_use), {0}};
 TYPE(LockCore, sizeof(LockCore), lock_methods, lock_members, lock_properties);
@@ -588,7 +607,7 @@ static PyMemberDef bell_members[] = {
     HIDDEN(BellCore, flag, T_ULONGLONG), HIDDEN(BellCore, state, T_ULONGLONG),
     HIDDEN(BellCore, glances, T_ULONGLONG), NUMBER(BellCore, sleeps, T_ULONGLONG),
     HIDDEN(BellCore, spins, T_INT), HIDDEN(BellCore, shared, T_BOOL),
-    HIDDEN(BellCore, counts, T_BOOL), KEPT("_semaphores", 0), KEPT("_names", 1), {0}};
+    HIDDEN(BellCore, counts, T_BOOL), REF("_semaphores", 0), REF("_names", 1), {0}};
 static PyGetSetDef bell_properties[] = {MEMORY("_words"), {0}};
 TYPE(BellCore, sizeof(BellCore), bell_methods, bell_members, bell_properties);
 

@@ -551,7 +551,7 @@ class WriteCursor(Cursor, compiled.WriteCursor):
             if self.state == FREE:
                 self.state = BUSY
                 mutex = self.mutex
-                if mutex is None or mutex.acquire(True, PATIENCE):
+                if mutex is None or (not mutex.held and mutex.acquire(True, PATIENCE)):
                     tail = words[TAIL]
                     # A header of 16 bytes and the payload, up to a multiple of 16.
                     end = tail + ((size + 31) & -16)
@@ -637,7 +637,7 @@ class ReadCursor(Cursor, compiled.ReadCursor):
             if self.state == FREE:
                 self.state = BUSY
                 mutex = self.mutex
-                if mutex is None or mutex.acquire(True, PATIENCE):
+                if mutex is None or (not mutex.held and mutex.acquire(True, PATIENCE)):
                     head, done = words[HEAD], False
                     # A head that is not where this handle left it is checked before it becomes an
                     # index.

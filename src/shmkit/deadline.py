@@ -12,15 +12,15 @@ class Deadline:
     """A point on the monotonic clock. A public call takes a timeout, a loop inside it a deadline.
 
     Args:
-        timeout: seconds from now, 0 or less for now, None for never.
+        timeout: seconds from now: None for never, 0 or less for now.
 
     Attributes:
         at: seconds on the clock of `time.monotonic()`; infinity for never.
         is_now: whether the timeout was 0 or less: the call must not wait at all.
 
     Raises:
+        TypeError: `timeout` is neither None nor a number.
         ValueError: `timeout` is NaN.
-        TypeError: `timeout` is no number.
     """
 
     __slots__ = ("at", "is_now")
@@ -31,15 +31,21 @@ class Deadline:
             self.at = math.inf
             return
         try:
-            self.at = time.monotonic() + timeout
+            waits = timeout > 0
+            self.at = time.monotonic() + (timeout if waits else 0)
+        except OverflowError:
+            self.at, waits = math.inf, True  # an int beyond all floats
         except TypeError:
-            kind = type(timeout).__name__
             raise TypeError(
-                f"'timeout' is a number of seconds or None, not {timeout!r} of type {kind}"
+                "'timeout' is a number of seconds, or None for ever, not "
+                f"{timeout!r}, which is of type {type(timeout).__name__!r}"
             ) from None
-        if self.at != self.at:
-            raise ValueError("'timeout' is a number of seconds or None, not NaN")
-        self.is_now = timeout <= 0
+        if not waits:
+            if timeout != timeout:
+                raise ValueError(
+                    f"'timeout' is a number of seconds, or None for ever, not {timeout!r}"
+                )
+            self.is_now = True
 
     def remaining(self) -> float:
         """Seconds left: 0 when it has passed, infinity when it never passes."""

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_one_is_woken(channels: list[Channel]) -> None:
             for n, channel in enumerate(channels):
                 waiting = threads.submit(wait, readers, TIMEOUT)
                 if lap:
-                    wait_until(lambda n=n: is_asleep(readers[n]))
+                    wait_until(partial(is_asleep, readers[n]))
                 channel.put(b"%d" % lap)
                 assert waiting.result(TIMEOUT) == [readers[n]]
                 assert channel.get() == b"%d" % lap

@@ -96,6 +96,13 @@ USES: dict[str, Callable[[Any], Any]] = {
     "outer": lambda a: np.multiply.outer(a, a),
     "masked ufunc": lambda a: np.add(a, 1, out=np.zeros((3, 4), "i4"), where=a > 3),
     "attributes": lambda a: (a.shape, a.ndim, a.size, a.nbytes, a.itemsize, a.strides, a.dtype),
+    "sum of it": lambda a: a.sum(),
+    "mean of it": lambda a: a.mean(axis=0),
+    "T": lambda a: a.T,
+    "reshaped": lambda a: a.reshape(-1)[::-1],
+    "as type": lambda a: a.astype("f8"),
+    "to list": lambda a: a.tolist(),
+    "copied": lambda a: a.copy(),
     "dlpack": np.from_dlpack,
     "device": lambda a: a.__dlpack_device__(),
 }
@@ -177,6 +184,18 @@ def test_it_is_a_buffer(shared) -> None:
     shared[0, 0] = 99
     assert view[0, 0] == 99
     view.release()
+
+
+def test_methods_of_an_array(shared) -> None:
+    shared.fill(7)
+    assert shared.array.tolist() == [[7] * 4] * 3
+    assert not hasattr(shared, "clsoe")
+    with pytest.raises(AttributeError, match="'SharedArray' object has no attribute 'smu'"):
+        shared.smu()
+    shared.close()
+    assert not hasattr(shared, "clsoe")
+    with pytest.raises(ClosedError, match="was closed"):
+        shared.sum()
 
 
 def test_generic_at_run_time() -> None:

@@ -116,18 +116,69 @@ def test_it_counts_no_further_than_it_can() -> None:
     made = Semaphore(MOST - 1)
     made.release()
     for _ in range(2):
-        with pytest.raises(OverflowError, match=str(MOST)):
-            made.release()
+        for error in (OverflowError, ValueError):  # the second is multiprocessing's
+            with pytest.raises(error, match=str(MOST)):
+                made.release()
     assert made.value == MOST
     assert made.acquire(False)
     made.release()
     made.close()
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
-def test_a_timeout_is_not_negative(semaphore: Semaphore, timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout"):
-        semaphore.acquire(timeout=timeout)
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("-inf")])
+def test_a_negative_timeout_is_none(semaphore: Semaphore, timeout: float) -> None:
+    assert semaphore.acquire(timeout=timeout) is False
+    semaphore.release()
+    assert semaphore.acquire(timeout=timeout) is True
+
+
+def test_what_is_no_timeout_is_refused(semaphore: Semaphore) -> None:
+    for block in (True, False):
+        with pytest.raises(ValueError, match="timeout"):
+            semaphore.acquire(block, float("nan"))
+        with pytest.raises(TypeError, match="timeout"):
+            semaphore.acquire(block, "1")  # type: ignore[arg-type]
+
+
+def test_wrong_calls_say_what_is_right(unique_name: str) -> None:
+    """Cause, value, remedy; and nothing is made."""
+    wrong: Any = Semaphore
+    with pytest.raises(TypeError, match=r"not 'n', .*: Semaphore\(name='n'\)"):
+        wrong("n")
+    for value in (1.5, None, b"1", [1]):
+        with pytest.raises(TypeError, match=r"the value of a semaphore is an int"):
+            wrong(value)
+    for call in (lambda: wrong(1, 3), lambda: wrong.attach(3), lambda: wrong.create(b"n")):
+        with pytest.raises(TypeError, match=r"the name of a semaphore is a str"):
+            call()
+    for call in (lambda: wrong.create(None), lambda: wrong.attach(None)):
+        with pytest.raises(ValueError, match=r"without a name is made by Semaphore\(value\)"):
+            call()
+    with pytest.raises(ValueError, match="POSIX semaphore is opened by its name"):
+        wrong(1, posix=True)
+
+
+@linux
+@pytest.mark.parametrize("end", ["jürgen", "a:b", "a\nb", "a b", "☃", "%s"])
+def test_any_name_works_or_is_refused(unique_name: str, end: str) -> None:
+    """And nothing is left of it, nor printed."""
+    name = f"{unique_name}-{end}"
+    source = """
+from shmkit import Semaphore
+made = Semaphore(1, args[0])
+assert made.acquire()
+Semaphore.attach(args[0]).release()
+made.close()
+try:
+    Semaphore(1, args[0], posix=True).close()
+except ValueError as error:
+    assert "take another name" in str(error), error
+kept = Semaphore.create(args[0], posix=True, tracked=False)
+kept.unlink()
+"""
+    result = run_python(source, name)
+    assert (result.stdout, result.stderr) == ("", "")
+    assert not list(Path("/dev/shm").glob(f"*{unique_name}*"))
 
 
 def test_one_that_waits_is_woken(semaphore: Semaphore) -> None:

@@ -166,7 +166,7 @@ def test_a_process_that_opens_it_meanwhile_ends_nobody(unique_name, monkeypatch)
             answers.append(error.errno)
         unlink(name)
 
-    monkeypatch.setattr(cleaning.os, "unlink", opened_first)
+    monkeypatch.setattr("shmkit.tools.cleaning.os.unlink", opened_first)
     status = Path(path).stat()
     assert cleaning._remove(path, (status.st_dev, status.st_ino), dry_run=False) == ""
     assert answers == [errno.EAGAIN]

@@ -12,8 +12,10 @@ and what these stand on:
 
 - `creation`: getting hold of memory: made in one step, opened, waited for
 - `ownership`: the creator removes the name
+- `process`: which process this is, where pids do not tell
 - `mappers`: which processes have a memory
 - `mapping`: from a descriptor to addresses, at any byte offset
+- `untracked`: maps that keep no descriptor, before Python 3.13
 - `allocation`: room is taken at creation, or the lack of it is an error
 - `searchable`: the methods of a bytearray that search
 - `lines`: lines of bytes that come in pieces
@@ -21,6 +23,7 @@ and what these stand on:
 - `identity`: which memory a descriptor or a name leads to
 - `files`, `opening`: files as they are given: paths, links, descriptors, open files
 - `url`: where memory lives
+- `checks`: what callers give, checked
 - `told`: a read-only property in a line
 - `imports`: a fork waits for imports in other threads
 - `tracker`: the resource tracker is started, and its lock kept over a fork

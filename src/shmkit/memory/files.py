@@ -11,7 +11,7 @@ import io
 import os
 from typing import IO, Any, TypeAlias
 
-from shmkit.memory.creation import Opened, open_existing
+from shmkit.memory.creation import Opened, open_now
 from shmkit.memory.identity import exact_identity, identity_of
 from shmkit.memory.url import Url
 
@@ -40,7 +40,10 @@ def file_url(path: Any) -> Url:
             )
         if text.startswith("file:"):
             return Url.parse(path)
-    return Url.parse(f"file:{os.fsdecode(path)}")
+    text = os.fsdecode(path)
+    if not text:
+        raise ValueError("the path is empty")
+    return Url.parse(f"file:{text}")
 
 
 def descriptor_in(file: Any) -> int | None:
@@ -77,7 +80,7 @@ def open_given(file: Any, *, writable: bool, streams: bool) -> Opened | None:
         OSError: EBADF: the descriptor is not open, or not for this access.
     """
     if is_path(file):
-        return open_existing(file_url(file), writable=writable, timeout=0, streams=streams)
+        return open_now(file_url(file), writable=writable, streams=streams)
     number = descriptor_in(file)
     if number is None:
         return None

@@ -12,6 +12,9 @@ import stat
 import sys
 from typing import Any, Final, Literal, SupportsIndex, TypeAlias
 
+from shmkit.memory.checks import number_of
+from shmkit.memory.untracked import forget_descriptor
+
 __all__ = [
     "Access",
     "Region",
@@ -29,7 +32,7 @@ Access: TypeAlias = Literal["r", "rw", "cow"]
 _ACCESS: Final = {"r": mmap.ACCESS_READ, "rw": mmap.ACCESS_WRITE, "cow": mmap.ACCESS_COPY}
 _READ_AT_ONCE: Final = 1 << 20
 _OURS: Final = 2  # references to a map: of its region, and of the call that counts them
-# A map needs no descriptor to live; before 3.13 mmap keeps one for its resize() anyway.
+# A map needs no descriptor to live; see untracked.py for the time before 3.13.
 _NO_DESCRIPTOR: Final[dict[str, Any]] = (
     {"trackfd": False} if sys.version_info >= (3, 13) and sys.platform != "win32" else {}
 )
@@ -86,9 +89,9 @@ class Region:
             self.whole = memoryview(self.memory)[self.start :]
 
 
-def checked_access(access: str) -> Access:
+def checked_access(access: object) -> Access:
     """An `access` argument; a ValueError if it is not "r", "rw" or "cow"."""
-    if access not in _ACCESS:
+    if not isinstance(access, str) or access not in _ACCESS:
         raise ValueError(
             f"'access' must be 'r' (read), 'rw' (read and write) or 'cow' (private changes), "
             f"not {access!r}"
@@ -105,12 +108,12 @@ def checked_range(
         TypeError: not integers.
         ValueError: they reach outside of `what`.
     """
-    first = operator.index(offset)
+    first = number_of(offset, "offset")
     if not 0 <= first <= size:
         raise ValueError(f"'offset' {first} is outside of {what}, which has {size} bytes")
     if length is None:
         return first, size - first
-    count = operator.index(length)
+    count = number_of(length, "length")
     if count < 0:
         raise ValueError(f"'length' must not be negative, and is {count}")
     if first + count > size:
@@ -133,6 +136,8 @@ def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
     memory = mmap.mmap(
         fd, start + length, access=_ACCESS[access], offset=offset - start, **_NO_DESCRIPTOR
     )
+    if not _NO_DESCRIPTOR:
+        forget_descriptor(memory)
     whole = memoryview(memory)
     return Region(memory, start, whole[start:] if start else whole)
 
@@ -201,8 +206,8 @@ def _read_region(
     timeout: float | None,
 ) -> Region:
     for name, value in (("offset", offset), ("length", length)):
-        if value is not None and operator.index(value) < 0:
-            raise ValueError(f"{name!r} must not be negative, and is {operator.index(value)}")
+        if value is not None and number_of(value, name) < 0:
+            raise ValueError(f"{name!r} must not be negative, and is {number_of(value, name)}")
     wanted = None
     if length is not None:
         # The bytes before `offset` are read, too: a pipe cannot seek.

@@ -7,6 +7,7 @@ import stat
 from typing import Final
 
 from shmkit.memory.buffer import SharedBuffer
+from shmkit.memory.checks import number_of
 from shmkit.memory.creation import Opened
 from shmkit.memory.files import File, open_given
 from shmkit.memory.mapping import read_region
@@ -43,6 +44,7 @@ def open_bytes(
         TypeError: this is no file, or one of text.
         ValueError: a URL of other memory, or a closed file.
     """
+    limit = number_of(small, "small")
     opened = open_given(path, writable=False, streams=True)
     if opened is None:
         return _read(path.read(), getattr(path, "name", ""))  # type: ignore[union-attr]
@@ -51,7 +53,7 @@ def open_bytes(
         if not stat.S_ISREG(status.st_mode) and hasattr(path, "read"):
             # Some bytes may be in the file object already.
             return _read(getattr(path, "buffer", path).read(), opened.url.name)
-        if not stat.S_ISREG(status.st_mode) or status.st_size >= small:
+        if not stat.S_ISREG(status.st_mode) or status.st_size >= limit:
             return SharedBuffer._attached_from(opened, "r")
         content = _content(opened.fd, status.st_size)
         return SharedBuffer._make(opened, "r", read_region(content), 0, complete=False)

@@ -9,6 +9,7 @@ from struct import calcsize
 from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex
 
 from shmkit.compiled import Exporter
+from shmkit.memory.checks import number_of
 from shmkit.memory.mapping import checked_range
 
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ def typed_view(
     what: str,
 ) -> memoryview:
     """A memoryview whose items have one of `_FORMATS`, with or without "@" before it."""
-    code = format.removeprefix("@")
+    code = str(format).removeprefix("@")
     if len(code) != 1 or code not in _FORMATS:
         raise ValueError(
             f"'format' must be one of {' '.join(_FORMATS)} (native size and order), not {format!r}"
         )
     itemsize = calcsize(format)
-    length = None if count is None else operator.index(count) * itemsize
+    length = None if count is None else number_of(count, "count") * itemsize
     first, length = checked_range(offset, length, len(whole), what)
     length -= length % itemsize
     if not length:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 else:
     Item = TypeVar("Item")
 
-__all__ = ["SharedArray"]
+__all__ = ["SharedArray", "plan_copy"]
 
 Shape = SupportsIndex | Sequence[SupportsIndex]
 
@@ -300,12 +300,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         Raises:
             As `create`.
         """
-        import numpy as np
-
-        source = np.asanyarray(array)
-        fortran = source.flags.f_contiguous and not source.flags.c_contiguous
-        order: Literal["C", "F"] = "F" if fortran else "C"
-        size, fill = _plan(source.shape, source.dtype, order, source)
+        size, fill = plan_copy(array)
         buffer = SharedBuffer._create_filled(_url(where), size, fill, keep=keep, mode=mode)
         return cls._over(buffer)
 
@@ -475,6 +470,18 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         self._writable()
         self.array[key] = value
 
+    if not TYPE_CHECKING:  # a type checker knows those of `.array`
+
+        def __getattr__(self, name: str) -> Any:
+            """The methods and attributes of the array: `shared.mean()`."""
+            import numpy as np
+
+            if name.startswith("_") or not hasattr(np.ndarray, name):
+                raise AttributeError(
+                    f"{type(self).__name__!r} object has no attribute {name!r}, nor has an array"
+                )
+            return getattr(self.array, name)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self)._on, (self._open_buffer(), self._span)
 
@@ -576,6 +583,19 @@ def _view(buffer: SharedBuffer, span: _Span) -> np.ndarray[Any, Any]:
     whole = buffer.buf if prod(span.shape) else buffer.buf[:0]
     array = array_on(whole, span.shape, span.dtype, span.offset, span.strides)
     return buffer._exports.add(array, f"array of {span.shape} {span.dtype}")
+
+
+def plan_copy(array: Any) -> tuple[int, Callable[[memoryview], None]]:
+    """The size of a copy of an array with its header, and what writes its bytes.
+
+    Raises:
+        As `SharedArray.create`.
+    """
+    import numpy as np
+
+    source = np.asanyarray(array)
+    fortran = source.flags.f_contiguous and not source.flags.c_contiguous
+    return _plan(source.shape, source.dtype, "F" if fortran else "C", source)
 
 
 def _plan(

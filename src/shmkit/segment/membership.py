@@ -15,7 +15,6 @@ from the door, and comes again, for a second.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 import weakref
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
+from shmkit.memory.process import this_process
 from shmkit.segment.participants import NO_WORDS, NoPlace, Participants
 from shmkit.segment.presence import Presence
 from shmkit.segment.recovery import settle_by_token
@@ -71,7 +71,7 @@ class Membership:
         self._buffer = buffer
         self._presence: Presence | None = Presence(buffer)
         self.participants = Participants(NO_WORDS, 0, self._presence, self.where)
-        self._pid = os.getpid()
+        self._process = this_process()
         self._on_last: Callable[[], None] = _nothing
         self._leaves = False  # `close` has begun, and perhaps was interrupted
         self._watch: Callable[[], None] | None = None
@@ -169,7 +169,7 @@ class Membership:
         if place is None:
             raise NoPlace(self.where, table.count, table.count_pending())
         table.sign(place)
-        table.own, self._pid = place, os.getpid()
+        table.own, self._process = place, this_process()
 
     def _settle(self) -> None:
         """Make pending places free, at each lock whose token is seen elsewhere."""
@@ -196,7 +196,7 @@ class Membership:
 
     @property
     def _is_registered(self) -> bool:
-        return self.participants.own >= 0 and self._pid == os.getpid()
+        return self.participants.own >= 0 and self._process == this_process()
 
     def move(self) -> None:
         """Leave this handle's place behind as that of a dead participant, and take another.
@@ -252,7 +252,8 @@ class Membership:
         Args:
             handle: the object whose end is watched; it is not kept alive.
             close: what to call then; must not lead to the handle.
-            text: what a ResourceWarning says of it; without it there is none.
+            text: what a ResourceWarning says of it; without it there is none, nor in a process
+                that was handed the handle.
         """
         # Imported here: it is a good part of what importing this library costs.
         from multiprocessing.util import Finalize
@@ -262,8 +263,9 @@ class Membership:
         def start() -> None:
             alive = weak()
             if alive is not None:
+                said = "" if self._buffer._is_handed() else text
                 self._finalizer = Finalize(
-                    alive, _forgotten, (close, text, os.getpid()), exitpriority=_PRIORITY
+                    alive, _forgotten, (close, said, this_process()), exitpriority=_PRIORITY
                 )
 
         # multiprocessing forgets every finalizer in a forked child: each process starts its own.
@@ -276,8 +278,9 @@ class Membership:
         if presence is None:
             return
         try:
-            # Lost: to its peers it has died.
-            if (self._is_registered or self._leaves) and not presence.is_lost:
+            # Lost: to its peers it has died. Closed: an interrupted `close` got as far as that.
+            is_there = not presence.is_lost and not presence.is_closed
+            if (self._is_registered or self._leaves) and is_there:
                 self._leave(presence)
         except OSError:
             self._forget(presence)  # a process is stopped at the door, or the name is not ours
@@ -289,7 +292,7 @@ class Membership:
         leaving = table.enter_door()
         try:
             if table.own >= 0:
-                self._leaves = self._pid == os.getpid()
+                self._leaves = self._process == this_process()
                 unlocks = presence.unlocks(PARTICIPANT_BYTE + table.own)
                 # Before the byte: roles in a place without a lock tell of a death.
                 table.words[self.line() + ROLES] = 0  # step: member.roles
@@ -318,9 +321,9 @@ def _nothing() -> None:
     pass
 
 
-def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
+def _forgotten(close: Callable[[], None], text: str, process: int) -> None:
     # In a forked child it is the parent's handle, not to be closed.
-    if pid == os.getpid():
+    if process == this_process():
         try:
             if text:
                 warnings.warn(text, ResourceWarning, stacklevel=2)

@@ -17,6 +17,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from shmkit.memory.process import this_process
 from shmkit.segment.words import (
     ATTACHED,
     DEATHS,
@@ -227,23 +228,24 @@ class Participants:
         self.words[at + ROLES] = 0
 
 
-_started: tuple[int, int] = 0, 0  # process id, and when that process started
+_started: tuple[int, int] = 0, 0  # a process, and when it started
 
 
 def start_time() -> int:
     """When this process started, in clock ticks since boot; 0 where the system does not say."""
     global _started
-    pid = os.getpid()
-    if _started[0] != pid:
-        _started = pid, _read_start_time(pid)
+    process = this_process()
+    if _started[0] != process:
+        _started = process, _read_start_time()
     return _started[1]
 
 
-def _read_start_time(pid: int) -> int:
+def _read_start_time() -> int:
     if sys.platform != "linux":
         return 0
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+        # Not by the pid: the /proc of another PID namespace has another process under that.
+        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
             stat = file.read()
     except OSError:  # no /proc: it is for people only
         return 0

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit import compiled
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
+from shmkit.memory.backends import backend_for
 from shmkit.memory.identity import Identity, close_if, identity_of
 from shmkit.segment.words import DOOR_BYTE, LOCK_BYTES_AT
 
@@ -97,6 +98,7 @@ class Presence:
 
     def __init__(self, buffer: SharedBuffer) -> None:
         with _FORKING:  # no other thread forks between these steps
+            self._url = buffer.url
             self._fd = buffer.descriptor()
             self._identity = identity_of(os.fstat(self._fd))
             self._closer = self._closes(self._fd)
@@ -216,7 +218,10 @@ class Presence:
         """
         fd = self._fd
         if fd < 0:
-            raise ClosedError("this handle's presence was closed, or could not follow a fork")
+            raise ClosedError(
+                "this handle was closed; or it came by a fork and its memory could not be opened "
+                "again: no /proc, no descriptor left, or its name is gone"
+            )
         if not self._is_ours(fd):  # a lock on another file would say that no other handle is here
             raise ClosedError(
                 "this program closed the descriptor by which a handle takes part, as a daemon "
@@ -224,6 +229,11 @@ class Presence:
                 "after that"
             )
         return fd
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or could not follow a fork."""
+        return self._fd < 0
 
     @property
     def is_lost(self) -> bool:
@@ -242,23 +252,34 @@ class Presence:
         self._held.clear()
         if inherited >= 0:
             self._closer.detach()  # the hook closes it
-            try:
-                fd = os.open(f"/proc/self/fd/{inherited}", _REOPENED)
-                if self._is_ours(fd):
-                    self._fd = fd
-                else:
-                    os.close(fd)
-            except OSError:
-                # No /proc, or no descriptor left: this handle is unusable in the child and says so
-                # at its first use. With the inherited one the parent would look alive after its
-                # death.
-                self._fd = -1
+            self._fd = self._reopen(inherited)
             self._now[0] = self._fd
             if self._fd >= 0:
                 self._closer = self._closes(self._fd)
         notify = self._after_fork() if self._after_fork is not None else None
         if notify is not None:
             notify()
+
+    def _reopen(self, inherited: int) -> int:
+        """A descriptor of this process's own; -1 if there is none to be had.
+
+        Then this handle is unusable in the child and says so at its first use. With the inherited
+        one the parent would look alive after its death.
+        """
+        for by_name in False, True:  # by name where there is no /proc
+            try:
+                if not by_name:
+                    fd = os.open(f"/proc/self/fd/{inherited}", _REOPENED)
+                elif self._url.scheme == "anon":
+                    return -1
+                else:
+                    fd = backend_for(self._url.scheme).open(self._url.name, writable=True)
+            except OSError:
+                continue
+            if self._is_ours(fd):
+                return fd
+            os.close(fd)
+        return -1
 
 
 _alive: weakref.WeakSet[Presence] = weakref.WeakSet()

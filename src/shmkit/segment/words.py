@@ -206,8 +206,8 @@ SEMAPHORE: Final = _table(
 ONCE: Final = _table(
     "once",
     """
-    0x080  u64       built   builder  0 not built, 1 bytes, 2 an array; stored last
-    0x088  u64       length  builder  of bytes
+    0x080  u64       built   builder  0 not built, 1 bytes, 2 an array, 3 arrays by names; stored last
+    0x088  u64       length  builder  of bytes; of the table of names, a Python literal before the arrays
     0x090  16 bytes  name    builder  random part of the name of the segment with the content
     """,
 )
@@ -430,6 +430,9 @@ MANY_CONSUMERS: Final = 4
 POLICY_SHIFT: Final = 4
 POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
 
+# Flag of a control page.
+KEPT: Final = 1  # its name stays when its last user leaves
+
 PUT_NOTES: Final = QUEUE.word("put_notes")
 GET_NOTES: Final = QUEUE.word("get_notes")
 MAXSIZE: Final = QUEUE.word("maxsize")
@@ -459,6 +462,7 @@ ONCE_LENGTH: Final = ONCE.word("length")
 ONCE_NAME: Final = slice(ONCE.at("name"), ONCE.at("name") + 16)  # in bytes
 BUILT_BYTES: Final = 1
 BUILT_ARRAY: Final = 2
+BUILT_MAPPING: Final = 3
 
 ARRAY_DESCRIPTION: Final = ARRAY.format("text_length", "text_checksum")
 ARRAY_TEXT_LENGTH: Final = ARRAY.at("text_length")  # in bytes

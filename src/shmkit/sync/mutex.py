@@ -43,7 +43,7 @@ _NO_PLACE: Final = memoryview(b"\xff" * 8 * LOCK_WORDS).cast("Q")  # not IDLE: t
 
 
 class NotHeld(ValueError, RuntimeError):
-    """A release of what is not held: ValueError in `multiprocessing`, RuntimeError in `threading`."""
+    """A release of what is not held: `multiprocessing` raises ValueError, `threading` the other."""
 
 
 class Mutex(MutexCore):

@@ -191,9 +191,10 @@ class Semaphore:
             ClosedError: this handle was closed, now or before.
             CorruptSegment: its memory was overwritten.
             RuntimeError: called inside another call of this thread on this handle.
-            ValueError: a timeout that is not a number.
+            TypeError, ValueError: a timeout that is no number, or NaN.
         """
-        return self._count.acquire(Deadline(timeout if block else 0))
+        deadline = Deadline(timeout)
+        return self._count.acquire(deadline if block else Deadline(0))
 
     def release(self) -> None:
         """Raise the counter by one; a process that waits goes on.
@@ -217,6 +218,14 @@ class Semaphore:
             ClosedError: this handle was closed.
         """
         return self._count.count
+
+    def get_value(self) -> int:
+        """The same as `value`, by multiprocessing's name.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        return self.value
 
     def close(self) -> None:
         """Leave it; a thread that waits on this handle gets ClosedError. Idempotent.

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from shmkit.channels.ring import Ring
     from shmkit.memory.buffer import SharedBuffer
-    from shmkit.segment.array import SharedArray
     from shmkit.tools.testing.leaks import Held
 
 __all__ = ["ShmkitLeakWarning", "shared_once", "shm_buffer", "shm_name", "shm_ring"]
@@ -232,7 +231,7 @@ def shm_ring(request: pytest.FixtureRequest, shm_name: str) -> Iterator[Ring]:
 
 
 @pytest.fixture(scope="session")
-def shared_once() -> Iterator[Callable[..., SharedBuffer | SharedArray]]:
+def shared_once() -> Iterator[Callable[..., Any]]:
     """`shmkit.once` for one run: `shared_once(name, build)` builds once for all its processes.
 
     All processes of pytest-xdist map what the first of them built, read-only. The memory goes when
@@ -243,9 +242,7 @@ def shared_once() -> Iterator[Callable[..., SharedBuffer | SharedArray]]:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
     with ExitStack() as made:
 
-        def shared(
-            name: str, build: Callable[[], Any], *, timeout: float | None = None
-        ) -> SharedBuffer | SharedArray:
+        def shared(name: str, build: Callable[[], Any], *, timeout: float | None = None) -> Any:
             result = once(f"pytest-{run[:16]}-{name}", build, timeout=timeout)
             made.callback(result.close)
             return result

@@ -7,7 +7,7 @@ slot free for another worker: until then its note is needed.
 from __future__ import annotations
 
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from shmkit.work.calls import Notes
 from shmkit.work.template import Template, calm_logging
@@ -67,6 +67,7 @@ class Supervisor:
         processes: the workers that take calls, by their pids.
         dead: workers that ended, whose calls are not yet accounted for.
         notes: which call each worker has.
+        is_stopped: whether its workers were sent a signal, and no other is to start.
         initializer_error: the traceback of an initializer that failed, or "".
 
     Notes:
@@ -76,6 +77,7 @@ class Supervisor:
     def __init__(self, orders: Orders, calls: CallRing, results: ResultRing) -> None:
         self.processes: dict[int, BaseProcess] = {}
         self.dead: list[Worker] = []
+        self.is_stopped = False
         self.initializer_error = ""
         self._orders = orders
         self._calls = calls
@@ -124,6 +126,8 @@ class Supervisor:
         Raises:
             BrokenProcessPool: there is no worker, and none can be started.
         """
+        if self.is_stopped:
+            return
         workers, most = self._workers, self._orders.most_workers
         # Forked workers start all at once, before this process has threads.
         wanted = most if self._forks else min(calls, most)
@@ -240,10 +244,11 @@ class Supervisor:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def terminate(self) -> None:
-        """Send SIGTERM to all workers."""
+    def stop(self, how: Literal["terminate", "kill"]) -> None:
+        """Send SIGTERM or SIGKILL to all workers, and start none from now on."""
+        self.is_stopped = True
         for worker in self._workers + self._leaving:
-            worker.process.terminate()
+            getattr(worker.process, how)()
 
     def join(self) -> None:
         """Wait until every worker has ended."""

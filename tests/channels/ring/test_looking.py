@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shmkit import Broadcast, ClosedError, Latest, Queue, Ring
+from shmkit import Broadcast, ClosedError, Latest, Queue, Ring, ShmkitError
 from shmkit.channels.objects.codec import Encoded
 from shmkit.segment.words import HEAD, READY, SKIP, STATE, TAIL
 from tests.processes import TIMEOUT, wait_until
@@ -167,7 +167,7 @@ def test_looking_while_another_thread_closes(kind: str) -> None:
                 try:
                     while True:
                         made.statistics()
-                except Exception as error:
+                except (ShmkitError, OSError, IndexError, RuntimeError) as error:
                     ends.append(type(error))
 
             thread = threading.Thread(target=look)

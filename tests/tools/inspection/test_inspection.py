@@ -104,7 +104,7 @@ def test_objects_of_a_queue_by_type_and_size(unique_name) -> None:
 
 def test_what_lives_in_a_segment_is_told(unique_name) -> None:
     name = unique_name()
-    with shmkit.SharedArray.create((3, 4), "f4", name):
+    with shmkit.SharedArray.create(name, (3, 4), "f4"):
         segment = look_at(name).segment
         assert (segment.kind, segment.says) == ("shared array", "(3, 4) of <f4")
         assert (segment.participants, segment.status) == (None, "live")
@@ -250,7 +250,7 @@ def images(folder: Path) -> list[bytes]:
         broadcast.publish(bytes(size))
     take(broadcast)
     take(shmkit.Latest.create(path, size=100))
-    take(shmkit.SharedArray.create((3, 4), float, path))
+    take(shmkit.SharedArray.create(path, (3, 4), float))
     return found
 
 

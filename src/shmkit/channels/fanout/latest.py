@@ -30,9 +30,17 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
-from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES, checked_state, deadline_of
+from shmkit.channels.fanout.one_writer import (
+    LARGE,
+    MAY_WRITE,
+    READERS,
+    OneWriter,
+    check_fits,
+    copied_into,
+    reentered,
+)
+from shmkit.channels.frame import as_bytes, writable
+from shmkit.channels.handle import LIMIT, STATES, checked_state, deadline_of, whole_number
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -102,9 +110,10 @@ class Latest(OneWriter):
         cls,
         where: Where | Url = None,
         size: int = 1 << 16,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new latest, without a value.
 
@@ -112,38 +121,52 @@ class Latest(OneWriter):
             where: the memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path.
             size: bytes of the largest value; it takes four times that, rounded up to a power of
                 two.
-            keep: leave a named segment in place when its creator goes; files always stay.
             participants: how many handles may be attached at a time, of all processes.
+            keep: leave a named segment in place when its creator goes; files always stay.
+            mode: permissions of a segment or file, less the umask; a process of another user has
+                to say `trust_owner=True` as well.
 
         Raises:
             FileExistsError: there is something of that name.
             ValueError: a bad name or size.
             OSError: ENOSPC, no room for it.
         """
-        return cls._new(where, size, keep, participants)
+        return cls._new(where, size, participants=participants, keep=keep, mode=mode)
 
     @classmethod
     def ensure(
         cls,
         where: Where | Url,
         size: int = 1 << 16,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
     ) -> Self:
         """Join the latest of that name, or create it.
 
         Args:
             where: as in `create`.
             size: as in `create`; a latest that exists keeps all its own options.
-            keep: as in `create`.
             participants: as in `create`.
+            keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             ValueError, OSError: as `create`.
         """
-        return cls._new(where, size, keep, participants, ensure=True)
+        return cls._new(
+            where,
+            size,
+            ensure=True,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            trust_owner=trust_owner,
+        )
 
     @classmethod
     def _fill(cls, words: memoryview[int], size: int) -> None:
@@ -247,7 +270,28 @@ class Latest(OneWriter):
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
-        newest = self._newest()
+        value: bytes = self._give(self._newest())
+        return value
+
+    def get_into(self, buffer: Any) -> int:
+        """Copy the newest value into memory of the caller's.
+
+        Args:
+            buffer: writable and contiguous; it may be larger than the value.
+
+        Returns:
+            Bytes written, from the buffer's start on.
+
+        Raises:
+            ValueError: the value is larger than the buffer.
+            TypeError: the buffer is read-only or not contiguous.
+            Empty, PeerDied, CorruptSegment, ClosedError: as `get`.
+        """
+        size: int = self._give(self._newest(writable(buffer)))
+        return size
+
+    def _give(self, newest: tuple[int, Any] | None) -> Any:
+        """The newest value, for one who polls."""
         version = 0 if newest is None else newest[0]
         # Polled: the common case is one look at the clock.
         if version == self._given and (
@@ -311,9 +355,10 @@ class Latest(OneWriter):
             PeerDied: there is nothing newer and the writer was killed; told once per death.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
+            TypeError: `newer_than` is no version, or `timeout` no number.
         """
         deadline = deadline_of(timeout)
-        known = 0 if newer_than is None else max(newer_than, 0)
+        known = 0 if newer_than is None else max(whole_number("newer_than", newer_than, "sets"), 0)
         while True:
             words = self._open_words()
             # Read before the version: a value that was set before the shutdown is not missed.
@@ -333,8 +378,8 @@ class Latest(OneWriter):
                     self._watch.arm(self._given)
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
-    def _newest(self) -> tuple[int, bytes] | None:
-        """The newest value with its version, or None before the first."""
+    def _newest(self, target: memoryview | None = None) -> tuple[int, Any] | None:
+        """The newest version and its value, or its size in a target; None before the first."""
         values, words = self._map, self._words  # in this order: `close` takes the words away first
         if not READY <= words[STATE] <= CUT:
             self._check_open()
@@ -352,12 +397,18 @@ class Latest(OneWriter):
             # A damaged length must not lead out of the cell.
             if size <= self._cell:
                 at = self._base + cell * self._cell
-                data: bytes = values[at : at + size]  # step: read.copy
+                data = (
+                    values[at : at + size]  # step: read.copy
+                    if target is None
+                    else copied_into(target, values, at, size)
+                )
             if not STRONG_ORDER or size > LARGE:
                 fence()
             passed = words[LATEST_VERSION] - version
             # Fewer than three newer versions: the writer has not come back to this cell.
             if 0 <= passed < 3 and size <= self._cell:
+                if target is not None:
+                    check_fits(target, size, "value")
                 return version, data
             if passed < 3:
                 raise self._corrupt(

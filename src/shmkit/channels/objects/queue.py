@@ -366,8 +366,8 @@ class Queue(Generic[T]):
 
     @property
     def name(self) -> str:
-        """Name of the segment, path of the file; "" for anonymous memory."""
-        return self._ring.url.name
+        """Name of the segment, path of the file, "" for anonymous memory."""
+        return self._ring.name
 
     @property
     def closed(self) -> bool:

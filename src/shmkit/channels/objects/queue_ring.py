@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["PARTICIPANTS", "JoinableRing", "QueueRing", "make_ring"]
 
 PARTICIPANTS: Final = 256
+"""How many handles a queue may have at a time, unless its creator says otherwise."""
+
 _OVERHEAD: Final = 4096  # more than an object's frame has around it
 _MOST: Final = 1 << 40  # bytes
 

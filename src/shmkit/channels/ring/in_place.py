@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from sys import getrecursionlimit, setrecursionlimit
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from shmkit.channels.frame import step_of
-from shmkit.channels.handle import deadline_of
-from shmkit.channels.ring.batch import checked_most
+from shmkit.channels.frame import step_of, writable
+from shmkit.channels.handle import deadline_of, whole_number
+from shmkit.channels.ring.batch import checked_most, intact_frame
 from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back, wait
 from shmkit.compiled import Exporter
 from shmkit.core import DEPTH
@@ -53,6 +53,7 @@ class Frame(Exporter):
         Raises:
             ValueError: more than were reserved, or fewer than 0.
         """
+        size = whole_number("size", size, "bytes")
         if not 0 <= size <= self._size:
             raise ValueError(f"{size} bytes of a frame of {self._size}: reserve more")
         self._parts.append(self.buf)
@@ -87,6 +88,7 @@ class Frame(Exporter):
 @contextmanager
 def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]:
     """As `Ring.reserve`."""
+    size = whole_number("size", size, "bytes")
     if size < 0:
         raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
     deadline = deadline_of(timeout)
@@ -159,8 +161,8 @@ def _view_all(reader: Reader, at: int, most: int, views: list[memoryview]) -> in
             at += step_of(size)
             if len(views) == most or at >= last:
                 return at
-            found = reader.next_frame(at)
-            if isinstance(found, Wait):
+            found = intact_frame(reader, at)
+            if found is None:
                 return at
             at = found
 
@@ -192,11 +194,7 @@ def _lent(
 
 def get_into(reader: Reader, buffer: Any, timeout: float | None) -> int:
     """As `Ring.get_into`."""
-    target = memoryview(buffer)
-    if target.readonly or not target.c_contiguous:
-        raise TypeError("get_into needs a writable, contiguous buffer")
-    # cast() refuses an empty view.
-    target = target.cast("B") if target.nbytes else target
+    target = writable(buffer)
     with peek(reader, timeout) as frame:
         size = len(frame)
         if size > target.nbytes:

@@ -130,8 +130,11 @@ def attempt(
         end = max(deadline.at, monotonic() + PATIENCE)
         _borrow(side, loan, end)
         mutex = side.mutex
-        if mutex is not None and not mutex.acquire(True, _seconds_to(end)):
-            raise _late(side)
+        if mutex is not None:
+            if mutex.held:  # no call of this handle is inside: the word was overwritten
+                raise side.segment.poison(f"a lock is marked as held by this {side.role.role}")
+            if not mutex.acquire(True, _seconds_to(end)):
+                raise _late(side)
         # A handler that ran during the wait may have closed the handle, or forked.
         check_loan(side, loan)
         side.state = BUSY

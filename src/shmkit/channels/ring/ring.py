@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle, checked_state, deadline_of, until_shut_down
+from shmkit.channels.handle import (
+    STATES,
+    Handle,
+    checked_shutdown,
+    checked_state,
+    deadline_of,
+    until_shut_down,
+)
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, stored
@@ -26,7 +33,8 @@ from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
 from shmkit.channels.watch import Watch
 from shmkit.compiled import twin
-from shmkit.core import IMPOSSIBLE
+from shmkit.core import IMPOSSIBLE, PATIENCE
+from shmkit.deadline import Deadline
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import PARTICIPANTS, Segment
 from shmkit.segment.words import (
@@ -178,6 +186,7 @@ class Ring(compiled.RingCore, Handle):
         when_full: str = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new ring.
 
@@ -191,6 +200,8 @@ class Ring(compiled.RingCore, Handle):
                 (the frame is not put) or "drop-oldest" (frames at the other end give way).
             participants: how many handles may be attached at a time, of all processes.
             keep: leave a named segment in place when its creator goes; files always stay.
+            mode: permissions of a segment or file, less the umask; a process of another user has
+                to say `trust_owner=True` as well.
 
         Raises:
             FileExistsError: there is something of that name.
@@ -198,7 +209,9 @@ class Ring(compiled.RingCore, Handle):
             OSError: ENOSPC, no room for it.
         """
         flags, size = stored(where, capacity, producers, consumers, when_full)
-        return cls._create(where, size, flags=flags, participants=participants, keep=keep)
+        return cls._create(
+            where, size, flags=flags, participants=participants, keep=keep, mode=mode
+        )
 
     @classmethod
     def ensure(
@@ -211,6 +224,8 @@ class Ring(compiled.RingCore, Handle):
         when_full: str = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
     ) -> Self:
         """Join the ring of that name, or create it.
 
@@ -222,14 +237,23 @@ class Ring(compiled.RingCore, Handle):
             when_full: as in `create`.
             participants: as in `create`.
             keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             ValueError, OSError: as `create`.
         """
         flags, size = stored(where, capacity, producers, consumers, when_full)
         return cls._create(
-            where, size, ensure=True, flags=flags, participants=participants, keep=keep
+            where,
+            size,
+            ensure=True,
+            flags=flags,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            trust_owner=trust_owner,
         )
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -244,6 +268,7 @@ class Ring(compiled.RingCore, Handle):
             CorruptSegment: the ring was found broken before.
             ClosedError: this handle was closed.
         """
+        checked_shutdown(immediate)
         words = self._open_words()
         # A forked child opens the semaphores here: the bells must reach other processes.
         self._segment.membership.register()
@@ -470,6 +495,32 @@ class Ring(compiled.RingCore, Handle):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         return in_place.peek_many(self._reader, max_frames, timeout)
+
+    def skip_damaged(self) -> int:
+        """Go on behind damage in a ring on a file: release it, up to the next whole frame.
+
+        A get raises CorruptSegment where the oldest frame is damaged; the frames behind it are
+        there still. Each call skips one such place.
+
+        Returns:
+            How many bytes were lost, headers included; 0 if the oldest frame is whole, or there is
+            none.
+
+        Raises:
+            ValueError: the ring is not on a file: its frames have no checksums.
+            CorruptSegment: a position is impossible: what is a frame can not be told.
+            ShutDown: the ring was shut down at once: everything in it is lost.
+            RoleTaken, ClosedError, RuntimeError: as `get`.
+        """
+        reader = self._reader
+        if not reader.checked:
+            raise ValueError(
+                f"{self._title} is not on a file: its frames have no checksums, so that damage can "
+                "not be told from frames; unlink it and create it anew"
+            )
+        lost = lending.attempt(reader, reader.skip_damaged, Deadline(PATIENCE))
+        reader.give_room()
+        return lost
 
     def fileno(self) -> int:
         """A descriptor for `select`, `poll` and event loops: readable when a get would not wait.

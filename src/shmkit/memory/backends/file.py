@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Final
 
+from shmkit.memory.backends.base import THERE_ALREADY
 from shmkit.memory.backends.unnamed import link_unnamed, open_unnamed
 from shmkit.memory.identity import Identity, identity_of, open_flags
 
@@ -39,11 +40,14 @@ class FileBackend:
         try:
             return link_unnamed(fd, name)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, name) from None
+            raise _not_made(error, name) from None
 
     def create(self, name: str, mode: int) -> int:
         """Make an empty file; `mode` loses the bits of the umask."""
-        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _ALWAYS, mode)
+        try:
+            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _ALWAYS, mode)
+        except OSError as error:
+            raise _not_made(error, name) from None
 
     def open(self, name: str, *, writable: bool) -> int:
         """Open what is at the path itself, without waiting; opening.py takes a user's path."""
@@ -70,3 +74,8 @@ class FileBackend:
     def unlink(self, name: str) -> None:
         """Remove the file."""
         os.unlink(name)  # noqa: PTH108
+
+
+def _not_made(error: OSError, name: str) -> OSError:
+    there = error.errno == errno.EEXIST
+    return OSError(error.errno, THERE_ALREADY if there else error.strerror, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import operator
 import re
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeVar, overload
 
@@ -12,9 +11,11 @@ from shmkit.memory import creation
 from shmkit.memory.allocation import checked_size
 from shmkit.memory.buffer import search
 from shmkit.memory.buffer.content import Content
+from shmkit.memory.checks import checked_mode, number_of
 from shmkit.memory.creation import Opened
 from shmkit.memory.mapping import checked_access, checked_range
-from shmkit.memory.searchable import Searchable
+from shmkit.memory.ownership import refuse_others
+from shmkit.memory.searchable import Searchable, compiled_for_bytes
 from shmkit.memory.url import Url
 from shmkit.memory.views import some_bytes
 
@@ -71,7 +72,9 @@ class SharedBuffer(Content, Searchable):
             ValueError: a name or size that cannot be; nothing was made.
             OSError: ENOSPC: no room; nothing stays behind.
         """
-        return cls._create_filled(Url.parse(where), checked_size(size), None, keep=keep, mode=mode)
+        return cls._create_filled(
+            Url.parse(where), checked_size(size), None, keep=keep, mode=checked_mode(mode)
+        )
 
     @classmethod
     def attach(
@@ -87,7 +90,8 @@ class SharedBuffer(Content, Searchable):
 
         Args:
             where: as in `create`; or another buffer, for a second handle on its memory (with
-                `offset` and `length` counted in that buffer).
+                `offset` and `length` counted in that buffer). Of one with access "cow" that is the
+                memory below, without its private changes, which nothing but its own views has.
             access: "r" to read, "rw" to read and write, "cow" for private changes that no other
                 handle sees and that are lost at the end.
             offset: first byte; any.
@@ -98,6 +102,9 @@ class SharedBuffer(Content, Searchable):
         A file that cannot be mapped (a pipe, a file of /proc) is read instead if access is "r":
         `mapped` tells. A pipe that has a writer is read to its end, however long that takes.
 
+        To write to a file, the room that it lacks is reserved: a sparse copy has holes, and with a
+        full disk a write into one would kill the process. `PagedFile` writes without.
+
         A symbolic link is followed to read. To write, it is followed unless other users can write
         to its directory: one of them may have planted it. `url` tells where it led.
 
@@ -105,7 +112,8 @@ class SharedBuffer(Content, Searchable):
             FileNotFoundError: it is not there.
             IncompatibleSegment: a segment without a size, or something that is no segment.
             OSError: ENODEV: a pipe, socket or device that cannot be mapped, or a device without an
-                end; ENXIO: a pipe without a writer; ELOOP: a link that is not followed.
+                end; ENXIO: a pipe without a writer; ELOOP: a link that is not followed; ENOSPC: no
+                room for the holes of a file.
             PermissionError: it is not for this user, or not for writing.
             ValueError: `offset` and `length` reach outside; anonymous memory by name.
         """
@@ -148,7 +156,9 @@ class SharedBuffer(Content, Searchable):
             ValueError: a name or size that cannot be.
             OSError: ENOSPC: no room.
         """
-        return cls._ensure_filled(Url.parse(where), checked_size(size), None, keep=keep, mode=mode)
+        return cls._ensure_filled(
+            Url.parse(where), checked_size(size), None, keep=keep, mode=checked_mode(mode)
+        )
 
     @classmethod
     def _create_filled(
@@ -164,14 +174,23 @@ class SharedBuffer(Content, Searchable):
 
     @classmethod
     def _ensure_filled(
-        cls, url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int = 0o600
+        cls,
+        url: Url,
+        size: int,
+        fill: Fill | None,
+        *,
+        keep: bool,
+        mode: int = 0o600,
+        refusal: str = "",
     ) -> Self:
         """Attach to memory of at least `size` bytes, or make it as `_create_filled` does.
+
+        `refusal` says why another user's is refused; "" takes it.
 
         Where memory is made in two steps, this waits a while for the first 8 bytes of memory that
         is there. The caller checks them.
         """
-        with creation.ensure(url, size, fill, keep=keep, mode=mode) as opened:
+        with creation.ensure(url, size, fill, keep=keep, mode=mode, refusal=refusal) as opened:
             if opened.created:
                 return cls._created_from(opened)
             self = cls._attached_from(opened, "rw")
@@ -183,15 +202,25 @@ class SharedBuffer(Content, Searchable):
 
     @classmethod
     def _attach_filled(
-        cls, where: Where | Url | SharedBuffer, *, access: str = "rw", timeout: float | None = 0
+        cls,
+        where: Where | Url | SharedBuffer,
+        *,
+        access: str = "rw",
+        timeout: float | None = 0,
+        refusal: str = "",
     ) -> Self:
         """Attach to memory that begins with a magic; the caller checks it.
+
+        `refusal` says why another user's is refused; "" takes it.
 
         Where memory is made in two steps, the timeout is also for the magic to come.
         """
         pauses = creation.Pauses(timeout)
         while True:
-            self = cls.attach(where, access=access, timeout=pauses.remaining())
+            if refusal:
+                self = cls._attach_own(where, access, pauses.remaining(), refusal)
+            else:
+                self = cls.attach(where, access=access, timeout=pauses.remaining())
             try:
                 if not creation.may_be_unfinished(self._url, self._bytes()) or not pauses.take():
                     return self
@@ -199,6 +228,21 @@ class SharedBuffer(Content, Searchable):
                 self.close()
                 raise
             self.close()  # and attach again: a file may have got its size, too
+
+    @classmethod
+    def _attach_own(
+        cls, where: Where | Url | SharedBuffer, access: str, timeout: float, refusal: str
+    ) -> Self:
+        """As `attach`; another user's memory is refused before a byte of it is looked at."""
+        mode = checked_access(access)
+        if isinstance(where, SharedBuffer):
+            with Opened(where.url, where.descriptor(mode)) as opened:
+                refuse_others(opened.fd, opened.url, refusal)
+            return cls.attach(where, access=access)
+        url = Url.parse(where)
+        with creation.open_existing(url, writable=mode == "rw", timeout=timeout) as opened:
+            refuse_others(opened.fd, opened.url, refusal)
+            return cls._attached_from(opened, mode)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from shmkit.memory.buffer.pickling import reduced
@@ -255,7 +299,7 @@ class SharedBuffer(Content, Searchable):
             ClosedError: the handle was closed.
             TypeError: a pattern of str.
         """
-        compiled = re.compile(pattern)
+        compiled = compiled_for_bytes(pattern)
         _, _, view = self._pin("finditer()")
         first, last, _ = slice(start, end).indices(len(view))
         return compiled.finditer(view, first, last)
@@ -276,7 +320,7 @@ class SharedBuffer(Content, Searchable):
             TypeError: the access is "r", or an argument has no bytes.
             ValueError: the lengths differ (`replace_into` can do that), or `old` is empty.
         """
-        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
+        before, after, most = some_bytes(old), some_bytes(new), number_of(count, "count")
         if len(before) != len(after):
             raise ValueError(
                 f"{len(after)} bytes do not replace {len(before)} in place: a buffer keeps its "
@@ -339,7 +383,7 @@ class SharedBuffer(Content, Searchable):
         """
         from shmkit.memory.buffer.replacing import write_into
 
-        before, after, most = some_bytes(old), some_bytes(new), operator.index(count)
+        before, after, most = some_bytes(old), some_bytes(new), number_of(count, "count")
         search.refuse_empty(before)
         view = self._pin("replace_into()")[2]
         done = 0
@@ -402,7 +446,7 @@ class SharedBuffer(Content, Searchable):
             ValueError: `size` is less than 1; or `release` with access "cow", whose private changes
                 are in those pages.
         """
-        step = operator.index(size)
+        step = number_of(size, "size")
         if step < 1:
             raise ValueError(f"'size' must be at least 1 byte, not {step}")
         if release:

@@ -10,6 +10,7 @@ from typing import (
     Any,
     Final,
     Literal,
+    NoReturn,
     SupportsIndex,
     TypeAlias,
     TypeVar,
@@ -18,6 +19,7 @@ from typing import (
 )
 
 from shmkit.memory.buffer.handle import Handle
+from shmkit.memory.checks import byte_of, named_plainly, number_of
 from shmkit.memory.mapping import checked_range
 from shmkit.memory.views import array_view, as_bytes, typed_view
 
@@ -38,6 +40,7 @@ Advice: TypeAlias = Literal["sequential", "random", "willneed", "dontneed", "hug
 _ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
 
 
+@named_plainly
 class Content(Handle):
     """A fixed number of bytes, as a sequence of ints and as memory for views of any type."""
 
@@ -230,6 +233,8 @@ class Content(Handle):
             if self._whole is whole:
                 raise
             return self[key]  # another thread closed or resized it in between
+        except (IndexError, TypeError):
+            raise self._bad_key(key) from None
 
     @overload
     def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
@@ -244,6 +249,16 @@ class Content(Handle):
             if self._whole is whole:
                 raise
             self[key] = value  # another thread closed or resized it in between
+        except IndexError:
+            raise self._bad_key(key) from None
+
+    def __delitem__(self, key: object) -> NoReturn:
+        raise TypeError(f"{self!r} keeps its size: no byte of it can be deleted")
+
+    def _bad_key(self, key: Any) -> Exception:
+        if isinstance(key, SupportsIndex):
+            return IndexError(f"byte {operator.index(key)} is outside of {self!r}")
+        return TypeError(f"bytes are found by an integer or a slice of integers, not {key!r:.80}")
 
     def _check_writable(self) -> None:
         if self._access == "r":
@@ -291,7 +306,7 @@ class Content(Handle):
 
 def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
     if not isinstance(key, slice):
-        whole[operator.index(key)] = operator.index(value)
+        whole[number_of(key, "index")] = byte_of(value)
         return
     target, source = whole[key], as_bytes(value)
     if len(target) != len(source):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, SupportsIndex, overload
 
 from shmkit.errors import ClosedError
+from shmkit.memory.checks import byte_of, number_of
 from shmkit.memory.creation import Opened
 from shmkit.memory.files import File, file_url, is_path, open_given
 from shmkit.memory.lines import lines_of
@@ -21,7 +22,7 @@ from shmkit.memory.paged import search
 from shmkit.memory.paged.pages import PagedStatistics, Pages
 from shmkit.memory.paged.search import Match
 from shmkit.memory.paged.stream import opened_on
-from shmkit.memory.searchable import Searchable, bounds
+from shmkit.memory.searchable import Searchable, bounds, compiled_for_bytes
 from shmkit.memory.told import told
 from shmkit.memory.views import as_bytes
 
@@ -73,7 +74,7 @@ class PagedFile(Searchable, Sequence[int]):
             raise ValueError(
                 f"'access' must be 'r' (read) or 'rw' (read and write), not {access!r}"
             )
-        each, most = operator.index(page_size), operator.index(max_pages)
+        each, most = number_of(page_size, "page_size"), number_of(max_pages, "max_pages")
         for name, value in (("page_size", each), ("max_pages", most)):
             if value < 1:
                 raise ValueError(f"{name!r} must be at least 1, not {value}")
@@ -85,6 +86,7 @@ class PagedFile(Searchable, Sequence[int]):
             self._pages = Pages(opened.fd, size, each, most, name)
             opened.keep_fd()
         self._page_size = each
+        self._pid = os.getpid()
         self._access = access
         self._name = name
         self._finalizer = weakref.finalize(self, _abandoned, self._pages, repr(self))
@@ -157,7 +159,7 @@ class PagedFile(Searchable, Sequence[int]):
             if self._access != "rw":
                 raise TypeError(f"{self!r} is read-only: open it with access='rw'")
             if not isinstance(key, slice):
-                self._write(self._place(key), memoryview(bytes((operator.index(value),))))
+                self._write(self._place(key), memoryview(bytes((byte_of(value),))))
                 return
             size = self._size_for(key.start, key.stop)
             places, source = range(*key.indices(size)), as_bytes(value)
@@ -182,7 +184,7 @@ class PagedFile(Searchable, Sequence[int]):
             OSError: a page cannot be read; ESTALE: the file has shrunk.
             ValueError: `size` is less than 1.
         """
-        step = operator.index(size)
+        step = number_of(size, "size")
         if step < 1:
             raise ValueError(f"'size' must be at least 1 byte, not {step}")
         self._check_open()
@@ -219,9 +221,7 @@ class PagedFile(Searchable, Sequence[int]):
             OSError: as of `chunks`.
             TypeError: a pattern of str.
         """
-        compiled = re.compile(pattern)
-        if compiled.flags & re.UNICODE:
-            raise TypeError("bytes are searched with a pattern of bytes: rb'...', not '...'")
+        compiled = compiled_for_bytes(pattern)
         with self._pages.lock:
             self._check_open()
             first, last, _ = slice(start, end).indices(self._size_for(start, end))
@@ -280,7 +280,9 @@ class PagedFile(Searchable, Sequence[int]):
     def __del__(self) -> None:
         pages = getattr(self, "_pages", None)
         if pages is not None and pages.fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            # In a forked child it is the parent's that was left open.
+            if self._pid == os.getpid():
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             pages.close()
 
     def __reduce__(self) -> NoReturn:
@@ -347,7 +349,14 @@ class PagedFile(Searchable, Sequence[int]):
             data[at : at + count] = source[done : done + count]
             done += count
 
+    def __delitem__(self, key: object) -> NoReturn:
+        raise TypeError(f"{self!r} keeps its size: no byte of it can be deleted")
+
     def _place(self, key: SupportsIndex) -> int:
+        if not isinstance(key, SupportsIndex):
+            raise TypeError(
+                f"bytes are found by an integer or a slice of integers, not {key!r:.80}"
+            )
         at = operator.index(key)
         if at < 0:
             at += self._pages.look()

@@ -6,17 +6,27 @@ import errno
 import io
 import operator
 import os
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 from shmkit.memory.views import as_bytes
-
-if TYPE_CHECKING:
-    from shmkit.memory.paged.paged import PagedFile
 
 __all__ = ["opened_on"]
 
 
-def opened_on(file: PagedFile) -> io.BufferedReader | io.BufferedRandom:
+class _Paged(Protocol):
+    """What is used of a PagedFile."""
+
+    name: str
+    access: str
+    page_size: int
+
+    @property
+    def size(self) -> int: ...
+    def __getitem__(self, key: slice, /) -> bytes: ...
+    def __setitem__(self, key: slice, value: memoryview, /) -> None: ...
+
+
+def opened_on(file: Any) -> io.BufferedReader | io.BufferedRandom:
     """What `PagedFile.open` returns."""
     raw = _Raw(file)
     size = file.page_size
@@ -24,7 +34,7 @@ def opened_on(file: PagedFile) -> io.BufferedReader | io.BufferedRandom:
 
 
 class _Raw(io.RawIOBase):
-    def __init__(self, file: PagedFile) -> None:
+    def __init__(self, file: _Paged) -> None:
         super().__init__()
         self._file = file
         self._at = 0

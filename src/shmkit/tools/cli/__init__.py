@@ -27,10 +27,15 @@ def main() -> None:
         from shmkit.tools.cli.transfer import transfer
 
         sys.exit(transfer(sys.argv[1], sys.argv[2]))
+    for stream in (sys.stdout, sys.stderr):
+        # Words and paths may hold any bytes; no encoding may refuse to print them.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         import rich  # noqa: F401 - a command needs it later, on a terminal: better to fail now
 
         from shmkit.tools.cli._app import app
+
+        app(prog_name="shmkit")  # `top` alone needs textual and psutil
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "shmkit":
             raise
@@ -39,7 +44,3 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    for stream in (sys.stdout, sys.stderr):
-        # Words and paths may hold any bytes; no encoding may refuse to print them.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="shmkit")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from shmkit.tools.cli.doctor import doctor
 from shmkit.tools.cli.gc import gc
 from shmkit.tools.cli.inspect import inspect
 from shmkit.tools.cli.ls import ls
 from shmkit.tools.cli.pipe import recv, send
+from shmkit.tools.cli.top import top
 from shmkit.tools.demo import demo
 
 __all__ = ["app"]
@@ -22,7 +24,9 @@ app = typer.Typer(
 
 app.command()(ls)
 app.command()(inspect)
+app.command()(top)
 app.command()(gc)
+app.command()(doctor)
 app.command()(send)
 app.command()(recv)
 app.command()(demo)

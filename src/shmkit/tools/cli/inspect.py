@@ -83,15 +83,16 @@ def find_deadlocks(looks: list[Inspection]) -> list[Deadlock]:
     return [each for each in found if at_locks & {wait.pid for wait in each.waits}]
 
 
-def print_inspection(screen: Console, look: Inspection) -> None:
-    """Print it for people."""
+def print_inspection(screen: Console, look: Inspection, *, header: bool = True) -> None:
+    """Print it for people; with every field of its header, or without."""
     _print_facts(screen, look)
     for sentence in look.segment.wrong:
         screen.print(f"wrong: {output.printable(sentence)}", style="bold red", markup=False)
     _print_participants(screen, look)
     _print_locks(screen, look)
     _print_frames(screen, look)
-    _print_header(screen, look)
+    if header:
+        _print_header(screen, look)
 
 
 def _print_facts(screen: Console, look: Inspection) -> None:
@@ -161,7 +162,7 @@ def _print_participants(screen: Console, look: Inspection) -> None:
             output.age(max(0, time.time() - person.attached)),
             Text(output.printable(person.command)),
         )
-    screen.print(made)
+    screen.print(output.give_way(made, "COMMAND"))
 
 
 def _print_locks(screen: Console, look: Inspection) -> None:
@@ -196,10 +197,10 @@ def _print_frames(screen: Console, look: Inspection) -> None:
 
 
 def _hexadecimal(preview: str) -> str:
-    """The first 16 bytes, as numbers and as text."""
-    content = bytes.fromhex(preview)[:16]
+    """The first 12 bytes, as numbers and as text: more would not fit into 80 columns."""
+    content = bytes.fromhex(preview)[:12]
     text = "".join(chr(c) if 32 <= c < 127 else "." for c in content)
-    return f"{content.hex(' '):47}  {text}"
+    return f"{content.hex(' '):35}  {text}"
 
 
 def _print_header(screen: Console, look: Inspection) -> None:
@@ -208,6 +209,7 @@ def _print_header(screen: Console, look: Inspection) -> None:
     from rich.text import Text
 
     made = output.table("AT", "FIELD", "VALUE", "MEANING", title="\nheader")
+    made.columns[3].no_wrap = False
     for each in look.header:
         value = each.value
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -13,11 +13,12 @@ from shmkit.tools.cli import output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
     from shmkit.tools.inspection import Inspection, Segment
 
-__all__ = ["ls", "segments_table"]
+__all__ = ["ls", "print_segments"]
 
 _COLOURS = {"live": "green", "orphan": "yellow", "unknown": "magenta", "idle": "dim"}
 _SHOWN = 3  # pids in a line
@@ -59,18 +60,22 @@ def ls(
             ]
         )
     elif looks:
-        screen = output.console()
-        screen.print(segments_table(looks, rates))
-        for look in looks:
-            for sentence in look.segment.wrong:
-                where = output.printable(look.segment.where)
-                screen.print(f"{where}: {output.printable(sentence)}", style="red", markup=False)
-        orphans = sum(look.segment.ours and look.segment.status == "orphan" for look in looks)
-        if orphans:
-            text = f"{orphans} orphaned: no process has them; `shmkit gc` removes them"
-            screen.print(text, style="yellow", markup=False)
+        print_segments(output.console(), looks, rates)
     if any(is_bad(look.segment) for look in looks):
         raise typer.Exit(1)
+
+
+def print_segments(screen: Console, looks: Sequence[Inspection], rates: dict[str, float]) -> None:
+    """Print the table, and below it what is wrong."""
+    screen.print(segments_table(looks, rates))
+    for look in looks:
+        for sentence in look.segment.wrong:
+            where = output.printable(look.segment.where)
+            screen.print(f"{where}: {output.printable(sentence)}", style="red", markup=False)
+    orphans = sum(look.segment.ours and look.segment.status == "orphan" for look in looks)
+    if orphans:
+        text = f"{orphans} orphaned: no process has them; `shmkit gc` removes them"
+        screen.print(text, style="yellow", markup=False)
 
 
 def is_bad(segment: Segment) -> bool:
@@ -100,7 +105,7 @@ def segments_table(looks: Sequence[Inspection], rates: dict[str, float]) -> Tabl
             ",".join(map(str, segment.pids[:_SHOWN])) + (f" +{more}" if more > 0 else ""),
             Text(segment.status, "bold red" if segment.wrong else colour),
         )
-    return made
+    return output.give_way(made, "WHERE")
 
 
 def _depth(look: Inspection) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "console",
     "duration",
     "fail",
+    "give_way",
     "print_json",
     "printable",
     "size",
@@ -51,22 +52,34 @@ def table(*columns: str, right: Sequence[str] = (), title: str | None = None) ->
     """A table without lines.
 
     Args:
-        columns: their names; the first gives way when there is no room.
+        columns: their names.
         right: names of those that are aligned to the right.
         title: a line above it.
     """
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
-    for number, name in enumerate(columns):
+    for name in columns:
         made.add_column(
             name,
             justify="right" if name in right else "left",
             no_wrap=True,
             overflow="ellipsis",
             header_style="bold",
-            min_width=None if number else 10,
         )
+    return made
+
+
+def give_way(made: Table, title: str) -> Table:
+    """Have one column alone give way where there is no room for all."""
+    from rich.cells import cell_len
+
+    for column in made.columns:
+        if column.header != title:
+            texts = [str(column.header), *map(str, column.cells)]
+            column.min_width = max(map(cell_len, texts))
+        else:
+            column.min_width = 10
     return made
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from shmkit.tools.inspection.raw import Raw
 
 __all__ = [
+    "MOST_FRAMES",
     "FieldValue",
     "Frame",
     "Inspection",
@@ -65,7 +66,7 @@ __all__ = [
 _PREVIEW: Final = 64  # bytes of a frame that are shown
 _PICKLE: Final = 1 << 16  # bytes of a pickle that are looked at for its type
 _FRAMES: Final = 10  # that are shown, unless it is said otherwise
-_MOST_FRAMES: Final = 100_000  # that are counted
+MOST_FRAMES: Final = 100_000  # that are counted, unless it is said otherwise
 _PIECE: Final = 1 << 18  # bytes of data that are read at a time
 _MOST_SAID: Final = 3  # deaths that get a sentence each
 _LOOKS: Final = 4  # at words that seem impossible
@@ -263,6 +264,7 @@ class Inspection:
         semaphores: those in the segment, where the C library is known.
         frames: the first frames that wait.
         frame_count: how many wait.
+        frame_bytes: bytes that these take, headers included.
         frames_counted: whether that is all of them, and not just the first.
         incarnation: a random number that tells it from its successors, as hexadecimal text.
         content: where the bytes of a `once` are.
@@ -275,6 +277,7 @@ class Inspection:
     semaphores: tuple[SemaphoreState, ...] = ()
     frames: tuple[Frame, ...] = ()
     frame_count: int = 0
+    frame_bytes: int = 0
     frames_counted: bool = True
     incarnation: str = ""
     content: str = ""
@@ -288,6 +291,7 @@ def decode(
     *,
     name: str = "",
     frames: int | None = _FRAMES,
+    count: int = MOST_FRAMES,
 ) -> Inspection:
     """Decode what is in a file, whatever it is.
 
@@ -298,6 +302,7 @@ def decode(
         holders: which processes have which memory.
         name: its name in /dev/shm, which tells of files without a header whose they are.
         frames: how many frames to show; None: not even to count them.
+        count: how many frames to count at most.
 
     Raises:
         OSError: it cannot be read.
@@ -320,7 +325,7 @@ def decode(
     )
     page = raw.read(0, PAGE)
     if page[: len(MAGIC)] == MAGIC:
-        found = _Decoder(raw, segment, page, frames).inspect()
+        found = _Decoder(raw, segment, page, frames, count).inspect()
     else:
         found = Inspection(_without_header(raw, segment, page, name))
     return replace(found, segment=_judged(found.segment, holders))
@@ -381,6 +386,7 @@ class _Decoder:
     segment: Segment
     page: bytes
     frames: int | None
+    count: int
     wrong: list[str] = field(default_factory=list)
 
     def inspect(self) -> Inspection:
@@ -598,12 +604,13 @@ class _Decoder:
     def _walked(self, found: Inspection, walk: _Walk, first: int, tail: int) -> Inspection:
         if self.frames is None:
             return replace(found, frames_counted=False)
-        walk.go(first, tail, self.frames)
+        walk.go(first, tail, self.frames, self.count)
         self.wrong += walk.wrong
         return replace(
             found,
             frames=tuple(walk.frames),
             frame_count=walk.count,
+            frame_bytes=walk.end - walk.start,
             frames_counted=walk.is_whole,
         )
 
@@ -649,15 +656,17 @@ class _Walk:
         self.oldest, self.objects = oldest, objects
         self.frames: list[Frame] = []
         self.count = 0
+        self.start = self.end = 0  # of what was counted
         self.is_whole = True
         self.wrong: list[str] = []
         self._piece, self._piece_at = memoryview(b""), 0
 
-    def go(self, first: int, tail: int, most: int) -> None:
+    def go(self, first: int, tail: int, most: int, count: int) -> None:
         """Walk from the oldest frame to the end of the last."""
         at, looks = first, _LOOKS
+        self.start = self.end = first
         while at < tail:
-            if self.count >= _MOST_FRAMES:
+            if self.count >= count:
                 self.is_whole = False
                 return
             head = self._read(at, FRAME_HEADER)
@@ -673,6 +682,7 @@ class _Walk:
                 if oldest > at:  # it was taken meanwhile, and may be written over by now
                     self.frames.clear()
                     self.count, at, looks = 0, oldest, looks - 1
+                    self.start = self.end = oldest
                     self._piece = memoryview(b"")
                     if not looks or oldest >= tail:
                         self.is_whole = False
@@ -685,7 +695,7 @@ class _Walk:
             if shown:
                 self.frames.append(shown)
             self.count += not word & PAD
-            at = end
+            at = self.end = end
 
     def _problem(self, at: int, word: int, end: int, tail: int, head: memoryview) -> str:
         lap_end = (at | (self.size - 1)) + 1

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from shmkit.memory.url import Url
-from shmkit.tools.inspection.decode import decode
+from shmkit.tools.inspection.decode import MOST_FRAMES, decode
 from shmkit.tools.inspection.processes import scan
 from shmkit.tools.inspection.raw import NotAFile, Raw
 
@@ -30,6 +30,7 @@ def survey(
     paths: Iterable[str | os.PathLike[str]] = (),
     holders: Holders | None = None,
     frames: int | None = None,
+    count: int = MOST_FRAMES,
 ) -> list[Inspection]:
     """Look at every segment and semaphore: named, anonymous, or removed and still in use.
 
@@ -39,6 +40,7 @@ def survey(
             this library are taken.
         holders: what an earlier look at the processes found; None to look now.
         frames: how many frames to show of each; None: not even to count them.
+        count: how many frames to count of each at most.
 
     Returns:
         The inspections, in the order of their names; what may not be read is left out.
@@ -54,7 +56,7 @@ def survey(
         looks = [
             look
             for path, where, is_explicit in found
-            if (look := _look(path, where, holders, frames)) is not None
+            if (look := _look(path, where, holders, frames, count)) is not None
             and (is_explicit or look.segment.ours)
         ]
         return _with_owners(looks)
@@ -68,7 +70,7 @@ def survey(
     looks = [
         look
         for path, where, name in names
-        if (look := _look(path, where, holders, frames, name=name)) is not None
+        if (look := _look(path, where, holders, frames, count, name=name)) is not None
         and (everybody or look.segment.owner == uid)
     ]
     return _with_owners(looks)
@@ -127,12 +129,12 @@ def locate(where: str | os.PathLike[str]) -> tuple[str, str, Holders]:
 
 
 def _look(
-    path: str, where: str, holders: Holders, frames: int | None, *, name: str = ""
+    path: str, where: str, holders: Holders, frames: int | None, count: int, *, name: str = ""
 ) -> Inspection | None:
     """What is there; None if it is gone, not to be read, or no file."""
     try:
         with Raw(path, follow=path.startswith("/proc/")) as raw:
-            return decode(raw, where, path, holders, name=name, frames=frames)
+            return decode(raw, where, path, holders, name=name, frames=frames, count=count)
     except (FileNotFoundError, PermissionError, NotAFile):
         return None
     except OSError as error:
