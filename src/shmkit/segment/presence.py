@@ -46,6 +46,7 @@ else:
     _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, len, pid
     _GETLK, _SETLK = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
 
+_FCNTL: Final = fcntl.fcntl
 _POLL: Final = 0.0005  # seconds
 # O_NONBLOCK: the program may have closed the descriptor, and a pipe may have its number.
 _REOPENED: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
@@ -130,7 +131,7 @@ class Presence:
         iterator that is written in C (core.py says more).
         """
         fds: Iterator[int] = map(self._now.__getitem__, repeat(0))
-        unlock = map(fcntl.fcntl, fds, repeat(_SETLK), repeat(_flock(fcntl.F_UNLCK, byte)))
+        unlock = map(_FCNTL, fds, repeat(_SETLK), repeat(_flock(fcntl.F_UNLCK, byte)))
         return zip(unlock, map(self._held.discard, repeat(byte)), strict=False)
 
     def try_door(self, patience: float, where: str) -> None:
