@@ -76,8 +76,12 @@ class Presence:
     def __init__(self, buffer: SharedBuffer) -> None:
         with _FORKING:  # no other thread forks between these steps
             self._fd = buffer.descriptor()
-            self._identity = identity_of(os.fstat(self._fd))
-            self._closer = self._closes(self._fd)
+            try:
+                self._identity = identity_of(os.fstat(self._fd))
+                self._closer = self._closes(self._fd)
+            except BaseException:
+                os.close(self._fd)  # a signal handler raised: nothing else closes it
+                raise
         self._now = [self._fd]  # for `unlocks`, which goes on in a forked child
         self._held: set[int] = set()
         self._after_fork: weakref.WeakMethod[Callable[[], None]] | None = None
