@@ -367,9 +367,7 @@ def test_something_else_is_incompatible(make_where) -> None:
                 buffer.unlink()
     with (
         Ring.create(make_where("shm")) as ring,
-        pytest.raises(
-            IncompatibleSegment, match=r"is a ring, not a shared array"
-        ),
+        pytest.raises(IncompatibleSegment, match=r"is a ring, not a shared array"),
     ):
         SharedArray.attach(ring.url)
 
