@@ -367,9 +367,7 @@ def test_something_else_is_incompatible(make_where) -> None:
                 buffer.unlink()
     with (
         Ring.create(make_where("shm")) as ring,
-        pytest.raises(
-            IncompatibleSegment, match=r"\(ring, kind 1\), not a shared array \(kind 65\)"
-        ),
+        pytest.raises(IncompatibleSegment, match=r"is a ring, not a shared array"),
     ):
         SharedArray.attach(ring.url)
 
@@ -405,7 +403,11 @@ WRONG: dict[str, tuple[bytes, type[Exception], str]] = {
     "cut off": (described(GOOD)[:4100], CorruptSegment, "has 4100 bytes, and its header speaks"),
     "cut off in the header": (described(GOOD)[:100], CorruptSegment, "less than its header"),
     "version": (fixed(described(GOOD), 8, "<H", 9), IncompatibleSegment, "layout version 9"),
-    "kind": (fixed(described(GOOD), 10, "<H", 1), IncompatibleSegment, r"kind 1\)"),
+    "kind": (
+        fixed(described(GOOD), 10, "<H", 1),
+        IncompatibleSegment,
+        "is a ring, not a shared array",
+    ),
     "offset": (fixed(described(GOOD), 0x18, "<Q", 8192), CorruptSegment, "offset of 8192"),
     "odd offset": (fixed(described(GOOD), 0x18, "<Q", 4097), CorruptSegment, "offset of 4097"),
     "size": (fixed(described(GOOD), 0x20, "<Q", 8), CorruptSegment, "data size of 8"),

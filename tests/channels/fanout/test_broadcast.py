@@ -100,7 +100,7 @@ def test_names_are_those_of_the_memory(make_where: Any, tmp_path: Path) -> None:
             with Broadcast.attach(where) as third:
                 assert third.subscribe("oldest").get(0) == subscription.get(0) == b"x"
             for other in (Ring, Latest):
-                with pytest.raises(IncompatibleSegment, match="kind 2"):
+                with pytest.raises(IncompatibleSegment, match="is a broadcast, not"):
                     other.attach(where)
         if kind == "file":
             with Broadcast.attach(where) as again:  # files stay, with what is in them
