@@ -215,6 +215,25 @@ def test_what_is_no_file_is_not_opened(tmp_path) -> None:
     assert survey(paths=[tmp_path]) == []
 
 
+def test_what_may_not_be_read_is_told_as_such(unique_name, monkeypatch) -> None:
+    """Of other users' segments there is the size, the owner, and no more."""
+    with shmkit.Ring.create(unique_name):
+        path = f"/dev/shm/{unique_name}"
+        opened = os.open
+
+        def refuse(name: Any, *options: Any, **more: Any) -> int:
+            if name == path:
+                raise PermissionError(13, "Permission denied", name)
+            return opened(name, *options, **more)
+
+        monkeypatch.setattr(os, "open", refuse)
+        (look,) = [each for each in survey() if each.segment.path == path]
+        assert (look.segment.kind, look.segment.status) == ("not readable", "live")
+        assert look.segment.size == os.stat(path).st_size  # noqa: PTH116
+        assert not look.segment.ours
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("cut", [1, 8, 100, 4095, 4096, 5000])
 def test_a_segment_that_was_cut_off(tmp_path, cut) -> None:
     path = tmp_path / "ring"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.channels.frame import second_word, step_of
 from shmkit.core import IMPOSSIBLE
 from shmkit.errors import CorruptSegment, IncompatibleSegment
+from shmkit.memory.identity import identity_of
 from shmkit.segment import header as headers
 from shmkit.segment import words as layouts
 from shmkit.segment.words import (
@@ -42,8 +43,10 @@ from shmkit.segment.words import (
 )
 from shmkit.tools.inspection.pickled import type_of
 from shmkit.tools.inspection.processes import command_of
+from shmkit.tools.inspection.raw import resident
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
 
     from shmkit.memory.identity import Identity
@@ -61,6 +64,7 @@ __all__ = [
     "Segment",
     "SemaphoreState",
     "decode",
+    "describe",
 ]
 
 _PREVIEW: Final = 64  # bytes of a frame that are shown
@@ -309,28 +313,36 @@ def decode(
     Raises:
         OSError: it cannot be read.
     """
-    status = raw.status
-    segment = Segment(
-        where=where,
-        path=path,
-        kind="bytes",
-        ours=False,
-        size=raw.size,
-        resident=raw.resident,
-        device=status.st_dev,
-        inode=status.st_ino,
-        owner=status.st_uid,
-        mode=status.st_mode & 0o7777,
-        created=None,
-        used=max(status.st_mtime, status.st_ctime),
-        pids=holders.of(raw.identity),
-    )
+    segment = describe(raw.status, where, path, holders)
     page = raw.read(0, PAGE)
     if page[: len(MAGIC)] == MAGIC:
         found = _Decoder(raw, segment, page, frames, count, header).inspect()
     else:
         found = Inspection(_without_header(raw, segment, page, name))
     return replace(found, segment=_judged(found.segment, holders))
+
+
+def describe(
+    status: os.stat_result, where: str, path: str, holders: Holders, *, kind: str = "bytes"
+) -> Segment:
+    """What is told of a file without reading it."""
+    pids = holders.of(identity_of(status))
+    return Segment(
+        where=where,
+        path=path,
+        kind=kind,
+        ours=False,
+        size=status.st_size,
+        resident=resident(status),
+        device=status.st_dev,
+        inode=status.st_ino,
+        owner=status.st_uid,
+        mode=status.st_mode & 0o7777,
+        created=None,
+        used=max(status.st_mtime, status.st_ctime),
+        pids=pids,
+        status="live" if pids else "unknown",
+    )
 
 
 def _judged(segment: Segment, holders: Holders) -> Segment:

@@ -20,7 +20,7 @@ from shmkit.segment.words import LOCK_BYTES_AT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["NotAFile", "Raw"]
+__all__ = ["NotAFile", "Raw", "resident"]
 
 # Never waits for the other end of a FIFO, and never gets a terminal.
 _FLAGS: Final = open_flags("RDONLY", "NONBLOCK", "NOCTTY", "CLOEXEC")
@@ -61,11 +61,6 @@ class Raw:
     def size(self) -> int:
         """Bytes of the file."""
         return self.status.st_size
-
-    @property
-    def resident(self) -> int:
-        """Bytes that take memory, or room on the disk."""
-        return min(self.status.st_blocks * _BLOCK, _pages(self.size))
 
     @property
     def identity(self) -> Identity:
@@ -138,6 +133,8 @@ def _kind(mode: int) -> str:
     return next((name for matches, name in kinds if matches), "a device")
 
 
-def _pages(size: int) -> int:
+def resident(status: os.stat_result) -> int:
+    """Bytes of a file that take memory, or room on a disk."""
     page = os.sysconf("SC_PAGE_SIZE")
-    return -(-size // page) * page
+    # Some filesystems take more blocks than the file has pages.
+    return min(status.st_blocks * _BLOCK, -(-status.st_size // page) * page)

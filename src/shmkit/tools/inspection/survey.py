@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from shmkit.memory.url import Url
-from shmkit.tools.inspection.decode import MOST_FRAMES, decode
+from shmkit.tools.inspection.decode import MOST_FRAMES, Inspection, decode, describe
 from shmkit.tools.inspection.processes import scan
 from shmkit.tools.inspection.raw import NotAFile, Raw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from shmkit.tools.inspection.decode import Inspection, Segment
+    from shmkit.tools.inspection.decode import Segment
     from shmkit.tools.inspection.processes import Holders
 
 __all__ = ["inspect", "locate", "survey"]
@@ -43,8 +44,8 @@ def survey(
         count: how many frames to count of each at most.
 
     Returns:
-        The inspections, in the order of their names, without the fields of their headers; what may
-        not be read is left out.
+        The inspections, in the order of their names, without the fields of their headers. What may
+        not be read is of kind "not readable".
 
     Raises:
         OSError: one of the paths cannot be read.
@@ -138,13 +139,26 @@ def _look(
             return decode(
                 raw, where, path, holders, name=name, frames=frames, count=count, header=False
             )
-    except (FileNotFoundError, PermissionError, NotAFile):
+    except PermissionError:
+        return _unreadable(path, where, holders)
+    except (FileNotFoundError, NotAFile):
         return None
     except OSError as error:
         # A link, which is not followed; a process that ended; the file is under a lease.
         if error.errno in (errno.ELOOP, errno.ESRCH, errno.EAGAIN, errno.ENXIO):
             return None
         raise
+
+
+def _unreadable(path: str, where: str, holders: Holders) -> Inspection | None:
+    """What can be told of a file that this user may not read."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None  # it went meanwhile, or not even that may be told
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Inspection(describe(status, where, path, holders, kind="not readable"))
 
 
 def _with_owners(looks: Iterable[Inspection]) -> list[Inspection]:
