@@ -185,6 +185,37 @@ def test_a_test_that_hangs_fails_with_the_stacks_of_all_its_processes(run):
     assert re.search(r"Captured stderr call(.*\n)+.* in in_spawn", output), output
 
 
+def test_a_deadlock_is_shown_with_both_holders(run):
+    outcomes, output = run(
+        """
+        import os
+        import pytest
+        from shmkit import Event, Lock
+
+        @pytest.mark.shm_deadline(3)
+        def test_hangs():
+            with Lock() as _:
+                pass
+            first, second, ready = Lock(), Lock(), Event()
+            pid = os.fork()
+            if not pid:
+                second.acquire()
+                ready.set()
+                first.acquire()
+            first.acquire()
+            ready.wait()
+            print("pids", os.getpid(), pid)
+            second.acquire()
+        """
+    )
+    assert outcomes == {"failed": 1}, output
+    parent, child = re.search(r"pids (\d+) (\d+)", output).groups()
+    for holder, waiter in ((parent, child), (child, parent)):
+        assert re.search(
+            rf"lock is held by process {holder}, wanted by process {waiter}", output
+        ), output
+
+
 def test_a_mark_without_seconds_is_told(run):
     outcomes, output = run("import pytest\n\n@pytest.mark.shm_deadline\ndef test_it():\n    pass\n")
     assert outcomes["errors"] == 1

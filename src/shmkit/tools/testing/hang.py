@@ -26,6 +26,7 @@ __all__ = ["deadline", "deadline_by"]
 _ON_ABORT: Final = "PYTHONFAULTHANDLER"  # set: an interpreter writes its stacks at SIGABRT
 _GRACE: Final = 1.0  # seconds that a process gets to write its stacks
 _POLL: Final = 0.01
+_BETWEEN: Final = 0.1  # seconds between two looks at locks
 
 _files: Final[list[IO[bytes]]] = []  # where forked children write their stacks, the newest last
 
@@ -64,7 +65,7 @@ def deadline_by(seconds: float, fail: Callable[[str], NoReturn]) -> Iterator[Non
 
     def expire(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         started = sorted(_descendants() - before)
-        told = [_stacks_here(frame)]
+        told = [*_locks_of({os.getpid(), *started}), _stacks_here(frame)]
         told += [_abort(pid, file) for pid in started]
         killed = f"killed children {started}" if started else "it has no children"
         fail("\n\n".join([f"not done after {seconds} s; {killed}", *told]))
@@ -108,6 +109,30 @@ def _in_forked_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child)
+
+
+def _locks_of(pids: set[int]) -> list[str]:
+    """Which of their locks processes hold and wait for, and whether they wait for each other."""
+    if not sys.platform.startswith("linux"):
+        return []
+    from shmkit.tools.inspection import find_deadlocks, scan, survey
+
+    first = survey(holders=scan(pids=pids))
+    time.sleep(_BETWEEN)  # a wait is one that lasts
+    looks = survey(holders=scan(pids=pids))
+    lines = [
+        f"{look.segment.where}: {lock.name} is held by {_pids(lock.holders)}, "
+        f"wanted by {_pids(lock.waiters)}"
+        for look in looks
+        for lock in look.locks
+        if pids.intersection(lock.holders + lock.waiters)
+    ]
+    lines += [deadlock.sentence() for deadlock in find_deadlocks(first, looks)]
+    return ["\n".join(["locks:", *lines])] if lines else []
+
+
+def _pids(pids: tuple[int, ...]) -> str:
+    return ", ".join(f"process {pid}" for pid in pids) or "nobody"
 
 
 def _stacks_here(frame: FrameType | None) -> str:
