@@ -236,8 +236,15 @@ class Tokens:
                     for _ in guard.gives:
                         break
                 break
-            if self._owed and not self._closed:
-                self._settle(0)
+            for is_last in (False, False, True):
+                try:
+                    if self._owed and not self._closed:
+                        self._settle(0)
+                    break
+                except BaseException:
+                    # Another handler raised. Else others would wait for this handle's next call.
+                    if is_last or not self._owed:
+                        raise
             raise
         return taken
 
