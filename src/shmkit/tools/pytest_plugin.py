@@ -14,6 +14,7 @@ Nothing else of shmkit is imported before one of these is used.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import uuid
@@ -36,6 +37,7 @@ _MODES = ("error", "warn", "off")
 _BEFORE: pytest.StashKey[Held] = pytest.StashKey()
 _NAME = pytest.StashKey[str]()
 _FAILED = pytest.StashKey[bool]()
+_ITEM = pytest.StashKey[pytest.Item]()
 _SECONDS = pytest.StashKey[float | None]()
 _MODE = pytest.StashKey[Mode]()
 
@@ -86,6 +88,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """Remember what there is before a test."""
     item.stash[_NAME] = f"t-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{uuid.uuid4().hex[:12]}"
     item.stash[_FAILED] = False
+    item.config.stash[_ITEM] = item
     item.stash[_SECONDS] = _seconds_of(item)
     if item.config.stash[_MODE] != "off":
         from shmkit.tools.testing.leaks import snapshot
@@ -100,25 +103,33 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
     """What a fixture of more than one test makes is not this test's."""
-    item = getattr(request, "_pyfuncitem", None)
-    if fixturedef.scope == "function" or item is None or _BEFORE not in item.stash:
+    if fixturedef.scope == "function":
         return (yield)
+    with _made_for_others(request.config):
+        return (yield)
+
+
+@contextmanager
+def _made_for_others(config: pytest.Config) -> Iterator[None]:
+    """What is made inside is there for more than the present test."""
+    item = config.stash.get(_ITEM, None)
+    if item is None or _BEFORE not in item.stash:
+        yield
+        return
     from shmkit.tools.testing.leaks import snapshot
 
     before = snapshot()
     try:
-        return (yield)
+        yield
     finally:
-        new = (now - then for now, then in zip(snapshot(), before, strict=True))
-        known = item.stash[_BEFORE]
-        item.stash[_BEFORE] = type(known)(
-            *(old | more for old, more in zip(known, new, strict=True))
-        )
+        item.stash[_BEFORE] = item.stash[_BEFORE].with_new(before, snapshot())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Run a test under its deadline."""
+    if math.isnan(item.stash[_SECONDS] or 0):
+        raise pytest.UsageError(f"{item.nodeid}: shm_deadline takes seconds: shm_deadline(5)")
     with _deadline_of(item):
         return (yield)
 
@@ -166,20 +177,19 @@ def _tell_leaks(item: pytest.Item) -> None:
 
 
 def _seconds_of(item: pytest.Item) -> float | None:
-    """What its mark says; None if it has none."""
+    """What its mark says; None if it has none, or NaN if it says no number."""
     mark = item.get_closest_marker("shm_deadline")
     if mark is None:
         return None
-    if len(mark.args) != 1 or mark.kwargs or not isinstance(mark.args[0], int | float):
-        raise pytest.UsageError(f"{item.nodeid}: shm_deadline takes seconds: shm_deadline(5)")
-    return mark.args[0]
+    is_one = len(mark.args) == 1 and not mark.kwargs and isinstance(mark.args[0], int | float)
+    return mark.args[0] if is_one and mark.args[0] > 0 else math.nan
 
 
 @contextmanager
 def _deadline_of(item: pytest.Item) -> Iterator[None]:
     """Hold a test to its mark, if it has one: setup, call and teardown each."""
     seconds = item.stash.get(_SECONDS, None)
-    if seconds is None:
+    if seconds is None or math.isnan(seconds):
         yield
     else:
         from shmkit.tools.testing.hang import deadline_by
@@ -231,7 +241,7 @@ def shm_ring(request: pytest.FixtureRequest, shm_name: str) -> Iterator[Ring]:
 
 
 @pytest.fixture(scope="session")
-def shared_once() -> Iterator[Callable[..., Any]]:
+def shared_once(pytestconfig: pytest.Config) -> Iterator[Callable[..., Any]]:
     """`shmkit.once` for one run: `shared_once(name, build)` builds once for all its processes.
 
     All processes of pytest-xdist map what the first of them built, read-only. The memory goes when
@@ -243,7 +253,8 @@ def shared_once() -> Iterator[Callable[..., Any]]:
     with ExitStack() as made:
 
         def shared(name: str, build: Callable[[], Any], *, timeout: float | None = None) -> Any:
-            result = once(f"pytest-{run[:16]}-{name}", build, timeout=timeout)
+            with _made_for_others(pytestconfig):
+                result = once(f"pytest-{run[:16]}-{name}", build, timeout=timeout)
             made.callback(result.close)
             return result
 

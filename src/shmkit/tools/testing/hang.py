@@ -127,7 +127,7 @@ def _locks_of(pids: set[int]) -> list[str]:
         for lock in look.locks
         if pids.intersection(lock.holders + lock.waiters)
     ]
-    lines += [deadlock.sentence() for deadlock in find_deadlocks(first, looks)]
+    lines += [deadlock.sentence for deadlock in find_deadlocks(first, looks)]
     return ["\n".join(["locks:", *lines])] if lines else []
 
 
