@@ -26,7 +26,11 @@ from tests.sync.peers import WAYS, by_name
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="POSIX kills")
 
 TIMEOUT = 20.0
-POINTS = kill_points("shmkit.sync.tokens")
+POINTS = sorted(
+    point
+    for point in {*kill_points("shmkit.core"), *kill_points("shmkit.sync.tokens")}
+    if point.startswith("semaphore.")
+)
 RESCUE = ["semaphore.return", "semaphore.recount"]  # come to by a process that finds a dead one
 LEAVE = ["semaphore.keep"]  # by one that closes while it holds
 SPAWNED = ["semaphore.hold", "semaphore.give"]  # an interpreter takes a second to start
