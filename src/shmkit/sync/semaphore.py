@@ -93,7 +93,7 @@ class Semaphore(compiled.SemaphoreCore):
         _check(value, name, posix)
         self._closed = False
         if name is None or not posix:
-            self._count = self._takes = Tokens(name, value)
+            self._use(Tokens(name, value))
             return
         from shmkit.sync.posix_count import PosixCount
 
@@ -165,10 +165,17 @@ class Semaphore(compiled.SemaphoreCore):
     @classmethod
     def _of(cls, count: Tokens | PosixCount) -> Self:
         self = cls.__new__(cls)
-        self._closed, self._count = False, count
+        self._closed = False
         if isinstance(count, Tokens):
-            self._takes = count
+            self._use(count)
+        else:
+            self._count = count
         return self
+
+    def _use(self, tokens: Tokens) -> None:
+        self._count = tokens
+        if compiled.core is not None:
+            self._takes = tokens
 
     @property
     def name(self) -> str:
