@@ -126,7 +126,9 @@ CASES = all_cases()
 
 def test_every_step_is_in_the_matrix():
     """A step that no case brings a victim to would not be tested."""
-    tested = {case.step for case in CASES} | RESCUE | SETTLE | SPECIAL | COUNTED | EVENTCOUNT | TOKENS
+    tested = (
+        {case.step for case in CASES} | RESCUE | SETTLE | SPECIAL | COUNTED | EVENTCOUNT | TOKENS
+    )
     assert tested == set(kill_points(*ROOM, *LOCK))
 
 

@@ -302,3 +302,29 @@ def test_a_finalizer_or_handler_may_release_in_the_middle_of_a_call() -> None:
     assert made.acquire(False)
     assert made.value == 1
     made.close()
+
+
+@pytest.mark.usefixtures("plain_python")
+def test_a_handler_may_release_as_another_release_ends() -> None:
+    """Or as the one that gives back what a handler released does: nothing stays owed."""
+    made = Semaphore(3)
+    tokens: Any = made._count
+    for _ in range(3):
+        made.acquire()
+    left = 2
+
+    def profile(frame: Any, event: str, _: object) -> None:
+        nonlocal left
+        if left and event == "call" and frame.f_code.co_qualname == "MutexCore.release":
+            left -= 1
+            made.release()
+
+    sys.setprofile(profile)
+    try:
+        made.release()
+    finally:
+        sys.setprofile(None)
+    assert not left
+    assert not tokens._owed
+    assert tokens._words[SEMAPHORE_COUNT] == 3
+    made.close()
