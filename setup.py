@@ -26,7 +26,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path(__file__).parent / "src" / "shmkit"
 MODULES = ("segment/words.py", "core.py")
 """Modules whose constants the C code has, too."""
-DOCUMENTED = ("core.py", "channels/ring/ring.py", "sync/lock.py")
+DOCUMENTED = ("core.py", "channels/ring/ring.py", "sync/lock.py", "sync/semaphore.py")
 """Modules whose methods it has, with their docstrings."""
 
 WANTED = os.environ.get("SHMKIT_BUILD_CORE")

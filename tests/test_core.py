@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shmkit
-from shmkit import CorruptSegment, Empty, Full, Lock, Ring, ShutDown, compiled
+from shmkit import CorruptSegment, Empty, Full, Lock, Ring, Semaphore, ShutDown, compiled
 from shmkit.segment import words
 from shmkit.tools.testing import kill_points
 from tests.processes import run_python, wait_until
@@ -135,6 +135,69 @@ def test_the_common_case_of_batches(compiled_ring):
     assert ring._reader.get_many(9) is None
 
 
+@pytest.mark.usefixtures("which")
+@given(st.integers(0, 3), st.lists(st.sampled_from(["take", "give", "with", "other"])))
+@settings(deadline=None, max_examples=40)
+def test_it_counts(initial, steps):
+    """Any calls in any order, by two handles: what an int does, and every word is right."""
+    made = Semaphore(initial)
+    other = pickle.loads(pickle.dumps(made))
+    count, held = initial, 0
+    for step in steps:
+        if step == "take":
+            assert made.acquire(timeout=0) is (count > 0)
+            held, count = held + (count > 0), max(count - 1, 0)
+        elif step == "give":
+            assert made.release() is None
+            held, count = held - 1, count + 1
+        elif step == "with" and count:
+            with made as entered:
+                assert entered is made
+                assert made._count._words[words.SEMAPHORE_COUNT] == count - 1
+        elif step == "other" and count:
+            assert other.acquire() is True
+            assert other.release() is None
+        assert made._count._words[words.SEMAPHORE_COUNT] == count
+        made_, held_ = made._count._sums()
+        assert held_ - made_ == held == initial - count
+    other.close()
+    made.close()
+
+
+@needs_core
+def test_the_common_case_of_a_semaphore():
+    made = Semaphore(2)
+    tokens: Any = made._count
+    assert [next(tokens), next(tokens), next(tokens)] == [True, True, False]
+    rare = ["_plain_release", "_plain___enter__"]
+    plain = {name: getattr(Semaphore, name) for name in rare}
+    for name in rare:
+        setattr(Semaphore, name, None)
+    try:
+        made.release()
+        with made:
+            pass
+    finally:
+        for name in rare:
+            setattr(Semaphore, name, plain[name])
+    tokens._owed = 1
+    assert not next(tokens)  # Python gives it back first
+    assert made.acquire()
+    assert made.acquire(False)
+    assert not made.acquire(False)
+    made.release()
+    made.release()
+    tokens._own += words.LINE_WORDS
+    assert not next(tokens)  # not its own place
+    tokens._own -= words.LINE_WORDS
+    assert next(tokens)
+    made.close()
+    assert not next(tokens)
+    for call in (made.acquire, made.release, made.__enter__):
+        with pytest.raises(shmkit.ClosedError):
+            call()
+
+
 # -- what is in memory is input ----------------------------------------------------------------
 
 NUMBERS = [
@@ -202,6 +265,26 @@ def test_any_number_in_the_words_of_a_lock(number):
             place[0] = words.IDLE
     finally:
         with_lock.close()
+
+
+@pytest.mark.usefixtures("which")
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("name", ["SEMAPHORE_COUNT", "SEMAPHORE_NEWS", "SEMAPHORE_BELL", "STATE"])
+def test_any_number_in_the_words_of_a_semaphore(number, name):
+    """An error, or the step as it is; never a count that cannot be."""
+    made = Semaphore(3)
+    made.acquire()
+    made.release()
+    made._count._words[getattr(words, name)] = number
+    for call in (lambda: made.acquire(timeout=0), made.release):
+        try:
+            call()
+        except (CorruptSegment, OverflowError):
+            continue
+    count = made._count._words[words.SEMAPHORE_COUNT]
+    assert count == ((number or 1) if name == "SEMAPHORE_COUNT" else 3)
+    made._count._words[words.STATE] = words.READY
+    made.close()
 
 
 # -- closing, threads, signals, fork -----------------------------------------------------------
@@ -296,6 +379,42 @@ def test_a_handler_that_raises_ends_a_wait_at_once(wait, ring):
     assert ring.get(0) == b"goes on"
 
 
+@pytest.mark.parametrize("how", ["with", "acquire"])
+def test_a_handler_that_raises_takes_no_token_with_it(how, which):
+    """It comes before the step, or when the caller has the token."""
+    if (how, which) == ("with", "plain"):
+        pytest.skip("a handler may come as `__exit__` in Python begins")
+    made, dice, taken = Semaphore(1), random.Random(how), False
+
+    def raise_it(number, frame):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        for _ in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-6, 5e-5))
+                while True:
+                    if how == "with":
+                        with made:
+                            pass
+                    elif made.acquire(False):
+                        taken = True  # no call before it
+                        made.release()
+                        taken = False
+            except Interrupted:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            if made._count._words[words.SEMAPHORE_COUNT] == 0:
+                assert taken
+                made.release()
+            taken = False
+            assert made.value == 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        made.close()
+
+
 def test_a_handler_that_calls_in_is_never_a_hang(ring):
     """It works, or is a RuntimeError at once."""
     outcomes = set()
@@ -341,6 +460,36 @@ def put_in_child(ring):
 
 
 @pytest.mark.usefixtures("which")
+def test_threads_and_a_forked_child_keep_the_count():
+    made, seen = Semaphore(2), []
+
+    def use():
+        for _ in range(300):
+            with made:
+                seen.append(made._count._words[words.SEMAPHORE_COUNT])
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            use()
+            status = 0
+        finally:
+            os._exit(status)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(seen) == 900
+    assert set(seen) <= {0, 1}
+    assert made.value == 2
+    assert made._count._sums() == (0, 0)
+    made.close()
+
+
+@pytest.mark.usefixtures("which")
 def test_a_large_frame_goes_through_beside_another_thread():
     """Of 16 MiB and more, which are copied without the GIL."""
     frame = os.urandom(1 << 20) * 17
@@ -371,23 +520,27 @@ def test_the_copies_of_large_frames_give_the_bytes():
 
 PEER = """
 import os, sys, pickle
-from shmkit import Ring, compiled, Lock
+from shmkit import Ring, Semaphore, compiled, Lock
 where, lock_name, verb, plain = sys.argv[1:]
 assert (compiled.core is None) == (plain == "1"), compiled.WHY_PURE
 with Ring.attach(where) as ring:
-    lock = Lock(lock_name)
+    lock, semaphore = Lock(lock_name), Semaphore(1, lock_name + "-count")
     if verb == "put":
         for number in range(20000):
             ring.put(b"%d" % number)
             if not number % 100:
-                with lock:
+                with lock, semaphore:
                     pass
     else:
         for number in range(20000):
             assert ring.get() == b"%d" % number
             if not number % 100:
                 with lock:
-                    pass
+                    semaphore.acquire()
+                    semaphore.release()
+    assert semaphore.acquire(timeout=5)
+    semaphore.release()
+    semaphore.close()
     lock.close()
 """
 
@@ -543,6 +696,51 @@ else:
     assert queue.full() and queue.qsize() == 3
     queue.close()
 """
+TOKENS = """
+import mmap
+from shmkit import Semaphore, compiled
+from shmkit.segment.words import SEMAPHORE_COUNT
+from shmkit.tools.testing import run_until
+assert hasattr(compiled.core, "arm"), compiled.WHY_PURE
+step, nth = args
+made = Semaphore(3)
+rounds = mmap.mmap(-1, 1)
+
+def use():
+    while True:  # a first call is careful: the steps in C are those of the others
+        made.acquire()
+        with made:
+            rounds[0] += 1
+        made.release()
+
+with run_until(step, use, nth=int(nth), method="fork") as victim:
+    assert victim.reached and victim.exitcode == -9, victim
+assert rounds[0], "the step of a first call"
+for number in range(3):
+    assert made.acquire(timeout=20), number
+assert not made.acquire(timeout=0)
+for _ in range(3):
+    made.release()
+assert made.value == made._count._words[SEMAPHORE_COUNT] == 3
+assert made._count._sums()[0] == 0
+made.close()
+"""
+
+
+@needs_steps
+@pytest.mark.parametrize("nth", ["5", "6"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        *(f"semaphore.{step}" for step in ["hold", "count_down", "give", "count_up", "news"]),
+        *MUTEX,
+    ],
+)
+def test_killed_at_a_step_in_c_of_a_semaphore(step, nth):
+    """All that it held comes back, and the count is what the words say."""
+    run_python(TOKENS, step, nth, timeout=50, env={"SHMKIT_CORE": "steps"})
+
+
 RARE = ["flag", "fence", "sleep", "clear", "post", "flag_again", "fence_again", "count", "pass_on"]
 
 
@@ -563,7 +761,7 @@ def test_killed_at_a_step_in_c_of_a_bell_or_a_count(step):
 @pytest.mark.slow
 def test_a_million_calls_leave_nothing(compiled_ring):
     ring = compiled_ring
-    lock = Lock()
+    lock, semaphore = Lock(), Semaphore(2)
     put, get, frame = ring._writer.put, ring._reader.get, b"x" * 64
     put_many, get_many = ring._writer.put_many, ring._reader.get_many
     acquire, release = lock._mutex.acquire, lock._mutex.release
@@ -577,6 +775,10 @@ def test_a_million_calls_leave_nothing(compiled_ring):
             assert get() is None
             acquire()
             release()
+            assert semaphore.acquire()
+            with semaphore:
+                pass
+            semaphore.release()
             put_many([frame, frame], 0)
             if get_many(9) is None and not ring.empty():
                 ring.get_many()
@@ -586,7 +788,13 @@ def test_a_million_calls_leave_nothing(compiled_ring):
     objects, memory = len(gc.get_objects()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # From 3.12 on None is immortal, and an extension that was built for 3.11 counts it all the same
     # (PEP 683 allows for it): of None the number says nothing there.
-    things = [frame, ring._writer, *([None] if sys.version_info < (3, 12) else [])]
+    things = [
+        frame,
+        ring._writer,
+        semaphore,
+        semaphore._count,
+        *([None] if sys.version_info < (3, 12) else []),
+    ]
     references = [sys.getrefcount(thing) for thing in things]
     calls(150_000)
     after = [sys.getrefcount(thing) for thing in things]
@@ -595,6 +803,7 @@ def test_a_million_calls_leave_nothing(compiled_ring):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 4096  # KiB
     assert all(abs(now - then) < 100 for now, then in zip(after, references, strict=True))
     lock.close()
+    semaphore.close()
 
 
 @needs_core

@@ -77,6 +77,8 @@ def test_constants_are_counted_whatever_headers_compile_them() -> None:
 def test_a_compiled_method_has_the_signature_and_the_docstring_of_the_plain_one() -> None:
     assert compiled._twins
     for kind, name, plain in compiled._twins:
+        if name in ("__iter__", "__next__"):
+            continue  # of these the interpreter has a docstring of its own
         method = getattr(kind, name)
         assert inspect.getdoc(method) == inspect.getdoc(plain), (kind, name)
         taken = inspect.signature(method).parameters.values()

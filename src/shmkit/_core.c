@@ -22,6 +22,7 @@
 #include <structmember.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -213,11 +214,11 @@ static void dealloc(Head *self)
 #define MEMORY(name) {name, (getter)get_memory, (setter)set_memory, NULL, NULL}
 #define MARK(name) {name, (getter)get_memory, (setter)set_memory, NULL, ""}
 #define USED(name, use) {name, (getter)get_used, (setter)set_used, NULL, &(use)}
-#define TYPE(name, size, methods, members, properties) \
+#define TYPE(name, size, methods, members, properties, ...) \
     static PyType_Slot name##_slots[] = { \
         {Py_tp_dealloc, dealloc}, {Py_tp_traverse, traverse}, {Py_tp_clear, clear}, \
         {Py_tp_methods, methods}, {Py_tp_members, members}, {Py_tp_getset, properties}, \
-        {0, NULL}}; \
+        __VA_ARGS__ {0, NULL}}; \
     static PyType_Spec name##_spec = { \
         "shmkit._core." #name, size, 0, \
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, name##_slots}
@@ -549,19 +550,26 @@ static inline word *count_of(const BellCore *self)
     return self->counts ? word_at(self->head.views, self->flag + 1) : NULL;
 }
 
-static PyObject *bell_ring(BellCore *self, PyObject *Py_UNUSED(none))
+/* Wake a sleeper, if there may be one; 0 if Python has to. */
+static int bell_wake(BellCore *self)
 {
     word *flag = word_at(self->head.views, self->flag), *count = count_of(self);
-    if (flag != NULL && !load(flag)) return Py_NewRef(Py_None);
+    if (flag != NULL && !load(flag)) return 1;
     word times = count != NULL ? load(count) : 0;
     sem_t *here = sem_of(semaphore_of(self, times));
-    if (flag == NULL || here == NULL) return pass_on(self, "_plain_ring", NULL, 0, NULL);
+    if (flag == NULL || here == NULL) return 0;
     store(flag, 0); /* step: bell.clear */
     if (count != NULL) {
         store(count, times + 1); /* step: bell.count */
     }
     sem_post(here); /* step: bell.post */
-    return Py_NewRef(Py_None);
+    return 1;
+}
+
+static PyObject *bell_ring(BellCore *self, PyObject *Py_UNUSED(none))
+{
+    if (bell_wake(self)) return Py_NewRef(Py_None);
+    return pass_on(self, "_plain_ring", NULL, 0, NULL);
 }
 
 static PyObject *bell_doze(BellCore *self, ARGUMENTS)
@@ -610,6 +618,114 @@ static PyMemberDef bell_members[] = {
     HIDDEN(BellCore, counts, T_BOOL), REF("_semaphores", 0), REF("_names", 1), {0}};
 static PyGetSetDef bell_properties[] = {MEMORY("_words"), {0}};
 TYPE(BellCore, sizeof(BellCore), bell_methods, bell_members, bell_properties);
+
+/* -- TokensCore: the count of a semaphore ------------------------------------------------------ */
+
+typedef struct {
+    Head head;            /* the memory: the segment as words */
+    Py_ssize_t own, owed; /* index of this participant's word; tokens that a call is to give back */
+} TokensCore;
+
+/* Be alone with the words; this participant's own, or NULL: this is no common case. A thread in the
+ * plain methods changes words while its phase at the mutex is not IDLE, and then this is none. */
+static word *tokens_enter(TokensCore *self, int yields)
+{
+    MutexCore *mutex = self->head.known[0];
+    word *words = self->head.views[0].buf, *own = word_at(self->head.views, (word)self->own);
+    word *place = mutex == NULL ? NULL : place_of(mutex);
+    /* Of a handle that has another place than before, Python makes the word. */
+    if (place == NULL || own == NULL || place - PHASES + TOKENS != own) return NULL;
+    if (self->head.known[1] == NULL || self->owed || self->head.views[0].len < PAGE) return NULL;
+    if (mutex_try(mutex, yields) <= 0) return NULL;
+    if (load(words + STATE) == READY && load(words + SEMAPHORE_COUNT) <= SEM_VALUE_MAX) return own;
+    mutex_give(mutex);
+    return NULL;
+}
+
+/* Leave, and wake a sleeper, if there is something for it. The bell has its semaphore, else this
+ * handle is closed, and has no words. */
+static void tokens_leave(TokensCore *self, int wakes)
+{
+    mutex_give(self->head.known[0]);
+    fence_or_joined();
+    if (wakes) bell_wake(self->head.known[1]);
+}
+
+/* Whether one was taken: else Python goes on. */
+static int tokens_take(TokensCore *self, int yields)
+{
+    word *words = self->head.views[0].buf, *own = tokens_enter(self, yields);
+    if (own == NULL) return 0;
+    word tokens = load(own), count = load(words + SEMAPHORE_COUNT);
+    int may = count > 0 && (tokens & TOKENS_HELD) < TOKENS_HELD;
+    if (may) {
+        store(own, tokens + 1); /* step: semaphore.hold */
+        store(words + SEMAPHORE_COUNT, count - 1); /* step: semaphore.count_down */
+    }
+    tokens_leave(self, may && count > 1);
+    return may;
+}
+
+/* Whether one was given back that this participant held: else Python goes on. */
+static int tokens_give(TokensCore *self)
+{
+    word *words = self->head.views[0].buf, *own = tokens_enter(self, YIELDS);
+    if (own == NULL) return 0;
+    word tokens = load(own), count = load(words + SEMAPHORE_COUNT);
+    int may = (tokens & TOKENS_HELD) > 0 && count < SEM_VALUE_MAX;
+    if (may) {
+        store(own, tokens - 1); /* step: semaphore.give */
+        store(words + SEMAPHORE_COUNT, count + 1); /* step: semaphore.count_up */
+        count_up(words + SEMAPHORE_NEWS); /* step: semaphore.news */
+    }
+    tokens_leave(self, may);
+    return may;
+}
+
+static PyObject *tokens_next(TokensCore *self)
+{
+    return Py_NewRef(tokens_take(self, YIELDS) ? Py_True : Py_False);
+}
+
+static PyMethodDef tokens_methods[] = {{0}};
+static PyMemberDef tokens_members[] = {
+    HIDDEN(TokensCore, own, T_PYSSIZET), HIDDEN(TokensCore, owed, T_PYSSIZET), {0}};
+static Use bell_use = {1, bell_methods};
+static PyGetSetDef tokens_properties[] = {
+    MEMORY("_words"), USED("_mutex", mutex_use), USED("_bell", bell_use), {0}};
+TYPE(TokensCore, sizeof(TokensCore), tokens_methods, tokens_members, tokens_properties,
+     {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, tokens_next},);
+
+/* -- SemaphoreCore: what the user holds -------------------------------------------------------- */
+
+static PyObject *counting_release(Head *self, PyObject *Py_UNUSED(none))
+{
+    if (self->known[0] != NULL && tokens_give(self->known[0])) return Py_NewRef(Py_None);
+    return pass_on(self, "_plain_release", NULL, 0, NULL);
+}
+
+static PyObject *counting_enter(Head *self, PyObject *Py_UNUSED(none))
+{
+    if (self->known[0] != NULL && tokens_take(self->known[0], YIELDS)) return value_or_none(OBJECT(self));
+    return pass_on(self, "_plain___enter__", NULL, 0, NULL);
+}
+
+static PyObject *counting_exit(Head *self, ARGUMENTS)
+{
+    (void)args, (void)count, (void)names;
+    return counting_release(self, NULL);
+}
+
+static PyMethodDef counting_methods[] = {
+    {"release", (PyCFunction)counting_release, METH_NOARGS, DOC_Semaphore_release},
+    {"__enter__", (PyCFunction)counting_enter, METH_NOARGS, DOC_Semaphore_enter},
+    {"__exit__", FAST(counting_exit), METH_FASTCALL | METH_KEYWORDS, DOC_Semaphore_exit},
+    {0},
+};
+static PyMemberDef counting_members[] = {{0}};
+static Use tokens_use = {0, tokens_methods};
+static PyGetSetDef counting_properties[] = {USED("_count", tokens_use), {0}};
+TYPE(SemaphoreCore, sizeof(Head), counting_methods, counting_members, counting_properties);
 
 /* -- WriteCursor and ReadCursor ---------------------------------------------------------------- */
 
@@ -915,7 +1031,6 @@ static PyMemberDef cursor_members[] = {
     NUMBER(Cursor, seen, T_ULONGLONG), NUMBER(Cursor, notes, T_ULONGLONG),
     NUMBER(Cursor, most, T_ULONGLONG), NUMBER(Cursor, passed, T_ULONGLONG),
     NUMBER(Cursor, state, T_INT), NUMBER(Cursor, idle, T_INT), {0}};
-static Use bell_use = {1, bell_methods};
 static PyGetSetDef cursor_properties[] = {
     MEMORY("data"), MARK("mark"), USED("mutex", mutex_use), USED("bell", bell_use), {0}};
 TYPE(WriteCursor, sizeof(Cursor), writer_methods, cursor_members, cursor_properties);
@@ -1136,6 +1251,7 @@ static int fill_module(PyObject *module)
     }
     has_hook = 1;
     PyType_Spec *specs[] = {&Semaphore_spec, &MutexCore_spec, &LockCore_spec, &BellCore_spec,
+                            &TokensCore_spec, &SemaphoreCore_spec,
                             &WriteCursor_spec, &ReadCursor_spec, &RingCore_spec, &Exporter_spec};
     for (size_t i = 0; i < sizeof(specs) / sizeof(*specs); i++) {
         PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);

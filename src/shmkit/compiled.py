@@ -26,6 +26,8 @@ __all__ = [
     "ReadCursor",
     "RingCore",
     "Semaphore",
+    "SemaphoreCore",
+    "TokensCore",
     "WriteCursor",
     "close_in_children",
     "copied",
@@ -81,6 +83,8 @@ if core is None or TYPE_CHECKING:
     MutexCore: TypeAlias = _NoTwin
     LockCore: TypeAlias = _NoTwin
     BellCore: TypeAlias = _NoTwin
+    TokensCore: TypeAlias = _NoTwin
+    SemaphoreCore: TypeAlias = _NoTwin
     WriteCursor: TypeAlias = _NoTwin
     ReadCursor: TypeAlias = _NoTwin
     RingCore: TypeAlias = _NoTwin
@@ -110,6 +114,7 @@ else:
         core.LockCore,
         core.BellCore,
     )
+    TokensCore, SemaphoreCore = core.TokensCore, core.SemaphoreCore
     WriteCursor, ReadCursor, RingCore = core.WriteCursor, core.ReadCursor, core.RingCore
     Exporter, copy, copied = core.Exporter, core.copy, core.copied
     close_in_children, keep_in_children = core.close_in_children, core.keep_in_children

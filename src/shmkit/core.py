@@ -35,11 +35,14 @@ from shmkit.segment.words import (
     LEAVING,
     PHASE,
     READY,
+    SEMAPHORE_COUNT,
+    SEMAPHORE_NEWS,
     SHUT,
     SKIP,
     SPACE_BELL,
     STATE,
     TAIL,
+    TOKENS_HELD,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ __all__ = [
     "IMPOSSIBLE",
     "LARGE_COPY",
     "LENT",
+    "MOST_TOKENS",
     "NO_ROLE",
     "PATIENCE",
     "YIELDS",
@@ -64,6 +68,7 @@ __all__ = [
     "Cursor",
     "MutexCore",
     "ReadCursor",
+    "TokensCore",
     "WriteCursor",
     "count_passed",
     "yield_cpu",
@@ -348,6 +353,141 @@ class BellCore(compiled.BellCore):
 
     def _semaphore(self, times: int) -> Any:
         return self._semaphores.get(self._names[times & len(self._names) - 1], NOTHING)
+
+
+# -- the count of a semaphore ----------------------------------------------------------------------
+
+MOST_TOKENS: Final = os.sysconf("SC_SEM_VALUE_MAX")
+"""How many a semaphore may have."""
+
+
+@twin(compiled.TokensCore)
+class TokensCore(compiled.TokensCore):
+    """The tokens of a semaphore: taken and given back by the participant that has a word for them.
+
+    The word says how many of them this participant holds (sync/tokens.py). The store into it is the
+    commit. The count is what follows from all words: after a death in between it is made anew.
+
+    `_guard` excludes the threads of this handle, and `_mutex` the other participants.
+    """
+
+    _words: memoryview[int]
+    _own: int  # index of this participant's word; -1 before its first call
+    _owed: int  # tokens to give back: a call does it at its end
+    _guard: Any
+    _mutex: Any
+    _bell: Any
+
+    def __iter__(self) -> Iterator[bool]:
+        return self
+
+    def __next__(self) -> bool:
+        """Take one, if that is the common case; whether it was.
+
+        No signal handler comes after a step of an iterator, as after a call: it would lose the
+        token. As of `put_many`, the compiled twin alone does it.
+        """
+        return False
+
+    def take(self) -> bool:
+        """Take one, if there is one. If it ends by an exception, it took none."""
+        guard, mutex, words, taken = self._guard, self._mutex, self._words, False
+        if guard.is_mine():
+            raise self._nested()
+        try:
+            if self._enter(PATIENCE):
+                count, own = words[SEMAPHORE_COUNT], self._own
+                if count:
+                    # No call, after which a handler could come, until `taken` is right.
+                    words[own] = words[own] + 1  # step: semaphore.hold
+                    words[SEMAPHORE_COUNT] = count - 1  # step: semaphore.count_down
+                    taken = True
+                mutex.release()
+                guard.give()
+                if count > 1:
+                    self._bell.ring()  # each sleeper wakes the next
+            if self._owed:
+                self._settle()
+        except BaseException:
+            # No call before the guard is given back: more handlers may raise.
+            if taken:
+                self._owed += 1
+            for mine in guard.mine:
+                if mine:
+                    if mutex._place[PHASE] == INSIDE:
+                        for _ in mutex.gives:
+                            break
+                    for _ in guard.gives:
+                        break
+                break
+            for is_last in (False, False, True):
+                try:
+                    if self._owed:
+                        self._settle_if_open()
+                    break
+                except BaseException:
+                    # Another handler raised. Else others would wait for this handle's next call.
+                    if is_last or not self._owed:
+                        raise
+            raise
+        return taken
+
+    def give(self) -> bool:
+        """Give one back, or make one; False if there are as many as there can be."""
+        guard, mutex, words = self._guard, self._mutex, self._words
+        if guard.is_mine():
+            raise self._nested()
+        try:
+            self._enter(None)
+            tokens, count = words[self._own], words[SEMAPHORE_COUNT]
+            done = bool(tokens & TOKENS_HELD) and count < MOST_TOKENS and not self._owed
+            if done:
+                words[self._own] = tokens - 1  # step: semaphore.give
+                words[SEMAPHORE_COUNT] = count + 1  # step: semaphore.count_up
+                # After it: a waiter that sees it changed finds the token.
+                words[SEMAPHORE_NEWS] = words[SEMAPHORE_NEWS] + 1 & COUNTER  # step: semaphore.news
+            else:
+                done = self._give(1)
+            mutex.release()
+            guard.give()
+        except BaseException:
+            for mine in guard.mine:  # no call, as in `take`
+                if mine:
+                    if mutex._place[PHASE] == INSIDE:
+                        for _ in mutex.gives:
+                            break
+                    for _ in guard.gives:
+                        break
+                break
+            raise
+        if _WEAK_ORDER:  # else giving the guard back was one
+            fence()  # between the stores and the look at the bell's flag: doorbell.py
+        self._bell.ring()
+        if self._owed:
+            self._settle()
+        return done
+
+    # The rare cases: sync/tokens.py has them.
+
+    def _enter(self, timeout: float | None) -> bool:
+        """Be alone with the words, of all threads and processes; False if the time was up first."""
+        raise NotImplementedError
+
+    def _give(self, more: int) -> bool:
+        """Give back what is owed, and `more`, of whoever holds one."""
+        raise NotImplementedError
+
+    def _settle(self) -> None:
+        """Give back what is owed."""
+        raise NotImplementedError
+
+    def _settle_if_open(self) -> None:
+        """The same, unless the handle was closed."""
+        raise NotImplementedError
+
+    def _nested(self) -> RuntimeError:
+        """The error for a call inside another one."""
+        raise NotImplementedError
 
 
 # -- a ring's cursors: whether the common case may be taken, and why not ---------------------------

@@ -52,6 +52,8 @@ SPECIAL = {"put.drop", "get.drop", "put.unskip"}
 # No ring of bytes comes there: tests of queues, of the pool, and of broadcasts do.
 COUNTED = {"count.position", "count.number", "count.switch", "get.mark"}
 EVENTCOUNT = {"bell.count", "bell.pass_on"}
+# Of a semaphore: tests/sync/test_tokens.py.
+TOKENS = {f"semaphore.{step}" for step in ("hold", "count_down", "give", "count_up", "news")}
 # Where the steps of a ring are, and how a side's are called.
 ROOM = ("shmkit.core", *(f"shmkit.channels.ring.{name}" for name in ("write", "read", "batch")))
 SIDES = {"producer": "put.", "consumer": "get."}
@@ -124,7 +126,9 @@ CASES = all_cases()
 
 def test_every_step_is_in_the_matrix():
     """A step that no case brings a victim to would not be tested."""
-    tested = {case.step for case in CASES} | RESCUE | SETTLE | SPECIAL | COUNTED | EVENTCOUNT
+    tested = (
+        {case.step for case in CASES} | RESCUE | SETTLE | SPECIAL | COUNTED | EVENTCOUNT | TOKENS
+    )
     assert tested == set(kill_points(*ROOM, *LOCK))
 
 

@@ -26,7 +26,11 @@ from tests.sync.peers import WAYS, by_name
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="POSIX kills")
 
 TIMEOUT = 20.0
-POINTS = kill_points("shmkit.sync.tokens")
+POINTS = sorted(
+    point
+    for point in {*kill_points("shmkit.core"), *kill_points("shmkit.sync.tokens")}
+    if point.startswith("semaphore.")
+)
 RESCUE = ["semaphore.return", "semaphore.recount"]  # come to by a process that finds a dead one
 LEAVE = ["semaphore.keep"]  # by one that closes while it holds
 SPAWNED = ["semaphore.hold", "semaphore.give"]  # an interpreter takes a second to start
@@ -297,4 +301,30 @@ def test_a_finalizer_or_handler_may_release_in_the_middle_of_a_call() -> None:
     tokens._guard.give()
     assert made.acquire(False)
     assert made.value == 1
+    made.close()
+
+
+@pytest.mark.usefixtures("plain_python")
+def test_a_handler_may_release_as_another_release_ends() -> None:
+    """Or as the one that gives back what a handler released does: nothing stays owed."""
+    made = Semaphore(3)
+    tokens: Any = made._count
+    for _ in range(3):
+        made.acquire()
+    left = 2
+
+    def profile(frame: Any, event: str, _: object) -> None:
+        nonlocal left
+        if left and event == "call" and frame.f_code.co_qualname == "MutexCore.release":
+            left -= 1
+            made.release()
+
+    sys.setprofile(profile)
+    try:
+        made.release()
+    finally:
+        sys.setprofile(None)
+    assert not left
+    assert not tokens._owed
+    assert tokens._words[SEMAPHORE_COUNT] == 3
     made.close()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
+from shmkit import compiled
+from shmkit.compiled import twin
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
 from shmkit.sync.tokens import MOST, Tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from shmkit.memory.buffer import SharedBuffer
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReleasedTooOften", "Semaphore", "check_name"]
 
+_FOREVER: Final = Deadline(None)
 _NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
 
 
@@ -47,7 +51,8 @@ def check_name(name: str, *, tracked: bool = False) -> str:
     return name
 
 
-class Semaphore:
+@twin(compiled.SemaphoreCore)
+class Semaphore(compiled.SemaphoreCore):
     """A counter that processes raise and lower; lowering waits while it is 0.
 
     Without a name it is reached by forking or pickling it; with one, by every process of the same
@@ -81,15 +86,14 @@ class Semaphore:
         a `release` is done at the end of that call, and all else is a RuntimeError at once.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_count")
-
     _count: Tokens | PosixCount
+    _takes: Iterable[bool] = ()  # each step takes one, if that is the common case
 
     def __init__(self, value: int = 1, name: str | None = None, *, posix: bool = False) -> None:
         _check(value, name, posix)
         self._closed = False
         if name is None or not posix:
-            self._count = Tokens(name, value)
+            self._use(Tokens(name, value))
             return
         from shmkit.sync.posix_count import PosixCount
 
@@ -161,8 +165,17 @@ class Semaphore:
     @classmethod
     def _of(cls, count: Tokens | PosixCount) -> Self:
         self = cls.__new__(cls)
-        self._closed, self._count = False, count
+        self._closed = False
+        if isinstance(count, Tokens):
+            self._use(count)
+        else:
+            self._count = count
         return self
+
+    def _use(self, tokens: Tokens) -> None:
+        self._count = tokens
+        if compiled.core is not None:
+            self._takes = tokens
 
     @property
     def name(self) -> str:
@@ -193,7 +206,12 @@ class Semaphore:
             RuntimeError: called inside another call of this thread on this handle.
             TypeError, ValueError: a timeout that is no number, or NaN.
         """
-        deadline = Deadline(timeout)
+        deadline = _FOREVER if timeout is None else Deadline(timeout)
+        # No call before the return, after which a handler could come.
+        for taken in self._takes:
+            if taken:
+                return True
+            break
         return self._count.acquire(deadline if block else Deadline(0))
 
     def release(self) -> None:

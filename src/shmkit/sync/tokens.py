@@ -25,14 +25,13 @@ AFTER_DEATH, and then the count is made anew.
 
 from __future__ import annotations
 
-import os
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from shmkit.core import COUNTER
+from shmkit.core import COUNTER, MOST_TOKENS, PATIENCE, TokensCore
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
-from shmkit.segment.acquired import AFTER_DEATH
+from shmkit.segment.acquired import AFTER_DEATH, YES
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import Segment
@@ -63,13 +62,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "Tokens"]
 
-MOST: Final = os.sysconf("SC_SEM_VALUE_MAX")
-_PATIENCE: Final = 0.2  # seconds a call that does not wait has for the lock, held for microseconds
+MOST: Final = MOST_TOKENS
 _FREE_LOOKS: Final = 8  # for the dead, one after the other, by a caller that only tries
 _REST: Final = 0.05  # seconds between its further ones
 
 
-class Tokens:
+class Tokens(TokensCore):
     """One handle's part in the count.
 
     Args:
@@ -81,22 +79,6 @@ class Tokens:
         CorruptSegment: its memory was overwritten.
         OSError: no room, or too many handles are there.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_bell",
-        "_closed",
-        "_guard",
-        "_looked",
-        "_mutex",
-        "_owed",
-        "_own",
-        "_place",
-        "_table",
-        "_vain",
-        "_words",
-        "segment",
-    )
 
     def __init__(self, memory: str | SharedBuffer | None, initial: int = 0) -> None:
         self._join(Segment.control(memory, SEMAPHORE_KIND, fill=_filled(initial)))
@@ -139,7 +121,7 @@ class Tokens:
         membership.presence.call_after_fork(self._begin)
         membership.watch(self, segment.close)
         try:
-            self._settle(0)  # its place may have been a dead holder's
+            self._settle()  # its place may have been a dead holder's
         except BaseException:
             self.close()
             raise
@@ -149,7 +131,7 @@ class Tokens:
         self._mutex.start_anew()
         self._guard = ThreadGuard()
         self._place = self._own = -1  # of this participant, and index of its word
-        self._owed = 0  # tokens to give back: see `release` and `_take`
+        self._owed = 0  # tokens to give back: see `release` and `take`
         self._looked = 0.0  # when it looked for the dead
         self._vain = 0  # looks since one found any
 
@@ -159,7 +141,7 @@ class Tokens:
         """Take one, waiting while there is none; whether it was taken."""
         while True:
             news = self._words[SEMAPHORE_NEWS]  # before the try: a release from here on is seen
-            if self._take():
+            if self.take():
                 return True
             if self._look(patient=not deadline.expired()):
                 continue
@@ -175,7 +157,7 @@ class Tokens:
             self._check_open()
             self._owed += 1
             return True
-        return self._settle(1)
+        return self.give()
 
     @property
     def count(self) -> int:
@@ -206,55 +188,18 @@ class Tokens:
 
     # -- alone with the words ----------------------------------------------------------------------
 
-    def _take(self) -> bool:
-        """Take one, if there is one. If it ends by an exception, it took none."""
-        guard, mutex, words, taken = self._guard, self._mutex, self._words, False
-        self._check_apart()
-        try:
-            if self._enter(_PATIENCE):
-                count, own = words[SEMAPHORE_COUNT], self._own
-                if count:
-                    # No call, after which a handler could come, until `taken` is right.
-                    words[own] = words[own] + 1  # step: semaphore.hold
-                    words[SEMAPHORE_COUNT] = count - 1  # step: semaphore.count_down
-                    taken = True
-                mutex.release()
-                guard.give()
-                if count > 1:
-                    self._bell.ring()  # each sleeper wakes the next
-            if self._owed:
-                self._settle(0)
-        except BaseException:
-            # No call before the guard is given back: more handlers may raise.
-            if taken:
-                self._owed += 1
-            for mine in guard.mine:
-                if mine:
-                    if mutex._place[PHASE] == INSIDE:
-                        for _ in mutex.gives:
-                            break
-                    for _ in guard.gives:
-                        break
-                break
-            for is_last in (False, False, True):
-                try:
-                    if self._owed and not self._closed:
-                        self._settle(0)
-                    break
-                except BaseException:
-                    # Another handler raised. Else others would wait for this handle's next call.
-                    if is_last or not self._owed:
-                        raise
-            raise
-        return taken
+    def _settle(self) -> None:
+        while True:
+            self._alone(lambda: self._give(0), None)
+            if not STRONG_ORDER:  # else giving the guard back was one
+                fence()  # between the stores and the look at the bell's flag: doorbell.py
+            self._bell.ring()
+            if not self._owed:  # else a handler has released meanwhile
+                return
 
-    def _settle(self, more: int) -> bool:
-        """Give back what is owed, and `more`; False if there are as many as there can be."""
-        done = self._alone(lambda: self._give(more), None)
-        if not STRONG_ORDER:  # else giving the guard back was one
-            fence()  # between the stores and the look at the bell's flag: doorbell.py
-        self._bell.ring()
-        return bool(done)
+    def _settle_if_open(self) -> None:
+        if not self._closed:
+            self._settle()
 
     def _look(self, *, patient: bool = True) -> bool:
         """Have the tokens of dead holders come back; whether there were any."""
@@ -264,7 +209,7 @@ class Tokens:
             return False
         self._looked = now
         self._vain += 1
-        if not self._places_of_dead() or not self._alone(self._bury, _PATIENCE):
+        if not self._places_of_dead() or not self._alone(self._bury, PATIENCE):
             return False
         self._vain = 0
         fence()
@@ -286,7 +231,7 @@ class Tokens:
                 mutex.release()
                 guard.give()
         except BaseException:
-            for mine in guard.mine:  # no call, as in `_take`
+            for mine in guard.mine:  # no call, as in `take`
                 if mine:
                     if mutex._place[PHASE] == INSIDE:
                         for _ in mutex.gives:
@@ -300,13 +245,13 @@ class Tokens:
     # -- inside ------------------------------------------------------------------------------------
 
     def _enter(self, timeout: float | None) -> bool:
-        """Be alone with the words, of all threads and processes; False if the time was up first."""
         guard, words = self._guard, self._words
         if not guard.try_take() and not guard.take(Deadline(timeout)):
             return False
-        self._check_open()
+        if self._closed:
+            self._check_open()
         how = self._mutex.acquire(True, timeout)
-        if not how:
+        if how is not YES and not how:
             guard.leave()
             return False
         # In a forked child, before its first call, the table has the parent's place.
@@ -430,11 +375,14 @@ class Tokens:
     def _check_apart(self) -> None:
         """Refuse a call inside another one, before it could undo what that one does."""
         if self._guard.is_mine():
-            raise RuntimeError(
-                "a call inside another one of the same thread on this semaphore: a signal handler, "
-                "finalizer or debugger that may come there can release it, and for all else needs "
-                "a handle of its own"
-            )
+            raise self._nested()
+
+    def _nested(self) -> RuntimeError:
+        return RuntimeError(
+            "a call inside another one of the same thread on this semaphore: a signal handler, "
+            "finalizer or debugger that may come there can release it, and for all else needs "
+            "a handle of its own"
+        )
 
     def _corrupt(self) -> CorruptSegment:
         where, words = str(self.segment.buffer.url), self._words
