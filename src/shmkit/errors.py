@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import queue
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -90,10 +91,13 @@ class Empty(ShmkitError, queue.Empty):
 
 
 # 3.13 gave queue.Queue a shutdown; before it, the end of a stream is an EOFError.
-_EndOfStream: Any = getattr(queue, "ShutDown", EOFError)
+if sys.version_info >= (3, 13):
+    _EndOfStream = queue.ShutDown
+else:
+    _EndOfStream = EOFError
 
 
-class ShutDown(ShmkitError, _EndOfStream):  # type: ignore[misc]
+class ShutDown(ShmkitError, _EndOfStream):
     """The channel was shut down: nothing more goes in, and what was in it has been read."""
 
 

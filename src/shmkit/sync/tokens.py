@@ -126,7 +126,7 @@ class Tokens:
         return self
 
     def _join(self, segment: Segment) -> None:
-        self.segment = segment
+        self.segment: Segment = segment
         membership = segment.membership
         self._closed = False
         self._table = membership.participants

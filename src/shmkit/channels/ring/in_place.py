@@ -43,7 +43,7 @@ class Frame(Exporter):
     __slots__ = ("_parts", "_size", "buf")
 
     def __init__(self, buf: memoryview) -> None:
-        self.buf = buf
+        self.buf: memoryview = buf
         self._size = len(buf)
         self._parts: list[memoryview] = []  # what else was lent of it
 

@@ -116,7 +116,9 @@ class Stream(io.BufferedIOBase):
         self._position = start + len(data)
         return data
 
-    read1 = read
+    def read1(self, size: SupportsIndex | None = -1) -> bytes:
+        """As `read`: all of it is there."""
+        return self.read(size)
 
     def readinto(self, into: Buffer) -> int:
         """Fill `into` with the next bytes; returns how many there were."""
@@ -130,7 +132,9 @@ class Stream(io.BufferedIOBase):
         self._position += len(source)
         return len(source)
 
-    readinto1 = readinto
+    def readinto1(self, into: Buffer) -> int:
+        """As `readinto`."""
+        return self.readinto(into)
 
     def readline(self, size: SupportsIndex | None = -1) -> bytes:
         r"""The rest of the line with its b"\n", of at most `size` bytes if not negative."""
