@@ -221,9 +221,11 @@ def _describe(exitcode: int | None) -> str:
         return f"was killed by signal {-exitcode}"
 
 
-def __getattr__(name: str) -> Any:
-    """Make WorkerDied when it is first asked for (PEP 562)."""
-    if name != "WorkerDied":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Two threads may come here at once; both have to get the same class.
-    return globals().setdefault(name, _make_worker_died())
+if not TYPE_CHECKING:  # to a type checker it would say that there is every name
+
+    def __getattr__(name: str) -> Any:
+        """Make WorkerDied when it is first asked for (PEP 562)."""
+        if name != "WorkerDied":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Two threads may come here at once; both have to get the same class.
+        return globals().setdefault(name, _make_worker_died())

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from shmkit.channels.objects.codec import encode, load
@@ -33,6 +33,8 @@ from shmkit.segment.words import HEAD, JOIN_NEWS, READY, STATE, TAIL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from typing_extensions import Buffer
 
     from shmkit.channels.objects.queue import Queue
     from shmkit.channels.ring import Ring
@@ -169,7 +171,7 @@ class AsyncRing(_Fair):
         self._writable = _Waiting(ring, ring._space_bell, HEAD, ring._consumers)
         self._put, self._get = ring._writer.put, ring._reader.get
 
-    async def put(self, data: Any) -> None:
+    async def put(self, data: Buffer) -> None:
         """`Ring.put`, waiting while the ring is full. A cancelled one has put nothing.
 
         Raises:

@@ -55,6 +55,8 @@ from shmkit.segment.words import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from shmkit.memory.url import Url, Where
     from shmkit.segment.segment import Segment
 
@@ -172,7 +174,7 @@ class Latest(OneWriter):
     def _fill(cls, words: memoryview[int], size: int) -> None:
         words[LATEST_SIZE] = size
 
-    def set(self, data: Any) -> int:
+    def set(self, data: Buffer) -> int:
         """Copy `data` in as the newest value; never waits.
 
         Args:
@@ -273,7 +275,7 @@ class Latest(OneWriter):
         value: bytes = self._give(self._newest())
         return value
 
-    def get_into(self, buffer: Any) -> int:
+    def get_into(self, buffer: Buffer) -> int:
         """Copy the newest value into memory of the caller's.
 
         Args:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer.stream import Stream
     from shmkit.memory.creation import Fill
     from shmkit.memory.files import File
+    from shmkit.memory.mapping import Access
     from shmkit.memory.records import Record, Records
     from shmkit.memory.searchable import Index
     from shmkit.memory.url import Where
@@ -81,7 +82,7 @@ class SharedBuffer(Content, Searchable):
         cls,
         where: Where | Url | SharedBuffer,
         *,
-        access: str = "rw",
+        access: Access = "rw",
         offset: SupportsIndex = 0,
         length: SupportsIndex | None = None,
         timeout: float | None = 0,
@@ -205,7 +206,7 @@ class SharedBuffer(Content, Searchable):
         cls,
         where: Where | Url | SharedBuffer,
         *,
-        access: str = "rw",
+        access: Access = "rw",
         timeout: float | None = 0,
         refusal: str = "",
     ) -> Self:
@@ -238,7 +239,7 @@ class SharedBuffer(Content, Searchable):
         if isinstance(where, SharedBuffer):
             with Opened(where.url, where.descriptor(mode)) as opened:
                 refuse_others(opened.fd, opened.url, refusal)
-            return cls.attach(where, access=access)
+            return cls.attach(where, access=mode)
         url = Url.parse(where)
         with creation.open_existing(url, writable=mode == "rw", timeout=timeout) as opened:
             refuse_others(opened.fd, opened.url, refusal)
