@@ -33,8 +33,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+# And what users' type checkers see: tests/typing/api.py by both, and no public name without a type.
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes shmkit --ignoreexternal \
+	    >$(VENV)/.verifytypes || { cat $(VENV)/.verifytypes; exit 1; }
+	tail -n 4 $(VENV)/.verifytypes
 
 arch: $(VENV)/.dev
 	$(BIN)/lint-imports

@@ -34,11 +34,10 @@ from shmkit.segment.words import HEAD, JOIN_NEWS, READY, STATE, TAIL
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from typing_extensions import Buffer
-
     from shmkit.channels.objects.queue import Queue
     from shmkit.channels.ring import Ring
     from shmkit.channels.roles import Side
+    from shmkit.memory.views import Buffer
     from shmkit.sync.doorbell import Doorbell
 
 __all__ = ["AsyncQueue", "AsyncRing"]

@@ -14,7 +14,10 @@ from shmkit.memory.mapping import checked_range
 
 if TYPE_CHECKING:
     import numpy as np
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer as HasBuffer
+
+    # What has bytes. For Python 3.11 numpy does not say that its arrays are of this kind.
+    Buffer: TypeAlias = HasBuffer | np.ndarray[Any, Any]
 
 __all__ = [
     "_FORMATS",
@@ -163,7 +166,7 @@ def array_on(
     return np.ndarray(shape, dtype, np.frombuffer(view, "u1"), offset, strides, order)
 
 
-def view_of(value: Buffer) -> memoryview:
+def view_of(value: Any) -> memoryview:
     """What `memoryview(value)` is; also of a buffer of ours, which plain Python 3.11 cannot see.
 
     Raises:

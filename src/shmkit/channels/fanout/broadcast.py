@@ -57,10 +57,9 @@ from shmkit.segment.words import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from shmkit.channels.fanout.subscription import Start
     from shmkit.memory.url import Url, Where
+    from shmkit.memory.views import Buffer
     from shmkit.segment.segment import Segment
 
 __all__ = ["Broadcast", "BroadcastStatistics"]

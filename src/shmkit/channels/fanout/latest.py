@@ -55,9 +55,8 @@ from shmkit.segment.words import (
 )
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from shmkit.memory.url import Url, Where
+    from shmkit.memory.views import Buffer
     from shmkit.segment.segment import Segment
 
 __all__ = ["Latest", "LatestStatistics"]

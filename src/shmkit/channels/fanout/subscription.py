@@ -32,10 +32,9 @@ from shmkit.segment.words import FRAME_HEADER, OLDEST, PAD, READY, SHUT, SIZE_MA
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from typing_extensions import Buffer
-
     from shmkit.channels.fanout.broadcast import Broadcast
     from shmkit.channels.watch import Watch
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Start", "Subscription", "SubscriptionStatistics"]
 

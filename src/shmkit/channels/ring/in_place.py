@@ -23,10 +23,9 @@ from shmkit.deadline import Deadline
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from typing_extensions import Buffer
-
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Frame", "get_into", "peek", "peek_many", "reserve"]
 

@@ -69,11 +69,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from typing_extensions import Buffer
-
     from shmkit.channels.ring.in_place import Frame
     from shmkit.channels.ring.options import Policy, Sharing
     from shmkit.memory.url import Url, Where
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Ring", "RingStatistics"]
 

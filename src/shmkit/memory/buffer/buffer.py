@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import struct
     from collections.abc import Iterator, Sequence
 
-    from typing_extensions import Buffer
-
     from shmkit.memory.buffer.stream import Stream
     from shmkit.memory.creation import Fill
     from shmkit.memory.files import File
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from shmkit.memory.records import Record, Records
     from shmkit.memory.searchable import Index
     from shmkit.memory.url import Where
+    from shmkit.memory.views import Buffer
 
 __all__ = ["SharedBuffer"]
 

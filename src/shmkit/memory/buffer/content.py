@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-    from typing_extensions import Buffer
 
-    from shmkit.memory.views import BoolFormat, BytesFormat, FloatFormat, Format, IntFormat
+    from shmkit.memory.views import BoolFormat, Buffer, BytesFormat, FloatFormat, Format, IntFormat
 
     Item = TypeVar("Item", bound=np.generic)
 

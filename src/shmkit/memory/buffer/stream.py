@@ -16,9 +16,8 @@ from shmkit.memory.views import view_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from typing_extensions import Buffer
-
     from shmkit.memory.buffer.content import Content
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Stream", "lines"]
 

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-    from typing_extensions import Buffer
 
     from shmkit.memory.searchable import Index, Way
+    from shmkit.memory.views import Buffer
 
 __all__ = ["PagedFile"]
 
