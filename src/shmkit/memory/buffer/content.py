@@ -15,6 +15,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     cast,
+    get_args,
     overload,
 )
 
@@ -41,7 +42,7 @@ _ITERATED: Final = 1 << 16  # bytes copied at a time
 
 Advice: TypeAlias = Literal["sequential", "random", "willneed", "dontneed", "hugepage"]
 
-_ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
+_ADVICE: Final = get_args(Advice)
 
 
 @named_plainly
