@@ -580,6 +580,8 @@ class Cursor:
         until: a position in the same lap: frames may reach up to there, or are whole up to there.
     """
 
+    passed: int
+
     def __init__(
         self,
         title: str,
@@ -595,13 +597,13 @@ class Cursor:
         self.data = data
         self.base = base
         self.size = size
-        self.mask = size - 1
-        self.largest = size - 16
+        self.mask: int = size - 1
+        self.largest: int = size - 16
         self.mutex = mutex
         self.bell = bell
         self.notes = self.most = self.passed = 0
         self.mark: memoryview[int] | None = None
-        self.idle = NO_ROLE
+        self.idle: int = NO_ROLE
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -679,6 +681,10 @@ class WriteCursor(Cursor, compiled.WriteCursor):
 
     Room for frames reaches up to a ring's size behind the head.
     """
+
+    state: int
+    until: int
+    own: int
 
     def put(self, frame: bytes | memoryview) -> bool:
         """Copy a frame in, if that is the common case; whether it was."""
@@ -765,6 +771,10 @@ class ReadCursor(Cursor, compiled.ReadCursor):
 
     Up to the tail all frames are whole.
     """
+
+    state: int
+    until: int
+    own: int
 
     def get(self) -> bytes | None:
         """Take the oldest frame out, if that is the common case; None if it is not."""

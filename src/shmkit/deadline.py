@@ -25,6 +25,9 @@ class Deadline:
 
     __slots__ = ("at", "is_now")
 
+    at: float
+    is_now: bool
+
     def __init__(self, timeout: float | None) -> None:
         self.is_now = False
         if timeout is None:

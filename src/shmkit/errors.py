@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import queue
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -90,10 +91,13 @@ class Empty(ShmkitError, queue.Empty):
 
 
 # 3.13 gave queue.Queue a shutdown; before it, the end of a stream is an EOFError.
-_EndOfStream: Any = getattr(queue, "ShutDown", EOFError)
+if sys.version_info >= (3, 13):
+    _EndOfStream = queue.ShutDown
+else:
+    _EndOfStream = EOFError
 
 
-class ShutDown(ShmkitError, _EndOfStream):  # type: ignore[misc]
+class ShutDown(ShmkitError, _EndOfStream):
     """The channel was shut down: nothing more goes in, and what was in it has been read."""
 
 
@@ -217,9 +221,11 @@ def _describe(exitcode: int | None) -> str:
         return f"was killed by signal {-exitcode}"
 
 
-def __getattr__(name: str) -> Any:
-    """Make WorkerDied when it is first asked for (PEP 562)."""
-    if name != "WorkerDied":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Two threads may come here at once; both have to get the same class.
-    return globals().setdefault(name, _make_worker_died())
+if not TYPE_CHECKING:  # to a type checker it would say that there is every name
+
+    def __getattr__(name: str) -> Any:
+        """Make WorkerDied when it is first asked for (PEP 562)."""
+        if name != "WorkerDied":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # Two threads may come here at once; both have to get the same class.
+        return globals().setdefault(name, _make_worker_died())

@@ -106,7 +106,8 @@ def make(kind: str) -> tuple[Any, Any, Calls]:
 
 
 def make_ring(kind: str) -> tuple[Any, Any, Calls]:
-    many, policy = "one" if kind == "one" else "many", "drop-oldest" if kind == "drop" else "block"
+    many: Any = "one" if kind == "one" else "many"
+    policy: Any = "drop-oldest" if kind == "drop" else "block"
     ring = Ring.create(capacity=4096, producers=many, consumers=many, when_full=policy)
     for n in range(9):
         ring.put(bytes([n]) * (n * 137 % 900))

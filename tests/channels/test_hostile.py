@@ -126,7 +126,7 @@ def remove(where: str) -> None:
 # ------------------------------------------------------------------ before attaching
 
 
-def poke_header(where: str, many: str) -> None:
+def poke_header(where: str, many: Any) -> None:
     with with_frames(where, producers=many, consumers=many):
         pass
     content = read(where)
@@ -141,7 +141,7 @@ def poke_header(where: str, many: str) -> None:
     remove(where)
 
 
-def poke_sealed_header(where: str, many: str) -> None:
+def poke_sealed_header(where: str, many: Any) -> None:
     """By one who knows to write a checksum that fits."""
     with with_frames(where, producers=many, consumers=many):
         pass
@@ -159,7 +159,7 @@ def poke_sealed_header(where: str, many: str) -> None:
     remove(where)
 
 
-def poke_frames(where: str, many: str) -> None:
+def poke_frames(where: str, many: Any) -> None:
     with with_frames(where, producers=many, consumers=many) as ring:
         used = ring.statistics().used
         assert used > 1000
@@ -175,7 +175,7 @@ def poke_frames(where: str, many: str) -> None:
     remove(where)
 
 
-def poke_at_random(where: str, many: str) -> None:
+def poke_at_random(where: str, many: Any) -> None:
     with with_frames(where, producers=many, consumers=many):
         pass
     content = read(where)
@@ -206,7 +206,7 @@ def poke_at_random(where: str, many: str) -> None:
 # ------------------------------------------------------------------ under a live handle
 
 
-def poke_live(where: str, many: str) -> None:
+def poke_live(where: str, many: Any) -> None:
     """Both ends attached, roles taken, fast paths warm; then a word changes."""
     content = b""
     for offset in [*range(0x68, 0x480, 8), *range(4096, 8192, 512)]:
@@ -234,7 +234,7 @@ def poke_live(where: str, many: str) -> None:
     remove(where)
 
 
-def poke_while_waiting(where: str, many: str) -> None:
+def poke_while_waiting(where: str, many: Any) -> None:
     """A thread waits, and a word changes under it."""
     import threading
 
@@ -273,7 +273,7 @@ def poke_while_waiting(where: str, many: str) -> None:
     [poke_header, poke_sealed_header, poke_frames, poke_at_random, poke_live, poke_while_waiting],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="names are looked for in /dev/shm")
-def test_hostile_bytes(poke: Any, kind: str, many: str, make_where: Any, tmp_path: Path) -> None:
+def test_hostile_bytes(poke: Any, kind: str, many: Any, make_where: Any, tmp_path: Path) -> None:
     result = run_python(poke, make_where(kind), many, timeout=45)
     assert len(result.stdout.splitlines()) > 50
     assert not list(tmp_path.iterdir())
@@ -291,7 +291,7 @@ def test_a_tail_that_changes_inside_a_put(tail: int) -> None:
 
 
 @pytest.mark.parametrize("policy", ["drop-new", "drop-oldest"])
-def test_a_count_of_dropped_frames_may_be_anything(policy: str) -> None:
+def test_a_count_of_dropped_frames_may_be_anything(policy: Any) -> None:
     with Ring.create(capacity=CAPACITY, when_full=policy) as ring:
         ring._words[DROPPED] = (1 << 64) - 1
         for _ in range(8):

@@ -44,7 +44,7 @@ class Channel:
         self.kind = kind
         made: Any
         if kind in ("ring", "many"):
-            many = "many" if kind == "many" else "one"
+            many: Any = "many" if kind == "many" else "one"
             made = Ring.create(where, capacity=4096, consumers=many, producers=many)
             self.put, self.reader = made.put, made
         elif kind == "queue":

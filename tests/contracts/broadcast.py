@@ -137,7 +137,7 @@ def any_contiguous_buffer_is_a_frame(publisher: Broadcast, reader: Broadcast) ->
         assert subscription.get() == bytes(memoryview(data))
     for bad in ("text", 7, None, memoryview(b"abcdef")[::2]):
         with pytest.raises(TypeError):
-            publisher.publish(bad)
+            publisher.publish(bad)  # type: ignore[arg-type]
     publisher.publish(b"next")
     assert subscription.get(0) == b"next"
 

@@ -94,12 +94,12 @@ def buf_is_the_bytes(buffer: SharedBuffer, model: bytearray) -> None:
 def typed_views_read_native_items(buffer: SharedBuffer, model: bytearray) -> None:
     for code in "bBhHiIlLqQnNfdcP?":
         for offset in (0, 1, 4093):
-            view = buffer.view(code, offset)
+            view = buffer.view(code, offset)  # type: ignore[call-overload]
             raw = bytes(model[offset : offset + view.nbytes])
             assert view.tobytes() == raw
             assert len(view) == (SIZE - offset) // view.itemsize
             assert view.format == code
-            three = buffer.view(code, offset, 3)
+            three = buffer.view(code, offset, 3)  # type: ignore[call-overload]
             assert three.tobytes() == raw[: 3 * view.itemsize]
 
 
@@ -117,7 +117,7 @@ def views_outside_are_value_errors(buffer: SharedBuffer, model: bytearray) -> No
             buffer.view(*arguments)
     for code in ("", "BB", "<I", "s", "3B", "x", "@"):
         with pytest.raises(ValueError, match="'format' must be one of"):
-            buffer.view(code)
+            buffer.view(code)  # type: ignore[call-overload]
 
 
 @READING.append

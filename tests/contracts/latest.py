@@ -94,7 +94,7 @@ def any_contiguous_buffer_is_a_value(writer: Latest, reader: Latest) -> None:
         assert reader.get() == bytes(memoryview(data))
     for bad in ("text", 7, None, memoryview(b"abcdef")[::2]):
         with pytest.raises(TypeError):
-            writer.set(bad)
+            writer.set(bad)  # type: ignore[arg-type]
     assert reader.get() == b"abc"
 
 

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -136,7 +136,11 @@ def test_every_step_is_in_the_matrix():
     "case", CASES, ids=lambda case: "-".join((*case[:4], case.number.name)) if case else ""
 )
 def test_killed_or_stopped_at_a_step(case: Case, make_where, start_process_fork):
-    sharing = {"producers": "one", "consumers": "one", f"{case.side}s": case.sharing}
+    sharing: Any = {
+        "producers": "one",
+        "consumers": "one",
+        f"{case.side}s": case.sharing,
+    }
     ledger = Ledger()
     with (
         deadline(TIMEOUT),

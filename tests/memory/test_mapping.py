@@ -8,6 +8,7 @@ import pickle
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from tests.processes import run_python
 TOTAL = 3 * mmap.ALLOCATIONGRANULARITY + 123
 
 
-def test_every_range_is_the_same_bytes(make_buffer, access: str) -> None:
+def test_every_range_is_the_same_bytes(make_buffer, access: Any) -> None:
     content = pattern(TOTAL)
     made = make_buffer(content)
     edges = [0, 1, 4095, 4096, 4097, 2 * 4096, TOTAL - 1, TOTAL]
@@ -88,7 +89,7 @@ def test_ranges_of_other_types(make_buffer, bad) -> None:
 # ------------------------------------------------------------------ files that are not plain
 
 
-def test_empty_file_is_an_empty_buffer(tmp_path: Path, access: str) -> None:
+def test_empty_file_is_an_empty_buffer(tmp_path: Path, access: Any) -> None:
     path = tmp_path / "empty"
     path.touch()
     with SharedBuffer.attach(path, access=access) as buffer:
@@ -184,7 +185,7 @@ def test_endless_device_needs_a_length() -> None:
         assert buffer[:] == bytes(100)
 
 
-def test_directory(tmp_path: Path, access: str) -> None:
+def test_directory(tmp_path: Path, access: Any) -> None:
     with pytest.raises(IsADirectoryError):
         SharedBuffer.attach(tmp_path, access=access)
     with pytest.raises(FileExistsError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def link(tmp_path: Path) -> Path:
     return tmp_path / "link"
 
 
-def test_links_of_ones_own_are_followed(link: Path, access: str) -> None:
+def test_links_of_ones_own_are_followed(link: Path, access: Any) -> None:
     target = link.parent / "files" / "target"
     with SharedBuffer.attach(link, access=access) as buffer:
         assert (buffer[:], buffer.name) == (b"precious", str(target))
@@ -41,7 +42,7 @@ def test_links_of_ones_own_are_followed(link: Path, access: str) -> None:
 @pytest.mark.parametrize("folder", [".", "files"])
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
 def test_links_that_others_may_have_planted(
-    link: Path, access: str, folder: str, mode: int, monkeypatch
+    link: Path, access: Any, folder: str, mode: int, monkeypatch
 ) -> None:
     (link.parent / folder).chmod(mode)
     if mode == 0o770:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shmkit import ClosedError, IncompatibleSegment, PagedFile, SharedBuffer, open_bytes  # noqa: F401 - some in USES only
+from shmkit.memory.url import Url  # noqa: F401 - in USES only
 
 # What is written -> the error, and a part of its message.
 USES: dict[str, tuple[type[Exception], str]] = {
@@ -51,6 +52,9 @@ USES: dict[str, tuple[type[Exception], str]] = {
     "SharedBuffer.attach(None)": (ValueError, "inherit it by fork, pickle the buffer"),
     "SharedBuffer.attach('shm:')": (ValueError, "to attach, name the segment"),
     "SharedBuffer.attach(b, access='w')": (ValueError, "'access' must be 'r' (read), 'rw'"),
+    "b.descriptor('w')": (ValueError, "'access' must be 'r' (read), 'rw'"),
+    "b.descriptor('')": (ValueError, "'access' must be 'r' (read), 'rw'"),
+    "SharedBuffer.create(Url('ftp', 'x'), 10)": (ValueError, "'scheme' must be 'anon', 'shm' or"),
     "SharedBuffer.attach(b, access=[])": (ValueError, "'access' must be 'r' (read), 'rw'"),
     "SharedBuffer.attach(b, offset=200)": (ValueError, "'offset' 200 is outside of <SharedBuffer"),
     "SharedBuffer.attach(b, offset='1')": (TypeError, "'offset' must be an integer, not '1'"),

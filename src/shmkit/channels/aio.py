@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from shmkit.channels.objects.codec import encode, load
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from shmkit.channels.objects.queue import Queue
     from shmkit.channels.ring import Ring
     from shmkit.channels.roles import Side
+    from shmkit.memory.views import Buffer
     from shmkit.sync.doorbell import Doorbell
 
 __all__ = ["AsyncQueue", "AsyncRing"]
@@ -169,7 +170,7 @@ class AsyncRing(_Fair):
         self._writable = _Waiting(ring, ring._space_bell, HEAD, ring._consumers)
         self._put, self._get = ring._writer.put, ring._reader.get
 
-    async def put(self, data: Any) -> None:
+    async def put(self, data: Buffer) -> None:
         """`Ring.put`, waiting while the ring is full. A cancelled one has put nothing.
 
         Raises:

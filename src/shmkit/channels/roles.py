@@ -55,13 +55,13 @@ class Side:
     ) -> None:
         self.role = role
         self._channel = channel
-        self.shared = byte is None
+        self.shared: bool = byte is None
         self._segment = segment
         self._membership = segment.membership
         self._bit = bit
         self._byte = byte
         self._last = Death(0, 0)
-        self.next_look = 0.0
+        self.next_look: float = 0.0
         # A death is news only while no successor has come: older deaths are not told here.
         self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
         if not segment.buffer.created:  # else there was none before, and the table is not touched

@@ -72,13 +72,13 @@ class Opened:
     __slots__ = ("created", "fd", "identity", "named", "owner", "region", "url")
 
     def __init__(self, url: Url, fd: int, identity: Exact = (0, 0, b"")) -> None:
-        self.url = url
-        self.fd = fd  # -1: there is none
-        self.identity = identity
-        self.created = False  # by this call
+        self.url: Url = url
+        self.fd: int = fd  # -1: there is none
+        self.identity: Exact = identity
+        self.created: bool = False  # by this call
         self.region: Region | None = None  # its bytes, if they are mapped already
         self.owner: Ownership | None = None
-        self.named = False  # by this call, which gave it its name or was about to
+        self.named: bool = False  # by this call, which gave it its name or was about to
 
     def keep_fd(self) -> int:
         """Take the descriptor over."""

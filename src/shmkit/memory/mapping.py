@@ -48,11 +48,13 @@ class Region:
     def __init__(
         self, memory: mmap.mmap | None, start: int, whole: memoryview, *, mapped: bool = True
     ) -> None:
-        self.memory = memory  # None: no bytes, or a copy; `whole` is then all of a bytes object
-        self.start = start  # index in the map of this region's byte 0
-        self.whole = whole  # not handed out
-        self.mapped = mapped  # False: a copy that was read
-        self.left = False  # its handle was closed while on it: no thread may move the handle on
+        # None: no bytes, or a copy; `whole` is then all of a bytes object
+        self.memory: mmap.mmap | None = memory
+        self.start: int = start  # index in the map of this region's byte 0
+        self.whole: memoryview = whole  # not handed out
+        self.mapped: bool = mapped  # False: a copy that was read
+        # Its handle was closed while on it: no thread may move the handle on.
+        self.left: bool = False
         self._others = 0  # references to a copy that are not of its views; 0: not counted yet
 
     def close(self) -> bool:

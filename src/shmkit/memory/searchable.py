@@ -10,7 +10,7 @@ from shmkit.memory.checks import byte_of, named_plainly, number_of
 from shmkit.memory.views import view_of
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Index", "Searchable", "Way", "bounds", "compiled_for_bytes", "needle_of"]
 
@@ -110,7 +110,7 @@ def needle_of(sub: Buffer | int) -> bytes:
     if isinstance(sub, str):
         raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
     try:
-        view = view_of(sub)  # type: ignore[arg-type]
+        view = view_of(sub)
     except TypeError:
         if not isinstance(sub, SupportsIndex):
             raise TypeError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 __all__ = ["MAX_NAME", "Scheme", "Url", "Where", "checked_name"]
 
 Scheme: TypeAlias = Literal["anon", "shm", "file"]
 Where: TypeAlias = "str | os.PathLike[str] | None"
+
+_SCHEMES: Final = get_args(Scheme)
 
 # NAME_MAX is 255 on Linux; the rest is for what glibc and tools put before a name.
 # On macOS it is PSHMNAMLEN, 31 with the leading slash.
@@ -43,6 +45,8 @@ class Url(NamedTuple):
         if where is None:
             return cls("anon")
         if isinstance(where, Url):
+            if where.scheme not in _SCHEMES:
+                raise ValueError(f"'scheme' must be 'anon', 'shm' or 'file', not {where.scheme!r}")
             return where
         if isinstance(where, os.PathLike):
             return cls("file", _checked_path(os.fsdecode(os.fspath(where)), where))

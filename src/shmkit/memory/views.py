@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from math import prod
 from struct import calcsize
-from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex, TypeAlias
 
 from shmkit.compiled import Exporter
 from shmkit.memory.checks import number_of
@@ -14,10 +14,18 @@ from shmkit.memory.mapping import checked_range
 
 if TYPE_CHECKING:
     import numpy as np
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer as HasBuffer
+
+    # What has bytes. For Python 3.11 numpy does not say that its arrays are of this kind.
+    Buffer: TypeAlias = HasBuffer | np.ndarray[Any, Any]
 
 __all__ = [
     "_FORMATS",
+    "BoolFormat",
+    "BytesFormat",
+    "FloatFormat",
+    "Format",
+    "IntFormat",
     "array_on",
     "array_view",
     "as_bytes",
@@ -28,16 +36,50 @@ __all__ = [
     "view_of",
 ]
 
+# The codes of `struct`, by what an item of a view is.
+IntFormat: TypeAlias = Literal[
+    "b",
+    "B",
+    "h",
+    "H",
+    "i",
+    "I",
+    "l",
+    "L",
+    "q",
+    "Q",
+    "n",
+    "N",
+    "P",
+    "@b",
+    "@B",
+    "@h",
+    "@H",
+    "@i",
+    "@I",
+    "@l",
+    "@L",
+    "@q",
+    "@Q",
+    "@n",
+    "@N",
+    "@P",
+]
+FloatFormat: TypeAlias = Literal["f", "d", "@f", "@d"]
+BytesFormat: TypeAlias = Literal["c", "@c"]
+BoolFormat: TypeAlias = Literal["?", "@?"]
+Format: TypeAlias = IntFormat | FloatFormat | BytesFormat | BoolFormat
+
 _FORMATS: Final = "bBhHiIlLqQnNfdcP?"
 
 
 def typed_view(
     whole: memoryview,
-    format: str,  # noqa: A002 - as in memoryview.cast
+    format: Format,  # noqa: A002 - as in memoryview.cast
     offset: SupportsIndex,
     count: SupportsIndex | None,
     what: str,
-) -> memoryview:
+) -> memoryview[Any]:
     """A memoryview whose items have one of `_FORMATS`, with or without "@" before it."""
     code = str(format).removeprefix("@")
     if len(code) != 1 or code not in _FORMATS:
@@ -51,8 +93,8 @@ def typed_view(
     if not length:
         # cast() refuses views without bytes.
         nothing = memoryview(bytes(itemsize) if whole.readonly else bytearray(itemsize))
-        return nothing.cast(format)[:0]  # type: ignore[call-overload, no-any-return]
-    return whole[first : first + length].cast(format)  # type: ignore[call-overload, no-any-return]
+        return nothing.cast(format)[:0]  # type: ignore[arg-type]
+    return whole[first : first + length].cast(format)  # type: ignore[arg-type]
 
 
 def array_view(
@@ -124,7 +166,7 @@ def array_on(
     return np.ndarray(shape, dtype, np.frombuffer(view, "u1"), offset, strides, order)
 
 
-def view_of(value: Buffer) -> memoryview:
+def view_of(value: Any) -> memoryview:
     """What `memoryview(value)` is; also of a buffer of ours, which plain Python 3.11 cannot see.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import (
     NamedTuple,
     Self,
     SupportsIndex,
+    TypeAlias,
     TypeVar,
     overload,
 )
@@ -27,7 +28,10 @@ from shmkit.segment.array_header import ArrayHeader, plan, read
 from shmkit.segment.array_operators import Operators
 
 if TYPE_CHECKING:
+    from types import EllipsisType
+
     import numpy as np
+    import numpy.typing as npt
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from shmkit.memory.mapping import Access
@@ -39,7 +43,8 @@ else:
 
 __all__ = ["SharedArray", "plan_copy"]
 
-Shape = SupportsIndex | Sequence[SupportsIndex]
+Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+Order: TypeAlias = Literal["C", "F"]
 
 
 class _Span(NamedTuple):
@@ -62,7 +67,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
 
     __slots__ = ("_array", "_buffer", "_owns", "_span")
 
-    _array: np.ndarray[Any, np.dtype[Item]] | None
+    _array: npt.NDArray[Item] | None
     _buffer: SharedBuffer
     _span: _Span
     _owns: bool  # whether the memory is closed with this handle
@@ -80,7 +85,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         where: Where | Url,
         shape: Shape,
         *,
-        order: Literal["C", "F"] = ...,
+        order: Order = ...,
         keep: bool = ...,
         mode: int = ...,
     ) -> SharedArray[np.float64]: ...
@@ -92,7 +97,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         shape: Shape,
         dtype: type[Other] | np.dtype[Other],
         *,
-        order: Literal["C", "F"] = ...,
+        order: Order = ...,
         keep: bool = ...,
         mode: int = ...,
     ) -> SharedArray[Other]: ...
@@ -102,9 +107,9 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         cls,
         where: Where | Url,
         shape: Shape,
-        dtype: Any,
+        dtype: npt.DTypeLike,
         *,
-        order: Literal["C", "F"] = ...,
+        order: Order = ...,
         keep: bool = ...,
         mode: int = ...,
     ) -> SharedArray[Any]: ...
@@ -115,7 +120,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         shape: Shape,
         dtype: Any = float,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
         keep: bool = False,
         mode: int = 0o600,
     ) -> SharedArray[Any]:
@@ -148,7 +153,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         where: Where | Url,
         shape: Shape,
         *,
-        order: Literal["C", "F"] = ...,
+        order: Order = ...,
         keep: bool = ...,
         mode: int = ...,
     ) -> SharedArray[np.float64]: ...
@@ -160,7 +165,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         shape: Shape,
         dtype: type[Other] | np.dtype[Other],
         *,
-        order: Literal["C", "F"] = ...,
+        order: Order = ...,
         keep: bool = ...,
         mode: int = ...,
     ) -> SharedArray[Other]: ...
@@ -170,9 +175,9 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         cls,
         where: Where | Url,
         shape: Shape,
-        dtype: Any,
+        dtype: npt.DTypeLike,
         *,
-        order: Literal["C", "F"] = ...,
+        order: Order = ...,
         keep: bool = ...,
         mode: int = ...,
     ) -> SharedArray[Any]: ...
@@ -183,7 +188,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         shape: Shape,
         dtype: Any = float,
         *,
-        order: Literal["C", "F"] = "C",
+        order: Order = "C",
         keep: bool = False,
         mode: int = 0o600,
     ) -> SharedArray[Any]:
@@ -226,7 +231,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         cls,
         where: Where | Url | SharedBuffer,
         *,
-        access: str = ...,
+        access: Access = ...,
         shape: Shape | None = ...,
         dtype: type[Other] | np.dtype[Other],
         timeout: float | None = ...,
@@ -237,9 +242,9 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         cls,
         where: Where | Url | SharedBuffer,
         *,
-        access: str = ...,
+        access: Access = ...,
         shape: Shape | None = ...,
-        dtype: Any = ...,
+        dtype: npt.DTypeLike | None = ...,
         timeout: float | None = ...,
     ) -> Self: ...
     @classmethod
@@ -247,7 +252,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         cls,
         where: Where | Url | SharedBuffer,
         *,
-        access: str = "rw",
+        access: Access = "rw",
         shape: Shape | None = None,
         dtype: Any = None,
         timeout: float | None = 0,
@@ -275,7 +280,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
     @classmethod
     def from_array(
         cls,
-        array: np.ndarray[Any, np.dtype[Other]],
+        array: npt.NDArray[Other],
         where: Where | Url = ...,
         *,
         keep: bool = ...,
@@ -334,7 +339,7 @@ class SharedArray(Operators, Exporter, Generic[Item]):
         return type(self)._on(SharedBuffer.attach(self._open_buffer(), access="r"), self._span)
 
     @property
-    def array(self) -> np.ndarray[Any, np.dtype[Item]]:
+    def array(self) -> npt.NDArray[Item]:
         """The array, as a plain one of numpy; read-only if the access is "r".
 
         It stays valid after `close`.
@@ -438,9 +443,11 @@ class SharedArray(Operators, Exporter, Generic[Item]):
     def _exported(self) -> memoryview:
         return self.array.data
 
-    def __array__(
-        self, dtype: Any = None, copy: bool | None = None
-    ) -> np.ndarray[Any, np.dtype[Any]]:
+    @overload
+    def __array__(self, dtype: None = ..., copy: bool | None = ...) -> npt.NDArray[Item]: ...
+    @overload
+    def __array__(self, dtype: npt.DTypeLike, copy: bool | None = ...) -> npt.NDArray[Any]: ...
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy or (dtype is not None and dtype != self.dtype):
             if copy is False:
                 raise ValueError(f"{self!r} as {dtype} would be a copy")
@@ -463,6 +470,10 @@ class SharedArray(Operators, Exporter, Generic[Item]):
     def __contains__(self, value: object) -> bool:
         return value in self.array
 
+    @overload
+    def __getitem__(self, key: slice | EllipsisType) -> npt.NDArray[Item]: ...
+    @overload
+    def __getitem__(self, key: Any) -> Any: ...
     def __getitem__(self, key: Any) -> Any:
         return self.array[key]
 
@@ -599,7 +610,7 @@ def plan_copy(array: Any) -> tuple[int, Callable[[memoryview], None]]:
 
 
 def _plan(
-    shape: Shape, dtype: Any, order: Literal["C", "F"], source: np.ndarray[Any, Any] | None = None
+    shape: Shape, dtype: Any, order: Order, source: np.ndarray[Any, Any] | None = None
 ) -> tuple[int, Callable[[memoryview], None]]:
     """The size of an array with its header, and what writes its bytes; zeros without a source."""
     if order not in ("C", "F"):

@@ -70,7 +70,7 @@ class Membership:
         self.semaphores: Mapping[str, Semaphore] = self._semaphores.opened
         self._buffer = buffer
         self._presence: Presence | None = Presence(buffer)
-        self.participants = Participants(NO_WORDS, 0, self._presence, self.where)
+        self.participants: Participants = Participants(NO_WORDS, 0, self._presence, self.where)
         self._process = this_process()
         self._on_last: Callable[[], None] = _nothing
         self._leaves = False  # `close` has begun, and perhaps was interrupted

@@ -61,11 +61,12 @@ class NamedSemaphore:
     __slots__ = ("_mapped", "name", "posts", "tries")
 
     busy: tuple[type[Exception], ...] = (posix_ipc.BusyError,)
-    flag = memoryview(bytearray(8)).cast("Q")  # a dummy: the real word is not in the segment
-    flag_value = 0
+    # A dummy: the real word is not in the segment.
+    flag: memoryview[int] = memoryview(bytearray(8)).cast("Q")
+    flag_value: int = 0
 
     def __init__(self, name: str, count: int | None = None) -> None:
-        self.name = name
+        self.name: str = name
         try:
             if count is not None:
                 sys.audit("shmkit.semaphore", name)  # as Python tells of the files it opens
@@ -73,8 +74,8 @@ class NamedSemaphore:
             self._mapped = mapped = _Mapped(f"/{name}", flags, 0o600, count or 0)
         except (posix_ipc.Error, OSError) as error:
             raise _refusal(name, count, error) from error
-        self.tries = map(mapped.acquire, repeat(0))
-        self.posts = iter(mapped.release, 0)  # it gives None, so this has no end
+        self.tries: Iterator[Any] = map(mapped.acquire, repeat(0))
+        self.posts: Iterator[Any] = iter(mapped.release, 0)  # it gives None, so this has no end
 
     def post(self) -> bool:
         """Raise it by one; False if it is as high as it can be."""

@@ -243,14 +243,15 @@ class UnnamedSemaphore(_ByIterators):
 
     def __init__(self, memory: mmap.mmap, at: int) -> None:
         c, sample = _library(), _sample()
-        self.flag, self.flag_value = _NO_FLAG, 0
+        self.flag: memoryview[int] = _NO_FLAG
+        self.flag_value: int = 0
         if _FLAG_AT is not None and sample is not None:
             word = slice(_FLAG_AT, _FLAG_AT + 8)
             self.flag = memoryview(memory)[at : at + SEMAPHORE_ROOM][word].cast("Q")
             self.flag_value = int.from_bytes(sample[word], sys.byteorder)
         self._here = here = c.reference(c.char.from_buffer(memory, at))
-        self.tries = map(c.try_wait, repeat(here))
-        self.posts = map(c.post, repeat(here))
+        self.tries: Iterator[int] = map(c.try_wait, repeat(here))
+        self.posts: Iterator[int] = map(c.post, repeat(here))
 
     def post(self) -> bool:
         """Raise it by one; False if it is as high as it can be."""
@@ -295,7 +296,8 @@ class CompiledSemaphore(_ByIterators, compiled.Semaphore):
     _reset: Callable[[int], int]
 
     busy: tuple[type[Exception], ...] = ()
-    flag, flag_value = _NO_FLAG, 0  # it sees to that word itself
+    flag: memoryview[int] = _NO_FLAG  # it sees to that word itself
+    flag_value: int = 0
 
     def __init__(self, memory: mmap.mmap, at: int) -> None:
         self._memory, self._at = memory, at

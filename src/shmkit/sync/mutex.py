@@ -31,6 +31,7 @@ from shmkit.segment.words import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from shmkit.segment.membership import Membership
@@ -86,7 +87,7 @@ class Mutex(MutexCore):
     def start_anew(self) -> None:
         """Hold nothing, and be no participant: at first, and in a forked child."""
         self._place = _NO_PLACE
-        self.gives = iter(())
+        self.gives: Iterator[object] = iter(())
 
     @property
     def held(self) -> bool:

@@ -44,7 +44,7 @@ class PosixCount:
     _counter: Any
 
     def __init__(self, name: str, initial: int | None = None, *, tracked: bool = False) -> None:
-        self.name = name
+        self.name: str = name
         self._owner = os.getpid()
         self._remove: Any = None  # what removes the name, in the process that has to
         self._counter = NamedSemaphore(name, initial)

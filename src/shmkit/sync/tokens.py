@@ -108,7 +108,7 @@ class Tokens(TokensCore):
         return self
 
     def _join(self, segment: Segment) -> None:
-        self.segment = segment
+        self.segment: Segment = segment
         membership = segment.membership
         self._closed = False
         self._table = membership.participants

@@ -47,11 +47,12 @@ class Call:
     __slots__ = ("before", "content", "future", "task")
 
     def __init__(self, future: CallFuture[Any], content: bytes | None, task: Task) -> None:
-        self.future = future
-        self.content = content
+        self.future: CallFuture[Any] = future
+        self.content: bytes | None = content
         # With a pickle the task is not needed: do not keep its arguments alive.
-        self.task = task if content is None else None
-        self.before = 0  # the position of the call that was put into the ring before it
+        self.task: Task | None = task if content is None else None
+        # The position of the call that was put into the ring before it.
+        self.before: int = 0
 
     def finish(self, value: Any) -> None:
         """Set the future's result, unless it was set elsewhere."""

@@ -362,8 +362,11 @@ class SharedArrays(Mapping[str, SharedArray]):
         return len(self._arrays)
 
     # As two mappings would be compared, each array would have to be one truth value.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other or NotImplemented
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     @property
     def closed(self) -> bool:

@@ -70,10 +70,12 @@ class Pool:
     """
 
     def __init__(self, orders: Orders) -> None:
-        self.lock = threading.RLock()  # re-entrant only to see that this thread has it
-        self.closing = False
-        self.cancelling = False
-        self.broken = ""
+        self.lock: threading.RLock = (
+            threading.RLock()
+        )  # re-entrant only to see that this thread has it
+        self.closing: bool = False
+        self.cancelling: bool = False
+        self.broken: str = ""
         self._lost: BaseException | None = None  # why a result, of an unknown call, was lost
         self._pause = IDLE  # seconds to wait for a result
         self._looked = 0.0  # when the collector last looked for ended workers
@@ -96,7 +98,7 @@ class Pool:
             self._reader = self._results.cursors[1]
             self._supervisor = Supervisor(orders, self._calls, self._results)
             undo.pop_all()
-        self.backlog = Backlog(self._calls, orders.most_workers)
+        self.backlog: Backlog = Backlog(self._calls, orders.most_workers)
 
     @property
     def processes(self) -> dict[int, BaseProcess]:

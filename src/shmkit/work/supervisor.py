@@ -77,7 +77,7 @@ class Supervisor:
     def __init__(self, orders: Orders, calls: CallRing, results: ResultRing) -> None:
         self.processes: dict[int, BaseProcess] = {}
         self.dead: list[Worker] = []
-        self.is_stopped = False
+        self.is_stopped: bool = False
         self.initializer_error = ""
         self._orders = orders
         self._calls = calls
@@ -91,7 +91,7 @@ class Supervisor:
         self._was_refused = False  # whether the system refused a process since the last look
         slots = slots_for(orders.most_workers)
         self._free_slots = list(range(slots))
-        self.notes = Notes.create(slots)
+        self.notes: Notes = Notes.create(slots)
 
     @property
     def is_changing(self) -> bool:

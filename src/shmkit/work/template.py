@@ -88,7 +88,7 @@ class ForkProcess(BaseProcess):
 
     def __init__(self, requests: socket.socket, slot: int) -> None:
         super().__init__()
-        self.request = requests, slot
+        self.request: tuple[socket.socket, int] = (requests, slot)
 
     @staticmethod
     def _Popen(process: ForkProcess) -> _Popen:  # noqa: N802 - as in multiprocessing

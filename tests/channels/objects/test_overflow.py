@@ -39,7 +39,7 @@ def get_object(ring: ObjectRing) -> Any:
 
 
 @pytest.mark.parametrize("policy", ["drop-new", "drop-oldest"])
-def test_what_is_dropped_leaves_no_object_beside(policy: str, where: Any) -> None:
+def test_what_is_dropped_leaves_no_object_beside(policy: Any, where: Any) -> None:
     with ObjectRing.create(where, capacity=4096, when_full=policy) as ring:
         for number in range(10):
             put_object(ring, LARGE + bytes([number]))
@@ -116,7 +116,7 @@ def test_the_killed_leave_only_so_much_while_the_others_go_on() -> None:
 
 @pytest.mark.parametrize("policy", ["block", "raise"])
 def test_one_whose_region_can_not_be_locked_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, where: Any, policy: str
+    monkeypatch: pytest.MonkeyPatch, where: Any, policy: Any
 ) -> None:
     def lock_range(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks")
@@ -356,7 +356,7 @@ def test_a_filesystem_without_holes_has_its_room_used_again(
 
 @pytest.mark.parametrize("sharing", ["one", "many"])
 def test_a_frame_whose_length_does_not_fit_its_header_is_refused(
-    sharing: str, monkeypatch: pytest.MonkeyPatch, where: Any
+    sharing: Any, monkeypatch: pytest.MonkeyPatch, where: Any
 ) -> None:
     monkeypatch.setattr("shmkit.channels.ring.write.SIZE_MASK", 100)
     with Ring.create(where, capacity=4096, producers=sharing, consumers=sharing) as ring:

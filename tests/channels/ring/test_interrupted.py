@@ -59,7 +59,7 @@ def opened(frame: bytes) -> int:
 
 
 @pytest.mark.parametrize("many", ["one", "many"])
-def test_threads_that_switch_all_the_time(where: Any, many: str, restless: None) -> None:
+def test_threads_that_switch_all_the_time(where: Any, many: Any, restless: None) -> None:
     """Three put and three get, on one handle, in every way."""
     count = 400
     with Ring.create(where, capacity=4096, producers=many, consumers=many) as ring:
@@ -258,7 +258,7 @@ each_side = pytest.mark.parametrize("many", ["one", "many"])
 @own_alarm
 @main_thread
 @each_side
-def test_a_handler_that_raises(where: Any, many: str) -> None:
+def test_a_handler_that_raises(where: Any, many: Any) -> None:
     """A put that is left by an exception put its frame whole, or not at all; the ring goes on."""
     put, got, unsure = list[int](), list[int](), list[int]()
     handler = Raiser()
@@ -295,7 +295,7 @@ def test_a_handler_that_raises(where: Any, many: str) -> None:
 @own_alarm
 @main_thread
 @each_side
-def test_a_handler_that_raises_in_a_get(where: Any, many: str) -> None:
+def test_a_handler_that_raises_in_a_get(where: Any, many: Any) -> None:
     """A frame may be gone with the exception, for what get returned is gone; no more than that."""
     got, interrupted, number = list[int](), 0, 0
     handler = Raiser()
@@ -326,7 +326,7 @@ def test_a_handler_that_raises_in_a_get(where: Any, many: str) -> None:
 @main_thread
 @each_side
 @pytest.mark.parametrize("way", ["get_many", "peek_many"])
-def test_a_handler_that_raises_in_a_batch(where: Any, many: str, way: str) -> None:
+def test_a_handler_that_raises_in_a_batch(where: Any, many: Any, way: str) -> None:
     """No frame of `peek_many` is lost, nor one of the compiled `get_many`; the ring goes on."""
     got, interrupted, number = list[int](), 0, 0
     batch: list[list[bytes]] = [[]]
@@ -412,7 +412,7 @@ def test_a_handler_that_raises_at_a_lock() -> None:
 @own_alarm
 @main_thread
 @each_side
-def test_a_handler_that_raises_in_a_wait(where: Any, many: str) -> None:
+def test_a_handler_that_raises_in_a_wait(where: Any, many: Any) -> None:
     """It ends the wait, at whatever moment, and the next one works."""
     handler = Raiser()
     with Ring.create(where, capacity=4096, producers=many, consumers=many) as ring:
@@ -475,12 +475,12 @@ def test_a_finalizer_that_puts(where: Any) -> None:
 
 
 @pytest.mark.parametrize("many", ["one", "many"])
-def test_a_trace_function_is_no_trouble(where: Any, many: str) -> None:
+def test_a_trace_function_is_no_trouble(where: Any, many: Any) -> None:
     """A debugger, a profiler: Python between any two lines of the threads of one handle."""
     assert run_python(put_and_get_traced, where, many, timeout=50).stdout == "1200\n"
 
 
-def put_and_get_traced(where: str | None, many: str) -> None:
+def put_and_get_traced(where: str | None, many: Any) -> None:
     def trace(frame: Any, event: str, argument: Any) -> Any:
         return trace
 
@@ -525,7 +525,7 @@ class Channel:
             maxsize = 20 if kind == "counted queue" else 0
             self.made: Any = Queue(maxsize, where=where, capacity=4000)
         else:
-            many = "many" if kind == "shared ring" else "one"
+            many: Any = "many" if kind == "shared ring" else "one"
             self.made = Ring.create(where, capacity=8192, producers=many, consumers=many)
         self.put_numbers: list[int] = []
         self.got_numbers: list[int] = []
@@ -678,7 +678,7 @@ def test_a_handler_raises_between_the_claim_and_the_note_of_it(
 
 
 @each_side
-def test_a_recursion_error_leaves_the_side_and_its_lock(where: Any, many: str) -> None:
+def test_a_recursion_error_leaves_the_side_and_its_lock(where: Any, many: Any) -> None:
     """At whatever depth it comes: another handle is not kept out, and this one goes on."""
     with Ring.create(where, capacity=4096, producers=many, consumers=many) as ring:
         warm(ring)
@@ -747,7 +747,7 @@ def debugged(how: str) -> None:
         monitoring.set_events(0, monitoring.events.LINE)
 
 
-def pass_on_under_a_debugger(how: str, kind: str) -> None:
+def pass_on_under_a_debugger(how: str, kind: Any) -> None:
     """Three threads put and three get, on one handle, and switch at any line."""
     sys.setswitchinterval(1e-6)
     debugged(how)

@@ -46,7 +46,7 @@ class RingMachine(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp() if self.kind == "file" else None
 
     @initialize(many=st.sampled_from(["one", "many"]))
-    def create(self, many: str) -> None:
+    def create(self, many: Any) -> None:
         where = {"anon": None, "shm": "shm:", "file": f"file:{self.folder}/ring"}[self.kind]
         self.producer = Ring.create(
             where, capacity=CAPACITY, producers=many, consumers=many, keep=self.kind == "shm"

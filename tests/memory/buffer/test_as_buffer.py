@@ -53,13 +53,13 @@ def test_the_interpreter_takes_it(buffer: SharedBuffer, tmp_path) -> None:
     assert view[:3] == b"abc"  # a view keeps the memory
 
 
-def test_it_is_copied_at_once(buffer: SharedBuffer, access: str, monkeypatch) -> None:
+def test_it_is_copied_at_once(buffer: SharedBuffer, access: Any, monkeypatch) -> None:
     monkeypatch.setattr(SharedBuffer, "__iter__", None)  # byte by byte
     with SharedBuffer.attach(buffer, access=access, offset=7) as part:
         assert bytes(part) == CONTENT[7:]
 
 
-def test_numpy_sees_the_memory(buffer: SharedBuffer, access: str) -> None:
+def test_numpy_sees_the_memory(buffer: SharedBuffer, access: Any) -> None:
     np = pytest.importorskip("numpy", reason="numpy is not installed")
     with SharedBuffer.attach(buffer, access=access, offset=1) as part:
         array = np.asarray(part)

@@ -24,7 +24,7 @@ def by_name(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", READING, ids=by_name)
-def test_reading(make_buffer, access: str, case: Case) -> None:
+def test_reading(make_buffer, access: Any, case: Case) -> None:
     content = pattern(SIZE)
     with SharedBuffer.attach(make_buffer(content), access=access) as buffer:
         case(buffer, bytearray(content))
@@ -32,7 +32,7 @@ def test_reading(make_buffer, access: str, case: Case) -> None:
 
 @pytest.mark.parametrize("case", WRITING, ids=by_name)
 @pytest.mark.parametrize("access", ["rw", "cow"])
-def test_writing(make_buffer, access: str, case: Case) -> None:
+def test_writing(make_buffer, access: Any, case: Case) -> None:
     content = pattern(SIZE)
     made = make_buffer(content)
     with SharedBuffer.attach(made, access=access) as buffer:
@@ -180,7 +180,7 @@ def test_anonymous_memory_has_no_name() -> None:
 
 def test_unknown_access(make_buffer) -> None:
     with pytest.raises(ValueError, match="'access' must be 'r'"):
-        SharedBuffer.attach(make_buffer(1), access="w")
+        SharedBuffer.attach(make_buffer(1), access="w")  # type: ignore[arg-type]
 
 
 def test_second_handle_is_the_same_memory(make_buffer) -> None:
@@ -252,7 +252,7 @@ def test_ensure_anonymous_creates() -> None:
 # ------------------------------------------------------------------ descriptor
 
 
-def test_descriptor_is_the_callers(make_buffer, access: str) -> None:
+def test_descriptor_is_the_callers(make_buffer, access: Any) -> None:
     made = make_buffer(b"hello")
     with SharedBuffer.attach(made, access=access) as buffer:
         fd = buffer.descriptor()

@@ -7,6 +7,7 @@ import mmap
 import re
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.processes import run_python
 KiB = 1024
 
 
-def test_views_outlive_their_buffer(make_buffer, access: str) -> None:
+def test_views_outlive_their_buffer(make_buffer, access: Any) -> None:
     np = pytest.importorskip("numpy", reason="numpy is not installed")
     content = pattern(64 * KiB)
     made = make_buffer(content)

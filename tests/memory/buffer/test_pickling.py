@@ -28,7 +28,7 @@ def check_and_answer(buffer: SharedBuffer, link: Any) -> None:
 
 @pytest.mark.parametrize("access", ["r", "rw"])
 @pytest.mark.parametrize("span", [(0, SIZE), (4097, 501)])
-def test_as_an_argument(make_buffer, context, start_process, access: str, span) -> None:
+def test_as_an_argument(make_buffer, context, start_process, access: Any, span) -> None:
     content = pattern(SIZE)
     made = make_buffer(content)
     ours, theirs = multiprocessing.Pipe()

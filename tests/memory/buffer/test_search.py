@@ -29,14 +29,14 @@ def by_name(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", READING, ids=by_name)
-def test_reading(make_buffer, access: str, case: Case) -> None:
+def test_reading(make_buffer, access: Any, case: Case) -> None:
     with SharedBuffer.attach(make_buffer(TEXT), access=access) as buffer:
         case(buffer, bytearray(TEXT))
 
 
 @pytest.mark.parametrize("case", WRITING, ids=by_name)
 @pytest.mark.parametrize("access", ["rw", "cow"])
-def test_writing(make_buffer, access: str, case: Case) -> None:
+def test_writing(make_buffer, access: Any, case: Case) -> None:
     made = make_buffer(TEXT)
     with SharedBuffer.attach(made, access=access) as buffer:
         case(buffer, bytearray(TEXT))

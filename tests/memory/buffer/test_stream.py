@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,7 +23,7 @@ def by_name(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", READING, ids=by_name)
-def test_reading(make_buffer, access: str, case: Case) -> None:
+def test_reading(make_buffer, access: Any, case: Case) -> None:
     content = pattern(SIZE)
     with SharedBuffer.attach(make_buffer(content), access=access) as buffer:
         case(buffer, bytearray(content))
@@ -30,7 +31,7 @@ def test_reading(make_buffer, access: str, case: Case) -> None:
 
 @pytest.mark.parametrize("case", WRITING, ids=by_name)
 @pytest.mark.parametrize("access", ["rw", "cow"])
-def test_writing(make_buffer, access: str, case: Case) -> None:
+def test_writing(make_buffer, access: Any, case: Case) -> None:
     content = pattern(SIZE)
     made = make_buffer(content)
     with SharedBuffer.attach(made, access=access) as buffer:
@@ -225,7 +226,7 @@ def resident() -> int:
 
 @on_linux
 @pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1000])
-def test_chunks_that_are_released_leave_nothing_resident(make_buffer, access: str, size) -> None:
+def test_chunks_that_are_released_leave_nothing_resident(make_buffer, access: Any, size) -> None:
     made = make_buffer(LARGE)
     view = made.buf
     for at in range(0, LARGE, 4096):

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
 from shmkit.channels.fanout.subscription import Subscription
@@ -57,7 +57,9 @@ from shmkit.segment.words import (
 )
 
 if TYPE_CHECKING:
+    from shmkit.channels.fanout.subscription import Start
     from shmkit.memory.url import Url, Where
+    from shmkit.memory.views import Buffer
     from shmkit.segment.segment import Segment
 
 __all__ = ["Broadcast", "BroadcastStatistics"]
@@ -201,7 +203,7 @@ class Broadcast(OneWriter):
             subscription.close()
         super().close()
 
-    def publish(self, data: Any) -> None:
+    def publish(self, data: Buffer) -> None:
         """Copy `data` in as one frame, over the oldest ones if need be; never waits for a reader.
 
         Args:
@@ -344,7 +346,7 @@ class Broadcast(OneWriter):
         """
         self._end(immediate)
 
-    def subscribe(self, start: str = "now") -> Subscription:
+    def subscribe(self, start: Start = "now") -> Subscription:
         """Begin to read.
 
         Args:

@@ -56,6 +56,7 @@ from shmkit.segment.words import (
 
 if TYPE_CHECKING:
     from shmkit.memory.url import Url, Where
+    from shmkit.memory.views import Buffer
     from shmkit.segment.segment import Segment
 
 __all__ = ["Latest", "LatestStatistics"]
@@ -172,7 +173,7 @@ class Latest(OneWriter):
     def _fill(cls, words: memoryview[int], size: int) -> None:
         words[LATEST_SIZE] = size
 
-    def set(self, data: Any) -> int:
+    def set(self, data: Buffer) -> int:
         """Copy `data` in as the newest value; never waits.
 
         Args:
@@ -273,7 +274,7 @@ class Latest(OneWriter):
         value: bytes = self._give(self._newest())
         return value
 
-    def get_into(self, buffer: Any) -> int:
+    def get_into(self, buffer: Buffer) -> int:
         """Copy the newest value into memory of the caller's.
 
         Args:

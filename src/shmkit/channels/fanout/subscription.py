@@ -13,7 +13,7 @@ assignment, so an exception leaves all three as they were or all three new.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias
 
 from shmkit.channels.fanout.one_writer import (
     LARGE,
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
 
     from shmkit.channels.fanout.broadcast import Broadcast
     from shmkit.channels.watch import Watch
+    from shmkit.memory.views import Buffer
 
-__all__ = ["Subscription", "SubscriptionStatistics"]
+__all__ = ["Start", "Subscription", "SubscriptionStatistics"]
+
+Start: TypeAlias = Literal["now", "oldest"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Subscription:
     _place: tuple[int, int, int]
     """Position of the next frame, its number, and how many frames were lost before it."""
 
-    def __init__(self, broadcast: Broadcast, start: str) -> None:
+    def __init__(self, broadcast: Broadcast, start: Start) -> None:
         """Begin to read; `Broadcast.subscribe` is the way to make one."""
         segment = broadcast._segment
         self._broadcast = broadcast
@@ -142,7 +145,7 @@ class Subscription:
         frame: bytes = self._await_frame(timeout) if taken is None else taken
         return frame
 
-    def get_into(self, buffer: Any, timeout: float | None = None) -> int:
+    def get_into(self, buffer: Buffer, timeout: float | None = None) -> int:
         """Copy the next frame into memory of the caller's, waiting while there is none.
 
         Args:

@@ -111,7 +111,7 @@ class Encoded:
             at += -at % _ALIGN
             self.pieces.append((at, buffer))
             at += len(buffer)
-        self.size = at
+        self.size: int = at
 
     def write(self, target: memoryview) -> None:
         """Copy it into `size` bytes of writable memory."""
@@ -309,6 +309,8 @@ class Memory(Source):
     """A frame in memory, as a view of bytes."""
 
     __slots__ = ("_view", "size")
+
+    size: int
 
     def __init__(self, view: memoryview) -> None:
         self._view = view

@@ -50,6 +50,9 @@ class Held:
 
     __slots__ = ("end", "start")
 
+    start: int
+    end: int
+
     def __init__(self) -> None:
         self.start = self.end = 0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from sys import getrecursionlimit, setrecursionlimit
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, overload
 
 from shmkit.channels.frame import step_of, writable
 from shmkit.channels.handle import deadline_of, whole_number
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Frame", "get_into", "peek", "peek_many", "reserve"]
 
@@ -43,7 +44,7 @@ class Frame(Exporter):
     __slots__ = ("_parts", "_size", "buf")
 
     def __init__(self, buf: memoryview) -> None:
-        self.buf = buf
+        self.buf: memoryview = buf
         self._size = len(buf)
         self._parts: list[memoryview] = []  # what else was lent of it
 
@@ -62,12 +63,20 @@ class Frame(Exporter):
     def __len__(self) -> int:
         return len(self.buf)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> memoryview: ...
     def __getitem__(self, index: Any) -> Any:
         part = self.buf[index]
         if isinstance(part, memoryview):
             self._parts.append(part)
         return part
 
+    @overload
+    def __setitem__(self, index: SupportsIndex, value: SupportsIndex) -> None: ...
+    @overload
+    def __setitem__(self, index: slice, value: Buffer) -> None: ...
     def __setitem__(self, index: Any, value: Any) -> None:
         self.buf[index] = value
 

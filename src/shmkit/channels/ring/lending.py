@@ -91,7 +91,7 @@ class Loan:
     __slots__ = ("_ended", "thread")
 
     def __init__(self) -> None:
-        self.thread = get_ident()
+        self.thread: int = get_ident()
         self._ended = threading.Lock()
         self._ended.acquire()
 

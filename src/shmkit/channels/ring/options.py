@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from shmkit.channels.handle import whole_number
 from shmkit.memory.url import Url
@@ -18,14 +18,17 @@ from shmkit.segment.words import (
 if TYPE_CHECKING:
     from shmkit.memory.url import Where
 
-__all__ = ["ALL_FLAGS", "stored"]
+__all__ = ["ALL_FLAGS", "Policy", "Sharing", "stored"]
+
+Sharing: TypeAlias = Literal["one", "many"]
+Policy: TypeAlias = Literal["block", "raise", "drop-new", "drop-oldest"]
 
 ALL_FLAGS: Final = CHECKED | MANY_PRODUCERS | MANY_CONSUMERS | (len(POLICIES) - 1) << POLICY_SHIFT
 _MOST: Final = 1 << 46  # bytes: what fits into an address space
 
 
 def stored(
-    where: Where | Url, capacity: int, producers: str, consumers: str, when_full: str
+    where: Where | Url, capacity: int, producers: Sharing, consumers: Sharing, when_full: Policy
 ) -> tuple[int, int]:
     """The flags and the data size that a new ring gets; `Ring.create` says what the options mean.
 

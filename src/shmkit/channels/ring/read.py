@@ -37,8 +37,10 @@ from shmkit.segment.words import (
 
 if TYPE_CHECKING:
     from shmkit.channels.ring.lending import Parts
+    from shmkit.channels.roles import Side
     from shmkit.channels.watch import Watch
     from shmkit.deadline import Deadline
+    from shmkit.sync.doorbell import Doorbell
     from shmkit.sync.mutex import Mutex
 
 __all__ = ["Reader"]
@@ -69,9 +71,12 @@ class Reader(ReadCursor):
             ring.title, segment.words, segment.map, segment.base, size, mutex, ring.space_bell
         )
         self.segment = segment
-        self.data_bell = self.sleeps_at = ring.data_bell
-        self.role, self.peer = ring.consumers, ring.producers
-        self.checked, self.tells_deaths = ring.checked, ring.tells_deaths
+        self.data_bell: Doorbell = ring.data_bell
+        self.sleeps_at: Doorbell = ring.data_bell
+        self.role: Side = ring.consumers
+        self.peer: Side = ring.producers
+        self.checked: bool = ring.checked
+        self.tells_deaths: bool = ring.tells_deaths
         self.watch: Watch | None = None
 
     def get_carefully(self, deadline: Deadline) -> Any:
@@ -201,7 +206,8 @@ class Reader(ReadCursor):
         start = (head | self.mask) + 1 if words[SKIP] == head != tail else head
         if (head | tail) & IMPOSSIBLE or not 0 <= tail - start <= self.size:
             raise self.corrupt(head, tail)
-        self.seen, at = tail, start
+        self.seen: int = tail
+        at = start
         # Frames are 16-aligned. A sum has the position in it: no older frame passes.
         while at < tail and not self._is_whole(at):
             if self._is_pad(at):

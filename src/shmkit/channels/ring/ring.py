@@ -13,7 +13,7 @@ one aligned 8-byte word, and that store is the commit point.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
@@ -70,7 +70,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from shmkit.channels.ring.in_place import Frame
+    from shmkit.channels.ring.options import Policy, Sharing
     from shmkit.memory.url import Url, Where
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Ring", "RingStatistics"]
 
@@ -181,9 +183,9 @@ class Ring(compiled.RingCore, Handle):
         where: Where | Url = None,
         *,
         capacity: int = 1 << 20,
-        producers: str = "one",
-        consumers: str = "one",
-        when_full: str = "block",
+        producers: Sharing = "one",
+        consumers: Sharing = "one",
+        when_full: Policy = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
         mode: int = 0o600,
@@ -219,9 +221,9 @@ class Ring(compiled.RingCore, Handle):
         where: Where | Url,
         *,
         capacity: int = 1 << 20,
-        producers: str = "one",
-        consumers: str = "one",
-        when_full: str = "block",
+        producers: Sharing = "one",
+        consumers: Sharing = "one",
+        when_full: Policy = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
         mode: int = 0o600,
@@ -317,7 +319,7 @@ class Ring(compiled.RingCore, Handle):
             cursor.words, cursor.data = NO_WORDS, None
         self._words, self._map = NO_WORDS, self._segment.map
 
-    def put(self, data: Any, timeout: float | None = None) -> None:
+    def put(self, data: Buffer, timeout: float | None = None) -> None:
         """Copy `data` in as one frame, waiting while the ring is full.
 
         Args:
@@ -343,11 +345,11 @@ class Ring(compiled.RingCore, Handle):
         if is_bool or not self._writer.put(data):
             self._writer.put_carefully(data, deadline_of(timeout))
 
-    def put_nowait(self, data: Any) -> None:
+    def put_nowait(self, data: Buffer) -> None:
         """`put`, or Full at once."""
         self.put(data, 0)
 
-    def put_many(self, frames: Iterable[Any], timeout: float | None = None) -> int:
+    def put_many(self, frames: Iterable[Buffer], timeout: float | None = None) -> int:
         """Copy in frame after frame, and publish as many at a time as there is room for.
 
         Args:
@@ -435,7 +437,7 @@ class Ring(compiled.RingCore, Handle):
         """
         return batch.get_many(self._reader, max_frames, timeout)
 
-    def get_into(self, buffer: Any, timeout: float | None = None) -> int:
+    def get_into(self, buffer: Buffer, timeout: float | None = None) -> int:
         """Copy the oldest frame into memory of the caller's, waiting while there is none.
 
         Args:

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shmkit.channels.ring.lending import Parts
+    from shmkit.channels.roles import Side
     from shmkit.deadline import Deadline
+    from shmkit.sync.doorbell import Doorbell
     from shmkit.sync.mutex import Mutex
 
 __all__ = ["Writer"]
@@ -73,11 +75,15 @@ class Writer(WriteCursor):
             ring.title, segment.words, segment.map, segment.base, size, mutex, ring.data_bell
         )
         self.segment = segment
-        self.space_bell = ring.space_bell
-        self.role, self.peer = ring.producers, ring.consumers
-        self.policy, self.checked, self.tells_deaths = ring.policy, ring.checked, ring.tells_deaths
-        self.largest = min(size - FRAME_HEADER, SIZE_MASK)
-        self.sleeps_at, self.never_waits = ring.space_bell, ring.policy == "raise"
+        self.space_bell: Doorbell = ring.space_bell
+        self.sleeps_at: Doorbell = ring.space_bell
+        self.role: Side = ring.producers
+        self.peer: Side = ring.consumers
+        self.policy: str = ring.policy
+        self.checked: bool = ring.checked
+        self.tells_deaths: bool = ring.tells_deaths
+        self.largest: int = min(size - FRAME_HEADER, SIZE_MASK)
+        self.never_waits: bool = ring.policy == "raise"
         self.drop_one: Callable[[Deadline], bool] | None = None
 
     def put_carefully(self, data: Any, deadline: Deadline) -> None:

@@ -25,7 +25,7 @@ class NamedBackend:
 
     creator_unlinks = True
 
-    fresh_name = staticmethod(fresh_name)
+    fresh_name: staticmethod[[], str] = staticmethod(fresh_name)
 
     def create_unnamed(self, name: str, mode: int) -> int:
         """Make an empty segment without a name; `mode` loses the bits of the umask."""

@@ -10,12 +10,12 @@ from shmkit.memory.identity import Identity, identity_of
 
 try:
     import posix_ipc
-except ImportError as missing:
+except ImportError as _missing:
     raise OSError(
         errno.ENOTSUP,
         "named memory needs POSIX shared memory and the package posix_ipc "
-        f"({missing}): use 'anon:' or 'file:PATH' instead",
-    ) from missing
+        f"({_missing}): use 'anon:' or 'file:PATH' instead",
+    ) from _missing
 
 __all__ = ["PosixBackend"]
 
@@ -25,7 +25,7 @@ class PosixBackend:
 
     creator_unlinks = True
 
-    fresh_name = staticmethod(fresh_name)
+    fresh_name: staticmethod[[], str] = staticmethod(fresh_name)
 
     def create_unnamed(self, name: str, mode: int) -> int:  # noqa: ARG002
         """POSIX has no segments without a name."""

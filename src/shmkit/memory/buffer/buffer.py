@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     import struct
     from collections.abc import Iterator, Sequence
 
-    from typing_extensions import Buffer
-
     from shmkit.memory.buffer.stream import Stream
     from shmkit.memory.creation import Fill
     from shmkit.memory.files import File
+    from shmkit.memory.mapping import Access
     from shmkit.memory.records import Record, Records
     from shmkit.memory.searchable import Index
     from shmkit.memory.url import Where
+    from shmkit.memory.views import Buffer
 
 __all__ = ["SharedBuffer"]
 
@@ -81,7 +81,7 @@ class SharedBuffer(Content, Searchable):
         cls,
         where: Where | Url | SharedBuffer,
         *,
-        access: str = "rw",
+        access: Access = "rw",
         offset: SupportsIndex = 0,
         length: SupportsIndex | None = None,
         timeout: float | None = 0,
@@ -205,7 +205,7 @@ class SharedBuffer(Content, Searchable):
         cls,
         where: Where | Url | SharedBuffer,
         *,
-        access: str = "rw",
+        access: Access = "rw",
         timeout: float | None = 0,
         refusal: str = "",
     ) -> Self:
@@ -238,7 +238,7 @@ class SharedBuffer(Content, Searchable):
         if isinstance(where, SharedBuffer):
             with Opened(where.url, where.descriptor(mode)) as opened:
                 refuse_others(opened.fd, opened.url, refusal)
-            return cls.attach(where, access=access)
+            return cls.attach(where, access=mode)
         url = Url.parse(where)
         with creation.open_existing(url, writable=mode == "rw", timeout=timeout) as opened:
             refuse_others(opened.fd, opened.url, refusal)

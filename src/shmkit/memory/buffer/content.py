@@ -15,6 +15,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     cast,
+    get_args,
     overload,
 )
 
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
-    from typing_extensions import Buffer
+    import numpy.typing as npt
+
+    from shmkit.memory.views import BoolFormat, Buffer, BytesFormat, FloatFormat, Format, IntFormat
+
+    Item = TypeVar("Item", bound=np.generic)
 
 __all__ = ["Advice", "Content"]
 
@@ -37,7 +42,7 @@ _ITERATED: Final = 1 << 16  # bytes copied at a time
 
 Advice: TypeAlias = Literal["sequential", "random", "willneed", "dontneed", "hugepage"]
 
-_ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
+_ADVICE: Final = get_args(Advice)
 
 
 @named_plainly
@@ -79,12 +84,40 @@ class Content(Handle):
         """What the buffer protocol gives: `memoryview(buffer)`, `hashlib.sha256(buffer)`."""
         return self._exports.add(self._on_bytes(lambda whole: whole[:]), "buffer")
 
+    @overload
     def view(
         self,
-        format: str,  # noqa: A002 - as in memoryview.cast
+        format: IntFormat,
+        offset: SupportsIndex = ...,
+        count: SupportsIndex | None = ...,
+    ) -> memoryview: ...
+    @overload
+    def view(
+        self,
+        format: FloatFormat,
+        offset: SupportsIndex = ...,
+        count: SupportsIndex | None = ...,
+    ) -> memoryview[float]: ...
+    @overload
+    def view(
+        self,
+        format: BytesFormat,
+        offset: SupportsIndex = ...,
+        count: SupportsIndex | None = ...,
+    ) -> memoryview[bytes]: ...
+    @overload
+    def view(
+        self,
+        format: BoolFormat,
+        offset: SupportsIndex = ...,
+        count: SupportsIndex | None = ...,
+    ) -> memoryview[bool]: ...
+    def view(
+        self,
+        format: Format,  # noqa: A002 - as in memoryview.cast
         offset: SupportsIndex = 0,
         count: SupportsIndex | None = None,
-    ) -> memoryview:
+    ) -> memoryview[Any]:
         """The bytes as items of a native format.
 
         Args:
@@ -102,12 +135,26 @@ class Content(Handle):
         view = self._on_bytes(lambda whole: typed_view(whole, format, offset, count, repr(self)))
         return self._exports.add(view, f"memoryview (.view({format!r}))")
 
+    @overload
+    def ndarray(
+        self,
+        shape: SupportsIndex | Sequence[SupportsIndex],
+        dtype: type[Item] | np.dtype[Item],
+        offset: SupportsIndex = ...,
+    ) -> npt.NDArray[Item]: ...
+    @overload
+    def ndarray(
+        self,
+        shape: SupportsIndex | Sequence[SupportsIndex],
+        dtype: npt.DTypeLike,
+        offset: SupportsIndex = ...,
+    ) -> npt.NDArray[Any]: ...
     def ndarray(
         self,
         shape: SupportsIndex | Sequence[SupportsIndex],
         dtype: Any,
         offset: SupportsIndex = 0,
-    ) -> np.ndarray[Any, Any]:
+    ) -> npt.NDArray[Any]:
         """A numpy array on the memory, without a copy.
 
         Args:
@@ -130,7 +177,11 @@ class Content(Handle):
     def __bytes__(self) -> bytes:
         return self[:]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    @overload
+    def __array__(self, dtype: None = ..., copy: bool | None = ...) -> npt.NDArray[np.uint8]: ...
+    @overload
+    def __array__(self, dtype: npt.DTypeLike, copy: bool | None = ...) -> npt.NDArray[Any]: ...
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The bytes as numpy takes them: an array of uint8 on the memory."""
         array = self.ndarray(self._size, "u1")
         if dtype is not None and array.dtype != dtype:

@@ -213,7 +213,7 @@ class Handle(Exporter):
         """
         if not self.mapped:
             raise OSError(errno.ENOTSUP, "was read and is not mapped", str(self._url))
-        writable = checked_access(access or self._access) == "rw"
+        writable = checked_access(self._access if access is None else access) == "rw"
         if self._url.scheme == "anon":
             return self._second_descriptor(writable)
         lost = "was unlinked, and the name leads to other memory now"

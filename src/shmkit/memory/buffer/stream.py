@@ -16,9 +16,8 @@ from shmkit.memory.views import view_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from typing_extensions import Buffer
-
     from shmkit.memory.buffer.content import Content
+    from shmkit.memory.views import Buffer
 
 __all__ = ["Stream", "lines"]
 
@@ -116,7 +115,9 @@ class Stream(io.BufferedIOBase):
         self._position = start + len(data)
         return data
 
-    read1 = read
+    def read1(self, size: SupportsIndex | None = -1) -> bytes:
+        """As `read`: all of it is there."""
+        return self.read(size)
 
     def readinto(self, into: Buffer) -> int:
         """Fill `into` with the next bytes; returns how many there were."""
@@ -130,7 +131,9 @@ class Stream(io.BufferedIOBase):
         self._position += len(source)
         return len(source)
 
-    readinto1 = readinto
+    def readinto1(self, into: Buffer) -> int:
+        """As `readinto`."""
+        return self.readinto(into)
 
     def readline(self, size: SupportsIndex | None = -1) -> bytes:
         r"""The rest of the line with its b"\n", of at most `size` bytes if not negative."""

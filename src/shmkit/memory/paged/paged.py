@@ -9,7 +9,17 @@ import re
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, SupportsIndex, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    Self,
+    SupportsIndex,
+    TypeAlias,
+    overload,
+)
 
 from shmkit.errors import ClosedError
 from shmkit.memory.checks import byte_of, number_of
@@ -30,11 +40,14 @@ if TYPE_CHECKING:
     import io
 
     import numpy as np
-    from typing_extensions import Buffer
+    import numpy.typing as npt
 
     from shmkit.memory.searchable import Index, Way
+    from shmkit.memory.views import Buffer
 
 __all__ = ["PagedFile"]
+
+Access: TypeAlias = Literal["r", "rw"]
 
 _WINDOW: Final = 1 << 18  # bytes that a regular expression sees at a time
 
@@ -68,7 +81,7 @@ class PagedFile(Searchable, Sequence[int]):
         path: File,
         page_size: SupportsIndex = 64 * 1024,
         max_pages: SupportsIndex = 16,
-        access: str = "r",
+        access: Access = "r",
     ) -> None:
         if access not in ("r", "rw"):
             raise ValueError(
@@ -94,7 +107,7 @@ class PagedFile(Searchable, Sequence[int]):
     name: str = told("_name", "Path of the file.")
     page_size: int = told("_page_size", "Bytes that are read at a time.")
     max_pages: int = told("_pages.most", "Pages in memory at any time.")
-    access: str = told("_access", 'What may be done: "r" or "rw".')
+    access: Access = told("_access", 'What may be done: "r" or "rw".')
 
     @property
     def size(self) -> int:
@@ -121,7 +134,11 @@ class PagedFile(Searchable, Sequence[int]):
     def __bytes__(self) -> bytes:
         return self[:]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+    @overload
+    def __array__(self, dtype: None = ..., copy: bool | None = ...) -> npt.NDArray[np.uint8]: ...
+    @overload
+    def __array__(self, dtype: npt.DTypeLike, copy: bool | None = ...) -> npt.NDArray[Any]: ...
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """A copy of all bytes as an array of uint8, for numpy."""
         if copy is False:
             raise ValueError(f"{self!r} is read, not mapped: an array of it is a copy")
@@ -369,7 +386,7 @@ class PagedFile(Searchable, Sequence[int]):
             raise ClosedError(f"{self!r} was closed: open it again")
 
 
-def _opened(path: File, access: str) -> Opened:
+def _opened(path: File, access: Access) -> Opened:
     if is_path(path):
         # Not opened, if it is something else: its other end would notice.
         url = file_url(path)

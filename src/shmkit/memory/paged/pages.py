@@ -55,11 +55,11 @@ class Pages:
     """
 
     def __init__(self, fd: int, size: int, page_size: int, most: int, name: str) -> None:
-        self.lock = threading.RLock()
-        self.fd = fd
-        self.size = size
-        self.page_size = page_size
-        self.most = most
+        self.lock: threading.RLock = threading.RLock()
+        self.fd: int = fd
+        self.size: int = size
+        self.page_size: int = page_size
+        self.most: int = most
         self._name = name
         self._sized = stat.S_ISREG(os.fstat(fd).st_mode)
         self._pages: OrderedDict[int, _Page] = OrderedDict()

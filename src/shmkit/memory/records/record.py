@@ -64,7 +64,7 @@ class Record(Exporter):
             return bool(layout.copied(self._shm_view, self._shm_at) == other)
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _itself, (self._shm_layout.copied(self._shm_view, self._shm_at),)

@@ -15,6 +15,7 @@ from shmkit.memory.views import array_on
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
 
     from shmkit.memory.records.structures import StructureLayout
 
@@ -106,7 +107,7 @@ class Records(Exporter, Sequence[T], Generic[T]):
     def _exported(self) -> memoryview:
         return self.buf
 
-    def to_numpy(self) -> np.ndarray[Any, Any]:
+    def to_numpy(self) -> npt.NDArray[np.void]:
         """A structured array on the same memory: one name for each field, "f0" where it has none.
 
         Text is of the type "V", bytes as they are: "S" would lose trailing NULs.

@@ -35,9 +35,9 @@ class StructureLayout:
     __slots__ = ("kind", "make", "size")
 
     def __init__(self, make: Any) -> None:
-        self.kind = make.__name__
-        self.size = ctypes.sizeof(make)
-        self.make = make
+        self.kind: str = make.__name__
+        self.size: int = ctypes.sizeof(make)
+        self.make: Any = make
         if not self.size:
             raise ValueError(f"a record of {self.kind} has no bytes")
         _refuse_addresses(make, self.kind)

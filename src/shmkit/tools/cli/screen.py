@@ -79,13 +79,13 @@ class Top(App[None]):
         interval: seconds from one look to the next.
     """
 
-    CSS = """
+    CSS: ClassVar[str] = """
     DataTable { height: 1fr; }
     #line { height: 1; background: $panel; }
     Input { display: none; dock: bottom; }
     Input.asked { display: block; }
     """
-    ENABLE_COMMAND_PALETTE = False
+    ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "quit"),
         Binding("p", "pause", "pause"),

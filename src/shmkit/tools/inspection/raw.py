@@ -49,9 +49,9 @@ class Raw:
         look = os.stat if follow else os.lstat
         # First: opening a device may do something.
         _check(look(path).st_mode, path)
-        self.fd = os.open(path, _FLAGS | (0 if follow else open_flags("NOFOLLOW")))
+        self.fd: int = os.open(path, _FLAGS | (0 if follow else open_flags("NOFOLLOW")))
         try:
-            self.status = os.fstat(self.fd)
+            self.status: os.stat_result = os.fstat(self.fd)
             _check(self.status.st_mode, path)
         except BaseException:
             os.close(self.fd)

@@ -134,7 +134,7 @@ class Victim:
         args: tuple[object, ...],
     ) -> None:
         self.point = point
-        self.reached = False
+        self.reached: bool = False
         self._signal = signal
         self._exitcode: int | None = None
         self._link, theirs = multiprocessing.Pipe(duplex=False)
