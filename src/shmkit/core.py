@@ -17,6 +17,7 @@ from sys import getrecursionlimit, setrecursionlimit
 from threading import get_ident
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
 
 from shmkit import compiled
 from shmkit.compiled import twin
@@ -568,8 +569,6 @@ class Cursor:
         idle: what `state` is when no call is inside: NO_ROLE, FREE, CAREFUL or CLOSED.
         guard: the lock between threads, for the common case, and to change `loan`. Held for
             microseconds; for PATIENCE if the mutex is with a process that is stopped.
-        loan: the `Loan` of the thread that has the side to itself for more than that, or None
-            (channels/ring/lending.py).
         notes: index of the words in which objects are counted that pass this side
             (channels/objects/tally.py); 0 for none.
         most: a put waits while so many objects are in; 0 for no limit.
@@ -613,12 +612,26 @@ class Cursor:
         guard: Any = threading.RLock()
         self.guard = guard
         self.is_mine: Callable[[], bool] = guard._is_owned
-        self.loan: Any = None
+        self.loan = None
         if self.idle != CLOSED:
             self.idle = NO_ROLE
         self.state = self.idle
         self.seen = self.until = 0
         self.own = -1
+
+    @property
+    def loan(self) -> Any:
+        """The `Loan` of the thread that has the side to itself for longer (see lending.py).
+
+        None if no thread has. Only that thread's frames keep a loan: an exception that cuts every
+        clean-up short, as signal handlers may, does not leave the side lent for ever.
+        """
+        lent = self._lent
+        return lent and lent()
+
+    @loan.setter
+    def loan(self, loan: Any) -> None:
+        self._lent: Any = loan and ref(loan)
 
     def _escape(self, guard: Any) -> None:
         """Leave the common case by an exception, if this thread got as far as the guard."""

@@ -127,9 +127,9 @@ def test_sockets_and_pipes_are_waited_for_too(channel: Channel) -> None:
             (lambda: sender.send(1), receiver),
             (lambda: os.write(write, b"x"), read),
         ):
-            waiting = threads.submit(wait, everything, TIMEOUT)
+            waiting = threads.submit(wait, [channel.reader, due], TIMEOUT)
             act()
-            assert waiting.result(TIMEOUT)[-1] is due
+            assert waiting.result(TIMEOUT) == [due]
         channel.put(b"x")
         assert wait(everything) == everything
         os.close(write)
@@ -204,10 +204,10 @@ def test_a_closed_one_is_an_error(channel: Channel) -> None:
 def test_nothing_is_left_of_a_watch(channel: Channel) -> None:
     """Neither its thread nor its descriptor, when the handle is closed."""
     before = set(threading.enumerate())
-    assert wait([channel.reader], 0.01) == []
-    assert len(set(threading.enumerate()) - before) == 1
     ring = getattr(channel.reader, "_ring", channel.reader)
     descriptor = ring._armed_fileno()
+    assert wait([channel.reader], 0.01) == []
+    assert len(set(threading.enumerate()) - before) == 1
     channel.made.close()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(descriptor)
@@ -236,3 +236,15 @@ def test_what_can_not_be_waited_for_is_refused(wrong: Any) -> None:
         wait([wrong], 0)
     with pytest.raises(TypeError, match="subscribe"), Broadcast.create() as broadcast:
         wait([broadcast], 0)
+
+
+def test_one_in_place_of_several_is_refused_and_keeps_its_frames(channel: Channel) -> None:
+    """Iterating over a ring or queue takes what is there, and waits for more."""
+    channel.put(b"stays")
+    with pytest.raises(TypeError, match=r"several channels, not .* itself: give \[it\]"):
+        wait(channel.reader, 0)
+    assert wait([channel.reader], 0) == [channel.reader]
+
+
+def test_nothing_to_wait_for_is_not_waited_for() -> None:
+    assert wait([]) == wait(()) == wait([], 0) == []

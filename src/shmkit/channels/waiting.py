@@ -34,7 +34,8 @@ def wait(channels: Iterable[T], timeout: float | None = None) -> list[T]:
     Another thread or process may be faster: get with a timeout of 0 then.
 
     Args:
-        channels: what to wait for; each handle has to be open.
+        channels: what to wait for; each handle has to be open. With none of them the call returns,
+            unless it has a timeout.
         timeout: seconds to wait at most; None for ever, 0 or less not at all.
 
     Returns:
@@ -42,11 +43,17 @@ def wait(channels: Iterable[T], timeout: float | None = None) -> list[T]:
 
     Raises:
         ClosedError: a handle is closed, or another thread closed it meanwhile.
-        TypeError: one of them is no channel that is read and has no `fileno()`.
+        TypeError: one of them is no channel that is read and has no `fileno()`; or one channel was
+            given in place of several.
         ValueError: the timeout is NaN, or a descriptor is closed.
     """
     deadline = deadline_of(timeout)
+    # A ring or queue is iterable: it would give its frames here, until it is shut down.
+    if _source_of(channels) is not None:
+        raise TypeError(f"wait takes several channels, not {channels!r} itself: give [it]")
     given = list(channels)
+    if not given and timeout is None:
+        return []  # rather than for ever
     sources = [_source_of(one) for one in given]
     files = [_descriptor_of(one) if _source_of(one) is None else -1 for one in given]
     while True:

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from shmkit import Acquired, Empty, Full, Lock, Queue, Ring, RoleTaken, ShutDown
+from shmkit.channels.ring import in_place
 from shmkit.channels.roles import Side
 from shmkit.compiled import core
 from tests.processes import run_python
@@ -378,6 +379,57 @@ def test_a_handler_that_raises_in_a_batch(where: Any, many: Any, way: str) -> No
 
 def raise_interrupted(*_: Any) -> None:
     raise Interrupted
+
+
+@each_side
+@pytest.mark.parametrize("call", ["peek", "peek_many", "reserve"])
+def test_a_clean_up_that_is_cut_short(
+    where: Any, many: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often handlers raise while a frame is left: the side does not stay lent."""
+
+    def leave(ring: Ring) -> None:
+        def cut_short(*_: Any) -> None:
+            raise Interrupted
+
+        try:
+            lent = getattr(ring, call)(*[3] * (call == "reserve"), timeout=0)
+            with monkeypatch.context() as patch, lent:
+                patch.setattr(in_place, "give_back", cut_short)
+                raise Interrupted
+        except Interrupted:
+            return
+        pytest.fail("not interrupted")
+
+    with Ring.create(where, capacity=4096, producers=many, consumers=many) as ring:
+        warm(ring)
+        ring.put(b"stays")
+        leave(ring)
+        ring.put(b"later", 0)
+        assert ring.get_many(timeout=0) == [b"stays", b"later"]
+
+
+def test_a_loan_that_an_exception_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the exception is handled the side is still lent; not after that, cycle or not."""
+
+    def cut_short(*_: Any) -> None:
+        raise Interrupted
+
+    def leave(ring: Ring) -> None:
+        try:
+            with monkeypatch.context() as patch, ring.peek(0):
+                patch.setattr(in_place, "give_back", cut_short)
+                raise Interrupted
+        except Interrupted as error:
+            error.args = (error,)
+            gc.collect()
+            with pytest.raises(RuntimeError, match="inside another one"):
+                ring.get(0)
+
+    with Ring.create(capacity=4096) as ring:
+        ring.put(b"stays")
+        leave(ring)
+        assert ring.get(0) == b"stays"
 
 
 @own_alarm

@@ -702,3 +702,27 @@ def test_what_is_shown_is_written(tmp_path: Path, ranges: int) -> None:
             assert line > 10
             return
     raise AssertionError("it did not end")
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_descriptor_that_became_another_files(path: Path, tmp_path: Path, again: bool) -> None:
+    """A daemon closes every descriptor: what gets the number then is neither read nor changed."""
+    other = tmp_path / "other"
+    other.write_bytes(b"other" * SIZE)
+    file = PagedFile(path, page_size=64, max_pages=2, access="rw")
+    file[0:5] = b"mine!"
+    number = file._pages.fd
+    taken = os.open(other, os.O_RDWR)
+    os.close(number)
+    if again:
+        os.dup2(taken, number)
+    for use in (lambda: file[500:505], file.flush, file.close):
+        with pytest.raises(OSError, match="another file's now" if again else "Bad file") as caught:
+            use()
+        assert caught.value.errno == errno.EBADF
+    assert file.closed
+    assert other.read_bytes() == b"other" * SIZE
+    if again:
+        assert os.path.sameopenfile(taken, number)
+        os.close(number)
+    os.close(taken)

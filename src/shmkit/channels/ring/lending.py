@@ -7,6 +7,7 @@ that the same thread makes from a signal handler or finalizer is refused.
 
 from __future__ import annotations
 
+import gc
 import threading
 from sys import getrecursionlimit, setrecursionlimit
 from threading import get_ident
@@ -86,12 +87,14 @@ class Loan:
 
     Attributes:
         thread: ident of that thread.
+        refused: whether a call that this thread made meanwhile was refused.
     """
 
-    __slots__ = ("_ended", "thread")
+    __slots__ = ("__weakref__", "_ended", "refused", "thread")
 
     def __init__(self) -> None:
         self.thread: int = get_ident()
+        self.refused: bool = False
         self._ended = threading.Lock()
         self._ended.acquire()
 
@@ -207,10 +210,21 @@ def _borrow(side: Writer | Reader, loan: Loan, end: float) -> None:
                 return
         # This thread would wait for itself, for ever.
         if before.thread == loan.thread:
+            again, before.refused = before.refused, True
+            del before
+            if _is_left(side, 2 if again else 1):
+                continue
             raise side.nested()
         before.wait(min(SLICE, max(0.0, end - monotonic())))
+        del before  # whoever waits keeps no loan alive
         if monotonic() >= end:
             raise _late(side)
+
+
+def _is_left(side: Writer | Reader, generation: int) -> bool:
+    """Whether a loan was left for good: exceptions and frames in a cycle may keep it still."""
+    gc.collect(generation)
+    return side.loan is None
 
 
 def give_back(side: Writer | Reader, loan: Loan) -> None:
@@ -264,6 +278,7 @@ def close(side: Writer | Reader) -> None:
                     side.mutex.retire()
                 break
         loan.wait(SLICE)
+        del loan
     if had_role:
         side.role.release()
 

@@ -61,7 +61,9 @@ class Pages:
         self.page_size: int = page_size
         self.most: int = most
         self._name = name
-        self._sized = stat.S_ISREG(os.fstat(fd).st_mode)
+        found = os.fstat(fd)
+        self._sized = stat.S_ISREG(found.st_mode)
+        self._file = found.st_dev, found.st_ino
         self._pages: OrderedDict[int, _Page] = OrderedDict()
         self._hits = self._faults = self._evictions = self._written = 0
         _OPEN.add(self)
@@ -89,13 +91,24 @@ class Pages:
         """How many bytes the file has now; it may have grown.
 
         Raises:
-            OSError: ESTALE: it has shrunk.
+            OSError: ESTALE: it has shrunk; EBADF: the descriptor is not the file's any more.
         """
-        now = os.fstat(self.fd).st_size if self._sized else self.size
+        found = os.fstat(self.fd)
+        if not self._is_file(found):
+            raise OSError(
+                errno.EBADF,
+                "this program closed the file's descriptor, as daemons close all of them, and "
+                "it is another file's now: open the file after that",
+                self._name,
+            )
+        now = found.st_size if self._sized else self.size
         if now < self.size:
             raise self._shrunk(now)
         self.size = now
         return now
+
+    def _is_file(self, found: os.stat_result) -> bool:
+        return (found.st_dev, found.st_ino) == self._file
 
     def _fill(self, page: _Page, start: int) -> None:
         """Read what a page does not have yet, up to the end of the file as it is known."""
@@ -141,7 +154,9 @@ class Pages:
                 # Closed in any case from here on: the number may soon be another file's.
                 fd, self.fd = self.fd, -1
                 self._pages.clear()
-                os.close(fd)
+                # Closed by number: not what another file has got, after a close of all of them.
+                if self._is_file(os.fstat(fd)):
+                    os.close(fd)
 
     def statistics(self) -> PagedStatistics:
         """A snapshot."""
