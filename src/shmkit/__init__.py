@@ -4,7 +4,7 @@ A map of the floors. A module imports from its own floor and from the floors bel
 
     tools      for people: the command line, a demo, help for tests
     work       functions that run elsewhere: once, ProcessPoolExecutor
-    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue
+    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue; SharedDict
     sync       processes that wait for each other: Lock, Semaphore, Event
     core       the hot steps of rings and locks, in one module
     segment    state that processes share: SharedArray, and what channels and locks are made of
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shmkit.channels.fanout import Broadcast as Broadcast
     from shmkit.channels.fanout import Latest as Latest
+    from shmkit.channels.mapping import SharedDict as SharedDict
     from shmkit.channels.objects.queue import JoinableQueue as JoinableQueue
     from shmkit.channels.objects.queue import Queue as Queue
     from shmkit.channels.ring import Ring as Ring
@@ -72,6 +73,7 @@ _HOME = {
     "Semaphore": "shmkit.sync.semaphore",
     "SharedArray": "shmkit.segment.array",
     "SharedBuffer": "shmkit.memory.buffer",
+    "SharedDict": "shmkit.channels.mapping",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
     "WorkerDied": "shmkit.errors",
@@ -101,6 +103,7 @@ __all__ = [
     "Semaphore",
     "SharedArray",
     "SharedBuffer",
+    "SharedDict",
     "ShmkitError",
     "ShutDown",
     "WorkerDied",
