@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from shmkit.channels.handle import Handle
 from shmkit.channels.mapping.generation import Broken, Entry, Generation, hash_of
 from shmkit.channels.mapping.keys import Key, decode_key, encode_key
-from shmkit.channels.mapping.store import Store, fields_at
+from shmkit.channels.mapping.store import NOTHING, Store, fields_at
 from shmkit.channels.mapping.values import (
     ARRAY,
     FLOAT,
@@ -218,6 +218,8 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             if store.is_current(generation):
                 if problem:
                     raise store.corrupt(problem)
+                if generation.number == NOTHING:
+                    self._check_open()
                 return None if entry is None else (entry, generation, content)
             self._check_open()
 
@@ -553,7 +555,7 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             return
         self._closed = True
         self._writer.retire()
-        self._store.words = NO_WORDS
+        self._store.close()
         self._segment.close()
         self._words, self._map = NO_WORDS, self._segment.map
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.mapping.generation import Generation
 from shmkit.memory.allocation import reserve
+from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.words import (
     DICT_GENERATIONS,
     DICT_ROOT,
@@ -30,6 +31,7 @@ __all__ = ["NOTHING", "Store", "fields_at"]
 NOTHING: Final = 0
 """The root of a closed handle; generations count from 1."""
 
+_NO_MAP: Final[Any] = bytes(8)
 _START, _SIZE, _SLOTS, _TAIL = range(GENERATION_WORDS)
 _NO_HOLES: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.ENOSYS}
 
@@ -105,6 +107,11 @@ class Store:
         if not sound:
             return self._now  # its fields are those of a later one by now
         return Generation(self._map, number, start, size, slots)
+
+    def close(self) -> None:
+        """Let go of the memory: what is left is an empty generation, number NOTHING."""
+        self.words, self._map = NO_WORDS, _NO_MAP
+        self._now = Generation(_NO_MAP, NOTHING, 0, 8, 1)
 
     # -- the memory --------------------------------------------------------------------------------
 
