@@ -19,7 +19,7 @@ EDITABLE ?= --editable
 COMPILED := setup.py $(addprefix src/shmkit/,_core.c segment/words.py core.py)
 SOURCES := $(COMPILED) $(if $(EDITABLE),,$(shell find src -name '*.py'))
 
-.PHONY: demo test lint types arch measure coverage bench conformance model killmatrix soak \
+.PHONY: demo test lint types arch measure coverage bench captures conformance model killmatrix soak \
     sanitize steps clean
 .DEFAULT_GOAL := test
 
@@ -53,6 +53,11 @@ coverage: $(VENV)/.tests
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/ring.py $(ARGS)
+
+# The pictures of docs/commands.md, in a /dev/shm of their own.
+captures: $(VENV)/.tests
+	unshare --map-root-user --mount sh -c 'mount -t tmpfs shm /dev/shm && exec "$$@"' sh \
+	    $(BIN)/python -m tests.tools.captures docs/captures
 
 # CPython's own test suites, run with shmkit's classes: docs/conformance.md.
 conformance: $(VENV)/.tests

@@ -30,7 +30,7 @@ __all__ = ["main"]
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ("fork", "spawn", "forkserver")
 # Modules of this folder: which have PROCESSES (run under each start method), THREADS, and SKIPS.
-SUITES = ("queues", "executors")
+SUITES = ("queues", "locks", "executors", "shared_memory")
 SECONDS = 600
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import leaks
 from tests.processes import Child, run_python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is held")
@@ -99,49 +97,13 @@ def test_a_process_of_each_start_method(context, start_process) -> None:
     queue.close()
 
 
-@pytest.fixture
-def held(unique_name):
-    """What is held before something leaks."""
-    return leaks.snapshot(unique_name)
-
-
-def test_a_name_left_behind_is_found_and_removed(held, unique_name) -> None:
-    name = Path("/dev/shm") / unique_name()
-    name.touch()
-    assert leaks.since(held, unique_name) == [f"name {name.name}"]
-    assert not name.exists()
-
-
-def test_a_descriptor_left_behind_is_found(held, unique_name, tmp_path) -> None:
-    with (tmp_path / "open").open("w") as file:
-        assert leaks.since(held, unique_name) == [f"descriptor {file.fileno()} -> {file.name}"]
-    assert leaks.since(held, unique_name) == []
-
-
-def test_a_map_left_behind_is_found(held, unique_name) -> None:
-    fd = os.memfd_create("shmkit-test")
-    os.truncate(fd, 4096)
-    memory = mmap.mmap(fd, 4096)
-    os.close(fd)
-    with memory:
-        assert [line.split()[0] for line in leaks.since(held, unique_name)][-1:] == ["map"]
-    assert leaks.since(held, unique_name) == []
-
-
-def test_a_child_left_behind_is_found(held, unique_name) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    left = leaks.since(held, unique_name)
-    child.wait()
-    assert [line.split()[:2] for line in left] == [["child", str(child.pid)]]
-    assert leaks.since(held, unique_name) == []
-
-
 def run_pytest(tmp_path, source, *options):
     """A run of its own: the exit status and the output of pytest on one file."""
     (tmp_path / "test_it.py").write_text(source)
     root = Path(__file__).parent.parent
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c"]
-    command += [str(root / "pyproject.toml"), "-n0", "-q", str(tmp_path), f"--rootdir={tmp_path}"]
+    command += [str(root / "pyproject.toml"), "-n0", "-q", "--shmkit-leaks=off"]
+    command += [str(tmp_path), f"--rootdir={tmp_path}"]
     result = subprocess.run(
         [*command, *options],
         cwd=root,

@@ -4,11 +4,12 @@ A map of the floors. A module imports from its own floor and from the floors bel
 
     tools      for people: the command line, a demo, help for tests
     work       functions that run elsewhere: once, ProcessPoolExecutor
-    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue; SharedDict
+    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue, wait;
+               and SharedDict
     sync       processes that wait for each other: Lock, Semaphore, Event
     core       the hot steps of rings and locks, in one module
     segment    state that processes share: SharedArray, and what channels and locks are made of
-    memory     bytes that processes share: SharedBuffer, PagedFile, open_bytes
+    memory     bytes that processes share: SharedBuffer, SharedMemory, PagedFile, open_bytes
     errors     every exception; beside it deadline: how long a call may wait
 
 Every public name is here: `from shmkit import Ring`. A name is imported when it is first used, so
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from shmkit.channels.objects.queue import JoinableQueue as JoinableQueue
     from shmkit.channels.objects.queue import Queue as Queue
     from shmkit.channels.ring import Ring as Ring
+    from shmkit.channels.waiting import wait as wait
     from shmkit.errors import ClosedError as ClosedError
     from shmkit.errors import CorruptSegment as CorruptSegment
     from shmkit.errors import Empty as Empty
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from shmkit.memory.buffer import SharedBuffer as SharedBuffer
     from shmkit.memory.open_bytes import open_bytes as open_bytes
     from shmkit.memory.paged import PagedFile as PagedFile
+    from shmkit.memory.shared_memory import SharedMemory as SharedMemory
     from shmkit.segment.array import SharedArray as SharedArray
     from shmkit.sync.event import Event as Event
     from shmkit.sync.lock import Acquired as Acquired
@@ -74,11 +77,13 @@ _HOME = {
     "SharedArray": "shmkit.segment.array",
     "SharedBuffer": "shmkit.memory.buffer",
     "SharedDict": "shmkit.channels.mapping",
+    "SharedMemory": "shmkit.memory.shared_memory",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
     "WorkerDied": "shmkit.errors",
     "once": "shmkit.work.once",
     "open_bytes": "shmkit.memory.open_bytes",
+    "wait": "shmkit.channels.waiting",
 }
 
 __all__ = [
@@ -104,11 +109,13 @@ __all__ = [
     "SharedArray",
     "SharedBuffer",
     "SharedDict",
+    "SharedMemory",
     "ShmkitError",
     "ShutDown",
     "WorkerDied",
     "once",
     "open_bytes",
+    "wait",
 ]
 
 

@@ -27,7 +27,9 @@
 #include <semaphore.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -100,10 +102,11 @@ typedef struct {
 
 static void get_bytes(PyObject *of, Py_buffer *view)
 {
-    if (of == NULL || of == Py_None || PyObject_GetBuffer(of, view, PyBUF_WRITABLE) < 0) {
-        PyErr_Clear();
-        memset(view, 0, sizeof(*view));
+    if (of != NULL && of != Py_None) {
+        if (PyObject_GetBuffer(of, view, PyBUF_WRITABLE) == 0) return;
+        PyErr_Clear(); /* of this, and not one that an object is dropped by */
     }
+    memset(view, 0, sizeof(*view));
 }
 
 static void let_go(Py_buffer *view)
@@ -205,7 +208,7 @@ static void dealloc(Head *self)
 
 #define NUMBER(type, name, code) {#name, code, offsetof(type, name), 0, NULL}
 #define HIDDEN(type, name, code) {"_" #name, code, offsetof(type, name), 0, NULL}
-#define KEPT(name, index) \
+#define REF(name, index) \
     {name, T_OBJECT_EX, offsetof(Head, kept) + (index) * sizeof(PyObject *), 0, NULL}
 #define MEMORY(name) {name, (getter)get_memory, (setter)set_memory, NULL, NULL}
 #define MARK(name) {name, (getter)get_memory, (setter)set_memory, NULL, ""}
@@ -405,7 +408,7 @@ static PyMethodDef mutex_methods[] = {
     {"release", (PyCFunction)mutex_release, METH_NOARGS, DOC_MutexCore_release},
     {0},
 };
-static PyMemberDef mutex_members[] = {KEPT("_yes", 0), {0}};
+static PyMemberDef mutex_members[] = {REF("_yes", 0), {0}};
 static Use semaphore_use = {0, semaphore_methods};
 static PyGetSetDef mutex_properties[] = {
     MEMORY("_place"), USED("_semaphore", semaphore_use), {0}};
@@ -419,10 +422,28 @@ typedef struct {
     char inside;        /* a thread is in a call, with the guard */
 } LockCore;
 
+/* Whether these arguments may be: a block and a timeout. Python says what is wrong with others. */
+static int may_be(ARGUMENTS)
+{
+    Py_ssize_t more = names == NULL ? 0 : PyTuple_Size(names);
+    for (Py_ssize_t i = 0; i < more; i++) {
+        PyObject *name = PyTuple_GetItem(names, i);
+        if (PyUnicode_CompareWithASCIIString(name, "timeout") && (count > 0 ||
+            PyUnicode_CompareWithASCIIString(name, "block"))) return 0;
+    }
+    for (Py_ssize_t i = 0; i < count + more; i++) {
+        int is_number = PyLong_Check(args[i]) ||
+            (PyFloat_Check(args[i]) && PyFloat_AsDouble(args[i]) == PyFloat_AsDouble(args[i]));
+        if (!is_number && args[i] != Py_None) return 0;
+    }
+    return count + more <= 2;
+}
+
 static PyObject *lock_acquire(LockCore *self, ARGUMENTS)
 {
     MutexCore *mutex = self->head.known[0];
-    int yields = count == 0 && names == NULL ? YIELDS : 0;
+    int plain = count == 0 && names == NULL, yields = plain ? YIELDS : 0;
+    if (!plain && !may_be(args, count, names)) mutex = NULL;
     if (!self->inside && mutex != NULL && mutex_try(mutex, yields) > 0) {
         PyObject *call = self->head.kept[0];
         self->head.kept[0] = value_or_none(NULL); /* no call in Python has it */
@@ -450,7 +471,7 @@ static PyMethodDef lock_methods[] = {
     {0},
 };
 static PyMemberDef lock_members[] = {
-    HIDDEN(LockCore, waiting, T_PYSSIZET), HIDDEN(LockCore, inside, T_BOOL), KEPT("_call", 0), {0}};
+    HIDDEN(LockCore, waiting, T_PYSSIZET), HIDDEN(LockCore, inside, T_BOOL), REF("_call", 0), {0}};
 static Use mutex_use = {0, mutex_methods};
 static PyGetSetDef lock_properties[] = {USED("_mutex", mutex_use), {0}};
 TYPE(LockCore, sizeof(LockCore), lock_methods, lock_members, lock_properties);
@@ -586,7 +607,7 @@ static PyMemberDef bell_members[] = {
     HIDDEN(BellCore, flag, T_ULONGLONG), HIDDEN(BellCore, state, T_ULONGLONG),
     HIDDEN(BellCore, glances, T_ULONGLONG), NUMBER(BellCore, sleeps, T_ULONGLONG),
     HIDDEN(BellCore, spins, T_INT), HIDDEN(BellCore, shared, T_BOOL),
-    HIDDEN(BellCore, counts, T_BOOL), KEPT("_semaphores", 0), KEPT("_names", 1), {0}};
+    HIDDEN(BellCore, counts, T_BOOL), REF("_semaphores", 0), REF("_names", 1), {0}};
 static PyGetSetDef bell_properties[] = {MEMORY("_words"), {0}};
 TYPE(BellCore, sizeof(BellCore), bell_methods, bell_members, bell_properties);
 
@@ -902,9 +923,17 @@ TYPE(ReadCursor, sizeof(Cursor), reader_methods, cursor_members, cursor_properti
 
 /* -- RingCore ---------------------------------------------------------------------------------- */
 
+/* Whether the argument with a number, by name or not, is a bool: as a timeout it is an error. */
+static int is_bool(ARGUMENTS, Py_ssize_t number)
+{
+    Py_ssize_t all = count + (names != NULL ? PyTuple_Size(names) : 0);
+    return all > number && (args[number] == Py_True || args[number] == Py_False);
+}
+
 static PyObject *ring_put(Head *self, ARGUMENTS)
 {
-    int done = count > 0 && self->known[0] != NULL ? put_object(self->known[0], args[0]) : 0;
+    int may = count > 0 && self->known[0] != NULL && !is_bool(args, count, names, 1);
+    int done = may ? put_object(self->known[0], args[0]) : 0;
     if (done == 0) return pass_on(self, "_plain_put", args, count, names);
     return done < 0 ? NULL : value_or_none(NULL);
 }
@@ -913,7 +942,8 @@ static PyObject *ring_get(Head *self, ARGUMENTS)
 {
     Cursor *reader = self->known[1];
     BellCore *bell = self->known[2];
-    PyObject *frame = reader == NULL ? NULL : get_frame(reader);
+    int may = reader != NULL && !is_bool(args, count, names, 0);
+    PyObject *frame = may ? get_frame(reader) : NULL;
     int may_wait = names == NULL && (count == 0 || args[0] == Py_None);
     if (frame == NULL && !PyErr_Occurred() && may_wait && bell != NULL && reader != NULL &&
         reader->state == FREE && reader->head.views[0].len >= PAGE) {
@@ -958,6 +988,90 @@ static PyType_Spec Exporter_spec = {
     "shmkit._core.Exporter", sizeof(PyObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     Exporter_slots};
 
+/* -- descriptors that a child must not have: see segment/presence.py ---------------------------- */
+
+typedef struct {
+    int number; /* 1 more than the descriptor; 0: free */
+    dev_t device;
+    ino_t inode;
+} Descriptor;
+
+typedef struct Descriptors {
+    struct Descriptors *next;
+    Descriptor slots[64];
+} Descriptors;
+
+static Descriptors descriptors;         /* changed with the GIL only; blocks are never freed */
+static __thread int python_is_forking;  /* this thread: then Python's own hook sees to them */
+
+/* In the child of any fork, of C code too: whatever is called here may be called there. Another
+ * thread may have been changing a slot, so its number is stored last, and cleared first. */
+static void close_in_child(void)
+{
+    struct stat status;
+    for (Descriptors *block = python_is_forking ? NULL : &descriptors; block != NULL;
+         block = __atomic_load_n(&block->next, __ATOMIC_ACQUIRE)) {
+        for (size_t i = 0; i < 64; i++) {
+            Descriptor *slot = &block->slots[i];
+            int number = __atomic_load_n(&slot->number, __ATOMIC_ACQUIRE);
+            slot->number = 0;
+            /* The program may have closed it, and opened a file of its own at that number. */
+            if (number && fstat(number - 1, &status) == 0 && status.st_dev == slot->device &&
+                status.st_ino == slot->inode) {
+                close(number - 1);
+            }
+        }
+    }
+}
+
+/* The slot of a descriptor that leads to this file, or a free one for number 0. */
+static Descriptor *slot_of(int number, unsigned long long device, unsigned long long inode)
+{
+    Descriptors *block = &descriptors;
+    for (;; block = block->next) {
+        for (size_t i = 0; i < 64; i++) {
+            Descriptor *slot = &block->slots[i];
+            int is_it = slot->device == (dev_t)device && slot->inode == (ino_t)inode;
+            if (slot->number == number && (is_it || !number)) return slot;
+        }
+        if (block->next == NULL) break;
+    }
+    if (number) return NULL;
+    Descriptors *more = calloc(1, sizeof(*more));
+    __atomic_store_n(&block->next, more, __ATOMIC_RELEASE);
+    return more == NULL ? NULL : &more->slots[0];
+}
+
+static PyObject *close_in_children(PyObject *Py_UNUSED(module), PyObject *descriptor)
+{
+    struct stat status;
+    int fd = (int)PyLong_AsLong(descriptor);
+    if (PyErr_Occurred()) return NULL;
+    if (fd < 0 || fstat(fd, &status) < 0) return PyErr_SetFromErrno(PyExc_OSError);
+    Descriptor *slot = slot_of(0, 0, 0);
+    if (slot == NULL) return PyErr_NoMemory();
+    slot->device = status.st_dev;
+    slot->inode = status.st_ino;
+    __atomic_store_n(&slot->number, fd + 1, __ATOMIC_RELEASE);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *keep_in_children(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd;
+    unsigned long long device, inode;
+    if (!PyArg_ParseTuple(args, "iKK", &fd, &device, &inode)) return NULL;
+    Descriptor *slot = fd < 0 ? NULL : slot_of(fd + 1, device, inode);
+    if (slot != NULL) __atomic_store_n(&slot->number, 0, __ATOMIC_RELEASE);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *python_forks(PyObject *Py_UNUSED(module), PyObject *whether)
+{
+    python_is_forking = PyObject_IsTrue(whether) > 0;
+    return Py_NewRef(Py_None);
+}
+
 /* -- the module -------------------------------------------------------------------------------- */
 
 static PyObject *copy(PyObject *Py_UNUSED(module), PyObject *args)
@@ -995,10 +1109,20 @@ static PyObject *copied(PyObject *Py_UNUSED(module), PyObject *memory)
 static PyMethodDef functions[] = {
     {"copy", copy, METH_VARARGS, "Copy the bytes of one buffer into another, without the GIL."},
     {"copied", copied, METH_O, "The bytes of a buffer, copied without the GIL."},
+    {"close_in_children", close_in_children, METH_O, "Close a descriptor in children that C forks."},
+    {"keep_in_children", keep_in_children, METH_VARARGS, "No longer."},
+    {"python_forks", python_forks, METH_O, "This thread is in os.fork(), whose hooks do it."},
     {0}};
+
+static void in_child(void)
+{
+    join_fence_all();
+    close_in_child();
+}
 
 static int fill_module(PyObject *module)
 {
+    static int has_hook; /* one for all interpreters of the process */
     union { sem_t semaphore; word words[SEMAPHORE_ROOM / sizeof(word)]; } sample = {0};
     if (sizeof(long) != 8 || sem_init(&sample.semaphore, 1, 0) < 0) {
         PyErr_SetString(PyExc_ImportError, "no process-shared semaphores of 64 bits here");
@@ -1006,10 +1130,11 @@ static int fill_module(PyObject *module)
     }
     flag_value = sample.words[FLAG_AT];
     join_fence_all();
-    if (pthread_atfork(NULL, NULL, join_fence_all) != 0) {
+    if (!has_hook && pthread_atfork(NULL, NULL, in_child) != 0) {
         PyErr_NoMemory();
         return -1;
     }
+    has_hook = 1;
     PyType_Spec *specs[] = {&Semaphore_spec, &MutexCore_spec, &LockCore_spec, &BellCore_spec,
                             &WriteCursor_spec, &ReadCursor_spec, &RingCore_spec, &Exporter_spec};
     for (size_t i = 0; i < sizeof(specs) / sizeof(*specs); i++) {

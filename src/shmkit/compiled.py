@@ -27,9 +27,12 @@ __all__ = [
     "RingCore",
     "Semaphore",
     "WriteCursor",
+    "close_in_children",
     "copied",
     "copy",
     "core",
+    "keep_in_children",
+    "python_forks",
     "twin",
     "use_python",
 ]
@@ -91,6 +94,15 @@ if core is None or TYPE_CHECKING:
         """The bytes of a buffer, copied; the compiled core does it without the GIL."""
         return bytes(source)
 
+    def close_in_children(descriptor: int) -> None:
+        """Have a descriptor closed in children that C code forks; only the compiled core can."""
+
+    def keep_in_children(descriptor: int, device: int, inode: int) -> None:
+        """No longer."""
+
+    def python_forks(whether: bool) -> None:
+        """Whether this thread is in os.fork(), whose hooks see to the descriptors."""
+
 else:
     Semaphore, MutexCore, LockCore, BellCore = (
         core.Semaphore,
@@ -100,6 +112,8 @@ else:
     )
     WriteCursor, ReadCursor, RingCore = core.WriteCursor, core.ReadCursor, core.RingCore
     Exporter, copy, copied = core.Exporter, core.copy, core.copied
+    close_in_children, keep_in_children = core.close_in_children, core.keep_in_children
+    python_forks = core.python_forks
 
 _twins: list[tuple[type, str, Any]] = []
 

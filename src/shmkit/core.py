@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
+from sys import getrecursionlimit, setrecursionlimit
 from threading import get_ident
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -51,6 +52,7 @@ __all__ = [
     "CAREFUL",
     "CLOSED",
     "COUNTER",
+    "DEPTH",
     "FREE",
     "IMPOSSIBLE",
     "LARGE_COPY",
@@ -97,6 +99,7 @@ class MutexCore(compiled.MutexCore):
     _tries: Iterator[Any]  # of the semaphore: see segment/semaphores.py
     _posts: Iterator[Any]
     _busy: tuple[type[Exception], ...]
+    gives: Iterator[object]  # endless; each step is a `_give`, and no handler comes in it
     _flag: memoryview[int]  # the word of the semaphore that the C library trusts
     _flag_value: int
 
@@ -122,7 +125,17 @@ class MutexCore(compiled.MutexCore):
                 return YES
             return self._wait(timeout if block else 0)
         except BaseException:
-            self._abandon(place)
+            # No call before these: a second handler that raises must not leave it waiting for ever,
+            # with which a rescuer waits for it.
+            if place[PHASE] == ENTERING:
+                place[PHASE] = IDLE  # no token: taking it and being INSIDE are one step
+                raise
+            try:
+                self._abandon(place)
+            finally:
+                if place[PHASE] == INSIDE and self._place is place:
+                    for _ in self.gives:
+                        break
             raise
 
     def release(self) -> None:
@@ -235,6 +248,7 @@ class BellCore(compiled.BellCore):
         self._counts = len(names) > 1  # the word behind the flag says how often it was rung
         self._spins = MOST_SPINS
         self._glances = 0
+        self._next_look = monotonic() + SLICE
         self.sleeps = 0
 
     def wait(self, word: int, seen: int, deadline: Deadline, look: Callable[[], object]) -> bool:
@@ -252,13 +266,16 @@ class BellCore(compiled.BellCore):
         if self.glance(word, seen):
             return True
         words, state = self._words, self._state
-        next_look = monotonic() + SLICE
         while words[word] == seen and words[state] == READY:
+            if monotonic() >= self._next_look:
+                # Stale tokens may wake it without end, or signal handlers end each wait by an
+                # exception before its first slice is over: look all the same.
+                self._next_look = monotonic() + SLICE
+                look()
             left = deadline.remaining()
-            # Stale tokens or overwritten bytes may wake it without end: look all the same.
-            if self.doze(word, seen, min(left, SLICE)) and monotonic() < next_look:
+            if self.doze(word, seen, min(left, SLICE)):
                 continue
-            next_look = monotonic() + SLICE
+            self._next_look = monotonic() + SLICE
             if words[word] == seen and words[state] == READY:
                 look()
                 if left == 0:
@@ -370,6 +387,10 @@ holder is stopped or uses a frame in place. This is no wait for the other side."
 LARGE_COPY: Final = 16 << 20
 """Bytes from which on the compiled core copies a frame without the GIL: below, waiting for the GIL
 again costs a busy process more than the copy."""
+
+DEPTH: Final = 50
+"""Calls that may be nested deeper while a side is left after a RecursionError: it comes where there
+is no depth for the way out either, and the side and its lock would stay taken."""
 
 _WEAK_ORDER: Final = not STRONG_ORDER
 
@@ -530,7 +551,7 @@ class WriteCursor(Cursor, compiled.WriteCursor):
             if self.state == FREE:
                 self.state = BUSY
                 mutex = self.mutex
-                if mutex is None or mutex.acquire(True, PATIENCE):
+                if mutex is None or (not mutex.held and mutex.acquire(True, PATIENCE)):
                     tail = words[TAIL]
                     # A header of 16 bytes and the payload, up to a multiple of 16.
                     end = tail + ((size + 31) & -16)
@@ -558,12 +579,15 @@ class WriteCursor(Cursor, compiled.WriteCursor):
                         mutex.release()
                 self.state = FREE
             guard.release()
-        except BaseException:
+        except BaseException as error:
+            more = DEPTH if isinstance(error, RecursionError) else 0
+            setrecursionlimit(getrecursionlimit() + more)
             # Twice, for a handler that raises as the first begins.
             try:
                 self._escape(guard)
             finally:
                 self._escape(guard)
+                setrecursionlimit(getrecursionlimit() - more)
             raise
         # Giving the guard back was a fence, on x86: a consumer that is about to sleep either sees
         # the tail, or its flag is seen here.
@@ -613,7 +637,7 @@ class ReadCursor(Cursor, compiled.ReadCursor):
             if self.state == FREE:
                 self.state = BUSY
                 mutex = self.mutex
-                if mutex is None or mutex.acquire(True, PATIENCE):
+                if mutex is None or (not mutex.held and mutex.acquire(True, PATIENCE)):
                     head, done = words[HEAD], False
                     # A head that is not where this handle left it is checked before it becomes an
                     # index.
@@ -642,11 +666,14 @@ class ReadCursor(Cursor, compiled.ReadCursor):
                         mutex.release()
                 self.state = FREE
             guard.release()
-        except BaseException:
+        except BaseException as error:
+            more = DEPTH if isinstance(error, RecursionError) else 0
+            setrecursionlimit(getrecursionlimit() + more)
             try:
                 self._escape(guard)
             finally:
                 self._escape(guard)  # twice, as in `put`
+                setrecursionlimit(getrecursionlimit() - more)
             raise
         if _WEAK_ORDER:
             fence()

@@ -12,29 +12,40 @@ class Deadline:
     """A point on the monotonic clock. A public call takes a timeout, a loop inside it a deadline.
 
     Args:
-        timeout: seconds from now, None for never.
+        timeout: seconds from now: None for never, 0 or less for now.
 
     Attributes:
         at: seconds on the clock of `time.monotonic()`; infinity for never.
-        is_now: whether the timeout was 0: the call must not wait at all.
+        is_now: whether the timeout was 0 or less: the call must not wait at all.
 
     Raises:
-        ValueError: `timeout` is negative or not a number.
+        TypeError: `timeout` is neither None nor a number.
+        ValueError: `timeout` is NaN.
     """
 
     __slots__ = ("at", "is_now")
 
     def __init__(self, timeout: float | None) -> None:
-        self.is_now = timeout == 0
+        self.is_now = False
         if timeout is None:
             self.at = math.inf
             return
-        # Not `timeout < 0`: NaN is to be refused, too.
-        if not timeout >= 0:
-            raise ValueError(
-                f"'timeout' must be a non-negative number of seconds or None, not {timeout!r}"
-            )
-        self.at = time.monotonic() + timeout
+        try:
+            waits = timeout > 0
+            self.at = time.monotonic() + (timeout if waits else 0)
+        except OverflowError:
+            self.at, waits = math.inf, True  # an int beyond all floats
+        except TypeError:
+            raise TypeError(
+                "'timeout' is a number of seconds, or None for ever, not "
+                f"{timeout!r}, which is of type {type(timeout).__name__!r}"
+            ) from None
+        if not waits:
+            if timeout != timeout:
+                raise ValueError(
+                    f"'timeout' is a number of seconds, or None for ever, not {timeout!r}"
+                )
+            self.is_now = True
 
     def remaining(self) -> float:
         """Seconds left: 0 when it has passed, infinity when it never passes."""

@@ -13,7 +13,8 @@
      +- WorkerDied (BrokenProcessPool)      the worker that ran a call died  .pid .exitcode
 
 A message gives the cause, the value and the remedy. What a program may want to know is also an
-attribute. Errors travel between processes: they pickle, and keep their attributes.
+attribute. Errors travel between processes: they pickle, and keep their attributes, and their cause
+if that pickles.
 """
 
 from __future__ import annotations
@@ -40,11 +41,23 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[ShmkitError], args: tuple[Any, ...], fields: dict[str, Any]) -> ShmkitError:
+def _rebuild(
+    cls: type[ShmkitError],
+    args: tuple[Any, ...],
+    fields: dict[str, Any],
+    cause: bytes = b"",
+) -> ShmkitError:
     # Without __init__: its arguments are not kept, only what it made of them.
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(fields)
+    if cause:
+        import pickle  # here: most programs never need it for this
+
+        try:
+            error.__cause__ = pickle.loads(cause)
+        except Exception:  # noqa: BLE001 - whatever its class does: the error itself matters
+            pass
     return error
 
 
@@ -53,7 +66,15 @@ class ShmkitError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own __reduce__ calls __init__ with args only: the fields would be lost.
-        return _rebuild, (type(self), self.args, self.__dict__.copy())
+        cause = b""
+        if self.__cause__ is not None:
+            import pickle
+
+            try:
+                cause = pickle.dumps(self.__cause__)
+            except Exception:  # noqa: BLE001 - it holds what does not pickle: it stays here
+                pass
+        return _rebuild, (type(self), self.args, self.__dict__.copy(), cause)
 
 
 class ClosedError(ShmkitError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from shmkit import (
     ShutDown,
 )
 from shmkit.channels.aio import _TURN, AsyncQueue, AsyncRing, _Waiting
-from tests.processes import TIMEOUT
+from tests.processes import TIMEOUT, wait_until
 
 
 @pytest.fixture
@@ -38,16 +39,17 @@ def ring() -> Iterator[Ring]:
 
 
 def run(awaitable: Any) -> Any:
-    """In a loop of its own, under a deadline; no thread may be left."""
+    """In a loop of its own, under a deadline; threads end with what they waited for."""
     before = set(threading.enumerate())
     result = asyncio.run(asyncio.wait_for(awaitable, TIMEOUT))
-    assert set(threading.enumerate()) <= before
+    gc.collect()
+    wait_until(lambda: set(threading.enumerate()) <= before)
     return result
 
 
 async def asleep(*sides: Any) -> None:
     """Until each of these sides has a thread that sleeps for it."""
-    while not all(any(s._started for s in side._slices.values()) for side in sides):  # noqa: ASYNC110 - threads
+    while not all(any(m._watch._armed for m in side._moves.values()) for side in sides):  # noqa: ASYNC110 - threads
         await asyncio.sleep(0.001)
 
 
@@ -341,18 +343,41 @@ def test_a_loop_that_ends_with_waiters_leaves_no_thread(queue: Queue[Any], ring:
     assert queue.get() == 1
 
 
-def test_a_loop_whose_executor_is_taken_still_gets(queue: Queue[Any]) -> None:
+def test_an_idle_wait_wakes_the_loop_for_news_only(queue: Queue[Any]) -> None:
     async def main() -> None:
         both = AsyncQueue(queue)
-        release = threading.Event()
-        loop = asyncio.get_running_loop()
-        taken = [loop.run_in_executor(None, release.wait) for _ in range(100)]
         task = asyncio.create_task(both.get())
-        await asyncio.sleep(0.05)
-        await both.put("through")
-        assert await task == "through"
-        release.set()
-        await asyncio.gather(*taken)
+        await asleep(both._readable)
+        loop, turns = asyncio.get_running_loop(), 0
+        select = loop._selector.select  # type: ignore[attr-defined]
+
+        def counted(timeout: float | None) -> Any:
+            nonlocal turns
+            turns += 1
+            return select(timeout)
+
+        loop._selector.select = counted  # type: ignore[attr-defined]
+        await asyncio.sleep(1)
+        assert turns <= 4
+        await both.put("news")
+        assert await task == "news"
+
+    run(main())
+
+
+def test_tasks_that_are_cancelled_leave_nothing_behind(queue: Queue[Any]) -> None:
+    async def main() -> None:
+        both = AsyncQueue(queue)
+        for _ in range(3):
+            task = asyncio.create_task(both.get())
+            await asleep(both._readable)
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait([task])
+            assert all(moves._next is None for moves in both._readable._moves.values())
+        task = asyncio.create_task(both.get())
+        await both.put("kept")
+        assert await task == "kept"
 
     run(main())
 

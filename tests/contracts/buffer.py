@@ -153,7 +153,7 @@ def flush_and_advise_change_nothing(buffer: SharedBuffer, model: bytearray) -> N
         with pytest.raises(ValueError, match=r"outside|negative"):
             buffer.flush(*arguments)
     with pytest.raises(ValueError, match="sequential, random, willneed, dontneed, hugepage"):
-        buffer.advise("soon")
+        buffer.advise("soon")  # type: ignore[arg-type]
 
 
 @READING.append

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -123,8 +124,11 @@ def waiting_is_for_what_is_newer(writer: Latest, reader: Latest) -> None:
             assert not far.done()
             writer.set(value(version))
         assert far.result(10) == (16, value(16))
-    for bad in (-1, float("nan")):
-        with pytest.raises(ValueError, match="timeout"):
+    with pytest.raises(Empty):
+        reader.wait(timeout=-1)
+    bad: Any
+    for bad, error in ((float("nan"), ValueError), (True, TypeError), ("1", TypeError)):
+        with pytest.raises(error, match="timeout"):
             reader.wait(timeout=bad)
 
 

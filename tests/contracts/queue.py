@@ -105,6 +105,63 @@ def an_empty_queue_gives_nothing(make: Make) -> None:
 
 
 @case
+def a_batch_goes_in_and_comes_out(make: Make) -> None:
+    queue = make(capacity=1 << 14)
+    objs = [*OBJECTS[:5], np.arange(50_000)]
+    assert queue.put_many(objs, timeout=TIMEOUT) == len(objs)
+    got = queue.get_many(3)
+    assert len(got) == 3
+    got += queue.get_many(timeout=0)
+    assert all(same(one, other) for one, other in zip(got, objs, strict=True))
+    with pytest.raises(Empty):
+        queue.get_many(timeout=0)
+    assert queue.put_many([]) == 0
+
+
+@case
+def a_batch_of_a_full_queue_goes_in_as_far_as_there_is_room(make: Make) -> None:
+    queue = make(3)
+    assert queue.put_many(range(9), timeout=0) == 3
+    assert queue.put_many(range(9), timeout=-1) == 0
+    assert queue.get_many(2) == [0, 1]
+    assert queue.put_many(range(3, 9), timeout=0.01) == 2
+    assert queue.get_many() == [2, 3, 4]
+    assert queue.qsize() == 0
+
+
+@case
+def a_batch_that_does_not_pickle_does_not_go_in(make: Make) -> None:
+    queue = make()
+    with pytest.raises(RuntimeError, match="I do not pickle") as caught:
+        queue.put_many([1, Unpicklable(), 2])
+    assert "Unpicklable" in caught.value.__notes__[0]
+    assert queue.empty()
+
+
+@case
+def what_does_not_unpickle_in_a_batch_leaves_the_others(make: Make) -> None:
+    queue = make(9)
+    queue.put_many([1, Unloadable(), b"x" * 300_000, 4])
+    with pytest.raises(ValueError, match="not a number"):
+        queue.get_many()
+    queue.put(5)
+    assert queue.get() == 1
+    assert queue.get_many(2) == [b"x" * 300_000, 4]
+    assert queue.get_many() == [5]
+
+
+@case
+def a_queue_is_iterated_until_it_is_shut_down(make: Make) -> None:
+    queue = make(9)
+    queue.put_many(range(5))
+    queue.shutdown()
+    assert list(queue) == [0, 1, 2, 3, 4]
+    assert list(queue) == []
+    with pytest.raises(ShutDown):
+        queue.get_many()
+
+
+@case
 def errors_are_the_standard_librarys(make: Make) -> None:
     queue = make(1)
     with pytest.raises(standard.Empty):

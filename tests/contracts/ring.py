@@ -321,17 +321,40 @@ def in_place_with_timeout(ring: Ring, size: int, timeout: float) -> None:
 
 
 @case()
-def a_timeout_is_not_negative(pair: Pair) -> None:
-    for timeout in (-1, -0.001, float("nan")):
-        with pytest.raises(ValueError, match="timeout"):
+def a_negative_timeout_is_none_at_all(pair: Pair) -> None:
+    for timeout in (-1, -0.001, -float("inf")):
+        with pytest.raises(Empty):
             pair.consumer.get(timeout=timeout)
-        with pytest.raises(ValueError, match="timeout"):
+        with pytest.raises(Empty):
             pair.consumer.get_many(timeout=timeout)
-        with pytest.raises(ValueError, match="timeout"):
-            pair.producer.put_many([b"x"], timeout=timeout)
-    fill_up(pair)
-    with pytest.raises(ValueError, match="timeout"):
-        pair.producer.put(b"x" * 100, timeout=-1)
+    put = fill_up(pair)
+    for timeout in (-1, -0.001):
+        with pytest.raises(Full):
+            pair.producer.put(b"x" * 100, timeout=timeout)
+        assert pair.producer.put_many([b"x" * 100], timeout=timeout) == 0
+    assert pair.consumer.get_many(timeout=-1) == put
+
+
+@case()
+def what_is_no_timeout_is_refused(pair: Pair) -> None:
+    """A bool also where nothing has to wait: `get(True)` is another queue's."""
+    for timeout in (True, False):
+        for _ in range(2):
+            with pytest.raises(TypeError, match=r"timeout=(True|False).*no `block`"):
+                pair.consumer.get(timeout)
+            with pytest.raises(TypeError, match=r"timeout=(True|False).*no `block`"):
+                pair.producer.put(b"x", timeout=timeout)
+            pair.producer.put(b"frame")
+        assert pair.consumer.get_many() == [b"frame"] * 2
+    for bad, error in ((float("nan"), ValueError), ("1", TypeError)):
+        with pytest.raises(error, match="timeout"):
+            pair.consumer.get(timeout=bad)
+        with pytest.raises(error, match="timeout"):
+            pair.consumer.get_many(timeout=bad)
+        fill_up(pair)
+        with pytest.raises(error, match="timeout"):
+            pair.producer.put(b"x" * 100, timeout=bad)
+        pair.consumer.get_many()
 
 
 @case()

@@ -91,15 +91,66 @@ def own_namespace() -> list[str]:
 @pytest.mark.parametrize("step", FULL)
 @pytest.mark.parametrize("where", ["shm:second", "file:/dev/shm/second"])
 def test_full_dev_shm(own_namespace: list[str], step: str, where: str) -> None:
+    result = in_small_dev_shm(own_namespace, PRELUDE + FULL[step], where)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def in_small_dev_shm(
+    own_namespace: list[str], source: str, *args: str
+) -> subprocess.CompletedProcess[str]:
     script = 'mount -t tmpfs -o size=1m,mode=1777 tmpfs /dev/shm && exec "$@"'
-    python = [sys.executable, "-W", "error", "-c", PRELUDE + FULL[step], where]
-    result = subprocess.run(
+    python = [sys.executable, "-W", "error", "-c", source, *args]
+    return subprocess.run(
         [*own_namespace, "sh", "-c", script, "sh", *python],
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
+
+
+HOLES = """
+import errno, os
+from shmkit import PagedFile, SharedBuffer
+path = "/dev/shm/sparse"
+with open(path, "wb") as file:
+    file.truncate(1 << 19)
+    file.seek(100)
+    file.write(b"content")
+with SharedBuffer.attach("file:" + path) as buffer:
+    assert os.stat(path).st_blocks * 512 == os.stat(path).st_size == 1 << 19
+    assert buffer[100:107] == b"content"
+    buffer[:] = b"x" * (1 << 19)
+os.unlink(path)
+with open(path, "wb") as file:
+    file.truncate(1 << 20)
+    file.write(b"content")
+with open("/dev/shm/other", "wb") as file:
+    file.write(bytes(1 << 19))
+for attach in (SharedBuffer.attach, lambda where: SharedBuffer.ensure(where, 10)):
+    try:
+        attach("file:" + path)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+        assert "'r' and PagedFile need none" in str(error) and "bytes are wanted" in str(error)
+    else:
+        raise AssertionError("attached")
+assert os.stat(path).st_size == 1 << 20
+with SharedBuffer.attach("file:" + path, length=1 << 16) as buffer:
+    buffer[-1] = 1
+for access in ("r", "cow"):
+    with SharedBuffer.attach("file:" + path, access=access) as buffer:
+        assert buffer[:7] == b"content"
+with PagedFile(path, access="rw") as file:
+    file[-1] = 1
+os.unlink(path)
+os.unlink("/dev/shm/other")
+"""
+
+
+def test_holes_get_their_room_when_they_are_mapped_to_be_written(own_namespace) -> None:
+    """A write into a hole of a sparse copy would be a SIGBUS once the disk is full."""
+    result = in_small_dev_shm(own_namespace, HOLES)
     assert (result.returncode, result.stderr) == (0, "")
 
 

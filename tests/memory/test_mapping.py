@@ -122,7 +122,7 @@ def test_pipe_is_read(tmp_path: Path) -> None:
     ):
         writer = threading.Thread(target=feed, args=(path, content))
         writer.start()
-        with SharedBuffer.attach(path, access="r", **options) as buffer:
+        with SharedBuffer.attach(path, access="r", timeout=20, **options) as buffer:
             assert not buffer.mapped
             assert buffer[:] == expected
             assert buffer.buf.readonly
@@ -147,8 +147,11 @@ def feed(path: Path, content: bytes) -> None:
 def test_pipe_cannot_be_written_as_memory(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    with pytest.raises(OSError, match="cannot be mapped; access 'r' would read it"):
-        SharedBuffer.attach(path)
+    for access in ("rw", "cow"):
+        with pytest.raises(OSError, match="is a pipe, which cannot be mapped; access 'r' would"):
+            SharedBuffer.attach(path, access=access)
+    with pytest.raises(OSError, match="is a pipe"):
+        SharedBuffer.ensure(path, 10)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
@@ -192,25 +195,8 @@ def test_socket(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
-        with pytest.raises(OSError, match="No such device"):
+        with pytest.raises(OSError, match="is a socket, which cannot be mapped"):
             SharedBuffer.attach(path)
-
-
-@pytest.mark.parametrize("dangling", [True, False])
-def test_planted_symlink_is_never_followed(tmp_path: Path, access: str, dangling: bool) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    if not dangling:
-        target.write_bytes(b"precious")
-    link.symlink_to(target)
-    with pytest.raises(OSError, match=r"symbolic link.*os\.path\.realpath"):
-        SharedBuffer.attach(link, access=access)
-    with pytest.raises(FileExistsError):
-        SharedBuffer.create(link, 4096)
-    with pytest.raises(OSError, match=r"os\.path\.realpath"):
-        SharedBuffer.ensure(link, 4096)
-    assert target.exists() is not dangling
-    if not dangling:
-        assert target.read_bytes() == b"precious"
 
 
 def test_symlink_in_dev_shm_is_never_followed(tmp_path: Path, unique_name) -> None:

@@ -37,7 +37,7 @@ DTYPES = ["f4", ">i2", "u1", "?", "c16", "S7", "U3", "V5", "M8[ns]", "m8[D]", RE
 
 @pytest.fixture
 def shared(where) -> Any:
-    with SharedArray.create((3, 4), "f4", where) as made:
+    with SharedArray.create(where, (3, 4), "f4") as made:
         made.array[:] = np.arange(12).reshape(3, 4)
         yield made
         made.unlink()
@@ -50,7 +50,7 @@ def again(made: SharedArray, **options: Any) -> SharedArray:
 
 
 def test_new_arrays_are_zero(where) -> None:
-    with SharedArray.create((2, 3), "<i4", where) as made:
+    with SharedArray.create(where, (2, 3), "<i4") as made:
         assert made.array.tolist() == [[0, 0, 0], [0, 0, 0]]
         assert (made.shape, made.dtype, made.nbytes, len(made)) == ((2, 3), np.dtype("<i4"), 24, 2)
         assert made.array.flags.c_contiguous
@@ -64,7 +64,7 @@ def test_new_arrays_are_zero(where) -> None:
 
 @pytest.mark.parametrize("shape", [(), 5, (0,), (3, 0, 2), (2, 3, 4), [1]])
 def test_shapes(where, shape: Any) -> None:
-    with SharedArray.create(shape, "i8", where) as made, again(made) as other:
+    with SharedArray.create(where, shape, "i8") as made, again(made) as other:
         expected = np.zeros(shape, "i8")
         assert made.array.shape == other.array.shape == made.shape == expected.shape
         other.array[...] = 7
@@ -74,7 +74,7 @@ def test_shapes(where, shape: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[:6])
 def test_dtypes(where, dtype: Any) -> None:
-    with SharedArray.create(4, dtype, where) as made, again(made, dtype=dtype) as other:
+    with SharedArray.create(where, 4, dtype) as made, again(made, dtype=dtype) as other:
         raw = np.frombuffer(bytes(range(1, 1 + 4 * made.dtype.itemsize)), "u1")
         if made.dtype.kind in "?U":
             raw = raw * 0
@@ -86,13 +86,13 @@ def test_dtypes(where, dtype: Any) -> None:
 
 
 def test_a_subarray_becomes_dimensions(where) -> None:
-    with SharedArray.create(2, ("f4", (3,)), where) as made, again(made) as other:
+    with SharedArray.create(where, 2, ("f4", (3,))) as made, again(made) as other:
         assert (other.shape, other.dtype) == ((2, 3), np.dtype("f4"))
         made.unlink()
 
 
 def test_fortran_order(where) -> None:
-    with SharedArray.create((3, 4), "i4", where, order="F") as made, again(made) as other:
+    with SharedArray.create(where, (3, 4), "i4", order="F") as made, again(made) as other:
         made.array[1, 2] = 5
         assert other.array.flags.f_contiguous
         assert other.array[1, 2] == 5
@@ -159,13 +159,13 @@ def test_what_is_asked_for_is_checked(shared) -> None:
 )
 def test_arrays_that_cannot_be(where, shape: Any, dtype: Any, kind: Any, message: str) -> None:
     with pytest.raises(kind, match=message or None):
-        SharedArray.create(shape, dtype, where)
+        SharedArray.create(where, shape, dtype)
     if where is not None:
         with pytest.raises(FileNotFoundError):
             SharedArray.attach(where)
     with pytest.raises(ValueError, match="'order'"):
-        SharedArray.create(3, "f4", where, order="K")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"SharedArray\.create\(\)"):
+        SharedArray.create(where, 3, "f4", order="K")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"SharedArray\.create\(where"):
         SharedArray()
 
 
@@ -176,7 +176,7 @@ def test_arrays_outlive_their_handle(where) -> None:
     """In a child: what goes wrong here is no exception."""
     program = """
     from shmkit import SharedArray
-    with SharedArray.create(1000, "i8", args[0]) as made:
+    with SharedArray.create(args[0], 1000, "i8") as made:
         array, part = made.array, made.array[5:]
         made.unlink()
     assert made.closed
@@ -211,14 +211,14 @@ def test_strict_close(shared) -> None:
 
 
 def test_a_handle_dropped_open_is_a_warning(where) -> None:
-    made = [SharedArray.create(3, "f4", where)]
+    made = [SharedArray.create(where, 3, "f4")]
     made[0].unlink()
     with pytest.warns(ResourceWarning, match="unclosed <SharedBuffer"):
         made.clear()
 
 
 def test_names_go_with_their_creator(unique_name) -> None:
-    with SharedArray.create(3, "f4", f"shm:{unique_name}"):
+    with SharedArray.create(f"shm:{unique_name}", 3, "f4"):
         pass
     with pytest.raises(FileNotFoundError):
         SharedArray.attach(f"shm:{unique_name}")
@@ -227,16 +227,16 @@ def test_names_go_with_their_creator(unique_name) -> None:
 def test_create_refuses_what_is_there(make_where) -> None:
     for kind in ("shm", "file"):
         where = make_where(kind)
-        with SharedArray.create(3, "f4", where) as made:
+        with SharedArray.create(where, 3, "f4") as made:
             made.array[:] = 5
             with pytest.raises(FileExistsError):
-                SharedArray.create(3, "f4", where)
+                SharedArray.create(where, 3, "f4")
             with again(made) as other:
                 assert other.array.tolist() == [5, 5, 5]
 
 
 def test_files_stay(tmp_path: Path) -> None:
-    with SharedArray.create((2, 2), "i4", tmp_path / "a") as made:
+    with SharedArray.create(tmp_path / "a", (2, 2), "i4") as made:
         made.array[:] = [[1, 2], [3, 4]]
         made.flush()
     with SharedArray.attach(tmp_path / "a", access="r") as other:
@@ -266,7 +266,7 @@ def test_as_an_argument(shared, context, start_process) -> None:
 
 
 def test_pickles_are_small(where) -> None:
-    with SharedArray.create(1_000_000, "f8", where) as made:
+    with SharedArray.create(where, 1_000_000, "f8") as made:
         made.array[-1] = 1
         data = pickle.dumps(made)
         assert len(data) < 1000
@@ -292,7 +292,7 @@ def test_content_comes_before_the_name(make_where) -> None:
 def test_waits_for_an_array_to_be_finished(make_where, monkeypatch, kind: str) -> None:
     """Only where memory is made in two steps."""
     where = make_where(kind)
-    with SharedArray.create(3, "f4", where) as made:
+    with SharedArray.create(where, 3, "f4") as made:
         magic = made.buffer[:8]
         made.buffer[:8] = bytes(8)
         with pytest.raises(IncompatibleSegment, match="holds no shared array"):
@@ -327,9 +327,9 @@ def test_what_is_there_is_never_changed(make_where, kind: str, size: int) -> Non
         path = Path("/dev/shm", name) if kind == "shm" else Path(name)
         path.write_bytes(content)
         with pytest.raises(FileExistsError):
-            SharedArray.create(3, "f4", where)
+            SharedArray.create(where, 3, "f4")
         with pytest.raises(IncompatibleSegment):
-            SharedArray.ensure(3, "f4", where)
+            SharedArray.ensure(where, 3, "f4")
         with pytest.raises(IncompatibleSegment):
             SharedArray.attach(where)
         assert path.read_bytes() == content
@@ -339,19 +339,19 @@ def test_what_is_there_is_never_changed(make_where, kind: str, size: int) -> Non
 @pytest.mark.parametrize("one_step", [True, False])
 def test_ensure(where, monkeypatch, one_step: bool) -> None:
     monkeypatch.setattr("shmkit.memory.creation.ONE_STEP", one_step)
-    with SharedArray.ensure((2, 3), "i4", where) as first:
+    with SharedArray.ensure(where, (2, 3), "i4") as first:
         assert first.created
         first.array[:] = 7
         if where is not None:
-            with SharedArray.ensure((2, 3), "i4", where) as second:
+            with SharedArray.ensure(where, (2, 3), "i4") as second:
                 assert not second.created
                 assert (second.array == 7).all()
             with pytest.raises(IncompatibleSegment, match="shape"):
-                SharedArray.ensure((3, 2), "i4", where)
+                SharedArray.ensure(where, (3, 2), "i4")
             with pytest.raises(IncompatibleSegment, match="dtype"):
-                SharedArray.ensure((2, 3), "f4", where)
-            with pytest.raises(IncompatibleSegment, match="are asked for"):
-                SharedArray.ensure((3000, 2), "i4", where)
+                SharedArray.ensure(where, (2, 3), "f4")
+            with pytest.raises(IncompatibleSegment, match=r"shape \(2, 3\), and \(3000, 2\)"):
+                SharedArray.ensure(where, (3000, 2), "i4")
         assert (first.array == 7).all()
         first.unlink()
 
@@ -484,7 +484,7 @@ def test_without_numpy_it_says_so() -> None:
     sys.modules["numpy"] = None
     from shmkit import SharedArray
     try:
-        SharedArray.create(3, "f4")
+        SharedArray.create(None, 3, "f4")
     except ImportError as error:
         assert "numpy" in str(error)
     else:

@@ -23,7 +23,7 @@ from shmkit import (
     SharedBuffer,
 )
 from shmkit.segment.membership import Membership
-from tests import leaks
+from shmkit.tools.testing import assert_no_leaks
 from tests.processes import run_python
 from tests.sync.peers import by_name, names_of
 
@@ -227,21 +227,18 @@ def test_a_page_that_says_it_is_shut(kind: Any, unique_name: str) -> None:
 @linux
 def test_a_closed_one_keeps_nothing(kind: Any, unique_name: str) -> None:
     for name in (None, unique_name):
-        before = leaks.snapshot(unique_name)
-        thing = kind(name)
-        use(thing)
-        thing.close()
-        assert leaks.snapshot(unique_name) == before
+        with assert_no_leaks(names=unique_name, timeout=0):
+            thing = kind(name)
+            use(thing)
+            thing.close()
         assert "closed" in repr(thing)
 
 
 @linux
 def test_one_that_could_not_be_made_keeps_nothing(kind: Any, foreign: SharedBuffer) -> None:
     foreign[0] = 7
-    before = leaks.snapshot(foreign.name)
-    with pytest.raises(IncompatibleSegment):
+    with assert_no_leaks(names=foreign.name, timeout=0), pytest.raises(IncompatibleSegment):
         kind(foreign.name)
-    assert leaks.snapshot(foreign.name) == before
 
 
 def test_too_many(kind: Any, unique_name: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shmkit import ClosedError, SharedBuffer
+from shmkit import ClosedError, SharedBuffer, compiled
 from shmkit.segment.presence import Presence
 from shmkit.segment.words import (
     CONSUMER_BYTE,
@@ -398,3 +398,44 @@ def test_a_handler_that_raises_leaves_no_byte_half_unlocked(
     assert other.try_lock(BYTE)
     other.unlock(BYTE)
     assert presence.try_lock(BYTE)
+
+
+FORKED_BY_C = """
+import ctypes, os, signal
+from shmkit import Lock, Ring, Semaphore
+
+lock, semaphore, ring = Lock(), Semaphore(1), Ring.create()
+pid = os.fork()
+if pid == 0:
+    lock.acquire()
+    semaphore.acquire()
+    ring.put(b"x")
+    for _ in range(70):  # more descriptors than one block of the core's table has
+        Lock().close()
+    more = [Lock() for _ in range(70)]
+    if ctypes.CDLL(None).fork() == 0:
+        link.send(os.getpid())
+        signal.pause()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(pid, 0)
+child = link.recv()  # what the test had from it: it runs
+try:
+    assert lock.acquire(timeout=10).name == "AFTER_DEATH"
+    assert semaphore.acquire(timeout=10)
+    assert ring.get(timeout=10) == b"x"
+    ring.put(b"y")  # the role is free
+    if os.fork() == 0:  # a fork of Python's own goes on to have descriptors
+        lock.close()
+        assert not semaphore.acquire(timeout=0)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+finally:
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(compiled.core is None, reason="a hook of the compiled core")
+def test_a_child_that_c_code_forks_does_not_keep_the_dead_alive(start_child: Any) -> None:
+    child = start_child(FORKED_BY_C)
+    child.send(child.receive())
+    child.finish()

@@ -223,9 +223,10 @@ def stopped(pid: int) -> bool:
 
 def names_of(thing: Any) -> list[Path]:
     """What a lock or an event has in /dev/shm."""
-    names = [thing.name] if thing.name else []
+    segment = thing.segment if hasattr(thing, "segment") else thing._segment
+    names = [segment.buffer.name] if segment.buffer.name else []
     if semaphores.uses_names():
-        open_ones: Any = thing._segment.membership.semaphores.values()
+        open_ones: Any = segment.membership.semaphores.values()
         names += [f"sem.{semaphore.name}" for semaphore in open_ones]
     return [Path("/dev/shm", name) for name in names]
 

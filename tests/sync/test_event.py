@@ -164,11 +164,19 @@ def test_a_wait_ends_with_its_time(event: Event) -> None:
     assert event.wait(0.001) is True
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
-def test_a_timeout_is_not_negative(event: Event, timeout: float) -> None:
+def test_a_negative_timeout_is_none(event: Event) -> None:
+    for timeout in (-1, -0.001, float("-inf")):
+        assert event.wait(timeout) is False
+    event.set()
+    assert event.wait(-1) is True
+
+
+def test_what_is_no_timeout_is_refused(event: Event) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="timeout"):
-            event.wait(timeout)
+            event.wait(float("nan"))
+        with pytest.raises(TypeError, match="timeout"):
+            event.wait("1")  # type: ignore[arg-type]
         event.set()
 
 

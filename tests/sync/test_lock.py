@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shmkit import Acquired, ClosedError, Lock, SharedBuffer
+from shmkit import Acquired, ClosedError, Event, Lock, SharedBuffer
 from tests.processes import run_python, wait_until
 from tests.sync.peers import Family, again, names_of, waiting
 
@@ -101,17 +101,62 @@ def test_only_a_holder_releases(family: Family) -> None:
     assert mate.do("acquire", False) is NO
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
-def test_a_timeout_is_not_negative(lock: Lock, timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("-inf")])
+def test_a_negative_timeout_is_none(lock: Lock, timeout: float) -> None:
+    """The same for a fresh handle, and for one that was used."""
     other = again(lock)
-    assert other.acquire()
     for _ in range(2):
-        with pytest.raises(ValueError, match="timeout"):
-            lock.acquire(timeout=timeout)
-    other.release()
-    assert lock.acquire(timeout=0) is YES
-    assert other.acquire(timeout=0) is NO
+        assert lock.acquire(timeout=timeout) is YES
+        for _ in range(2):
+            assert other.acquire(timeout=timeout) is NO
+            assert other.acquire(True, timeout) is NO
+        lock.release()
     other.close()
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["fresh", "warm"])
+def test_what_is_no_timeout_is_refused(lock: Lock, warm: bool) -> None:
+    """Also where there is nothing to wait for, and where it is not to wait."""
+    if warm:
+        lock.acquire()
+        lock.release()
+    wrong: Any = lock.acquire
+    nan = float("nan")
+    for block in (True, False):
+        with pytest.raises(ValueError, match="'timeout' is a number of seconds"):
+            wrong(block, nan)
+        with pytest.raises(ValueError, match="'timeout' is a number of seconds"):
+            wrong(block, timeout=nan)
+        with pytest.raises(TypeError, match="'timeout' is a number of seconds"):
+            wrong(block, "1")
+    with pytest.raises(TypeError, match=r"acquire\(\)"):
+        wrong(wait=True)
+    with pytest.raises(TypeError, match=r"acquire\(\)"):
+        wrong(True, 1, 1)
+    with pytest.raises(TypeError, match=r"acquire\(\)"):
+        wrong(True, block=1)
+    assert not lock.held
+    assert lock.acquire(True, timeout=1) is YES
+    lock.release()
+
+
+def test_what_is_no_name_is_refused() -> None:
+    wrong: list[Any] = [Lock, Event]
+    for kind in wrong:
+        for name in (3, b"n", 1.5, ["n"]):
+            with pytest.raises(TypeError, match=r"the name of an? (lock|event) is a str, or None"):
+                kind(name)
+
+
+def test_a_release_of_what_is_not_held(lock: Lock) -> None:
+    """Is a ValueError, as of multiprocessing's, and a RuntimeError, as of threading's."""
+    for error in (ValueError, RuntimeError):
+        with pytest.raises(error, match="acquire it first"):
+            lock.release()
+    assert lock.acquire()
+    lock.release()
+    with pytest.raises(ValueError, match="not hold"):
+        lock.release()
 
 
 def count_up(lock: Lock, where: str, rounds: int) -> None:

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -329,15 +330,15 @@ class Interrupted(Exception):
 def raise_after_rescue(lock: Lock) -> None:
     """Have an exception come out of the call that ends a rescue, once, when that is done."""
     presence = lock._segment.membership.presence
-    unlock = presence.unlock
+    unlocks = presence.unlocks
 
-    def interrupt(byte: int) -> None:
-        unlock(byte)
-        if byte == RESCUE_BYTE:
-            del presence.unlock
+    def interrupted() -> Iterator[object]:
+        for _ in unlocks(RESCUE_BYTE):
+            del presence.unlocks
             raise Interrupted
+        yield None
 
-    presence.unlock = interrupt
+    presence.unlocks = lambda byte: interrupted() if byte == RESCUE_BYTE else unlocks(byte)
 
 
 def end_of_a_holder(lock: Lock, kin: Family) -> Peer:

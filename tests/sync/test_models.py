@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -163,15 +164,15 @@ class LockMachine(Machine):
         """A handler raises when it has just become the heir: the next is told."""
         handle = self.pick(which)
         presence = handle._segment.membership.presence
-        unlock = presence.unlock
+        unlocks = presence.unlocks
 
-        def interrupt(byte: int) -> None:
-            unlock(byte)
-            if byte == RESCUE_BYTE:
-                del presence.unlock
+        def interrupted() -> Iterator[object]:
+            for _ in unlocks(RESCUE_BYTE):
+                del presence.unlocks
                 raise Interrupted
+            yield None
 
-        presence.unlock = interrupt
+        presence.unlocks = lambda byte: interrupted() if byte == RESCUE_BYTE else unlocks(byte)
         with pytest.raises(Interrupted):
             handle.acquire()
 
@@ -268,7 +269,9 @@ class EventMachine(Machine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", [LockMachine, EventMachine])
-def test_any_order_of_calls(machine: type[Machine]) -> None:
+def test_any_order_of_calls(machine: type[Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("core", "sync.mutex", "segment.recovery"):  # so that deaths are seen soon
+        monkeypatch.setattr(f"shmkit.{module}.SLICE", 0.02)
     run_state_machine_as_test(
         machine,
         settings=settings(

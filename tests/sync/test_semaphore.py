@@ -20,8 +20,9 @@ import posix_ipc
 import pytest
 
 from shmkit import ClosedError, Semaphore
+from shmkit.sync.posix_count import PosixCount
 from tests.processes import run_python, wait_until
-from tests.sync.peers import by_name
+from tests.sync.peers import by_name, names_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -29,26 +30,28 @@ MOST = posix_ipc.SEMAPHORE_VALUE_MAX
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /dev/shm")
 
 
-@pytest.fixture(params=["in memory", "by name"])
+@pytest.fixture(params=["in memory", "by name", "posix"])
 def semaphore(request: Any, unique_name: str) -> Iterator[Semaphore]:
-    """One that is 0, without a name and with one."""
-    made = Semaphore(0, unique_name if request.param == "by name" else None)
+    """One that is 0, without a name, with one, and a POSIX one."""
+    name = None if request.param == "in memory" else unique_name
+    made = Semaphore(0, name, posix=request.param == "posix")
     yield made
     made.close()
     made.unlink()
 
 
-@pytest.fixture
-def named(unique_name: str) -> Iterator[Semaphore]:
+@pytest.fixture(params=[False, True], ids=["by name", "posix"])
+def named(request: Any, unique_name: str) -> Iterator[Semaphore]:
     """One that is 0, with a name."""
-    made = Semaphore(0, unique_name)
+    made = Semaphore(0, unique_name, posix=request.param)
     yield made
     made.close()
     made.unlink()
 
 
 def file_of(semaphore: Semaphore) -> Path:
-    return Path(f"/dev/shm/sem.{semaphore.name}")
+    is_posix = isinstance(semaphore._count, PosixCount)
+    return Path("/dev/shm", f"sem.{semaphore.name}" if is_posix else semaphore.name)
 
 
 # ------------------------------------------------------------------ counting
@@ -113,18 +116,69 @@ def test_it_counts_no_further_than_it_can() -> None:
     made = Semaphore(MOST - 1)
     made.release()
     for _ in range(2):
-        with pytest.raises(OverflowError, match=str(MOST)):
-            made.release()
+        for error in (OverflowError, ValueError):  # the second is multiprocessing's
+            with pytest.raises(error, match=str(MOST)):
+                made.release()
     assert made.value == MOST
     assert made.acquire(False)
     made.release()
     made.close()
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
-def test_a_timeout_is_not_negative(semaphore: Semaphore, timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout"):
-        semaphore.acquire(timeout=timeout)
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("-inf")])
+def test_a_negative_timeout_is_none(semaphore: Semaphore, timeout: float) -> None:
+    assert semaphore.acquire(timeout=timeout) is False
+    semaphore.release()
+    assert semaphore.acquire(timeout=timeout) is True
+
+
+def test_what_is_no_timeout_is_refused(semaphore: Semaphore) -> None:
+    for block in (True, False):
+        with pytest.raises(ValueError, match="timeout"):
+            semaphore.acquire(block, float("nan"))
+        with pytest.raises(TypeError, match="timeout"):
+            semaphore.acquire(block, "1")  # type: ignore[arg-type]
+
+
+def test_wrong_calls_say_what_is_right(unique_name: str) -> None:
+    """Cause, value, remedy; and nothing is made."""
+    wrong: Any = Semaphore
+    with pytest.raises(TypeError, match=r"not 'n', .*: Semaphore\(name='n'\)"):
+        wrong("n")
+    for value in (1.5, None, b"1", [1]):
+        with pytest.raises(TypeError, match=r"the value of a semaphore is an int"):
+            wrong(value)
+    for call in (lambda: wrong(1, 3), lambda: wrong.attach(3), lambda: wrong.create(b"n")):
+        with pytest.raises(TypeError, match=r"the name of a semaphore is a str"):
+            call()
+    for call in (lambda: wrong.create(None), lambda: wrong.attach(None)):
+        with pytest.raises(ValueError, match=r"without a name is made by Semaphore\(value\)"):
+            call()
+    with pytest.raises(ValueError, match="POSIX semaphore is opened by its name"):
+        wrong(1, posix=True)
+
+
+@linux
+@pytest.mark.parametrize("end", ["jürgen", "a:b", "a\nb", "a b", "☃", "%s"])
+def test_any_name_works_or_is_refused(unique_name: str, end: str) -> None:
+    """And nothing is left of it, nor printed."""
+    name = f"{unique_name}-{end}"
+    source = """
+from shmkit import Semaphore
+made = Semaphore(1, args[0])
+assert made.acquire()
+Semaphore.attach(args[0]).release()
+made.close()
+try:
+    Semaphore(1, args[0], posix=True).close()
+except ValueError as error:
+    assert "take another name" in str(error), error
+kept = Semaphore.create(args[0], posix=True, tracked=False)
+kept.unlink()
+"""
+    result = run_python(source, name)
+    assert (result.stdout, result.stderr) == ("", "")
+    assert not list(Path("/dev/shm").glob(f"*{unique_name}*"))
 
 
 def test_one_that_waits_is_woken(semaphore: Semaphore) -> None:
@@ -160,15 +214,21 @@ def test_a_bad_name_is_refused(name: str) -> None:
     for make in (
         lambda: Semaphore(1, name),
         lambda: Semaphore.create(name),
+        lambda: Semaphore(1, name, posix=True),
+        lambda: Semaphore.attach(name, posix=True),
         lambda: Semaphore.attach(name),
     ):
         with pytest.raises(ValueError, match="name"):
             make()
 
 
-def test_a_name_is_shared(unique_name: str) -> None:
-    first = Semaphore(2, unique_name)
-    second = Semaphore(7, unique_name)  # exists: its value counts
+both = pytest.mark.parametrize("posix", [False, True], ids=["own", "posix"])
+
+
+@both
+def test_a_name_is_shared(unique_name: str, posix: bool) -> None:
+    first = Semaphore(2, unique_name, posix=posix)
+    second = Semaphore(7, unique_name, posix=posix)  # exists: its value counts
     assert second.value == 2
     second.acquire()
     assert first.value == 1
@@ -182,36 +242,50 @@ def test_a_name_is_shared(unique_name: str) -> None:
     first.close()
 
 
-def test_create_and_attach(unique_name: str) -> None:
+@both
+def test_create_and_attach(unique_name: str, posix: bool) -> None:
     with pytest.raises(FileNotFoundError, match=unique_name):
-        Semaphore.attach(unique_name)
-    first = Semaphore.create(unique_name, 3)
+        Semaphore.attach(unique_name, posix=posix)
+    first = Semaphore.create(unique_name, 3, posix=posix)
     with pytest.raises(FileExistsError, match=unique_name):
-        Semaphore.create(unique_name)
-    second = Semaphore.attach(unique_name)
+        Semaphore.create(unique_name, posix=posix)
+    second = Semaphore.attach(unique_name, posix=posix)
     assert second.value == 3
     second.unlink()  # anybody may
     with pytest.raises(FileNotFoundError):
-        Semaphore.attach(unique_name)
+        Semaphore.attach(unique_name, posix=posix)
     first.unlink()
     first.close()
     second.close()
 
 
+def test_the_two_kinds_are_told_apart(unique_name: str) -> None:
+    """A POSIX one of the name is another semaphore, and the error for it says how to get it."""
+    there = Semaphore.create(unique_name, 3, posix=True)
+    with pytest.raises(FileNotFoundError, match=r"posix=True"):
+        Semaphore.attach(unique_name)
+    with Semaphore(1, unique_name) as own:
+        assert (own.value, there.value) == (0, 3)
+    own.close()
+    there.unlink()
+    there.close()
+
+
 def test_one_that_is_not_tracked_stays(unique_name: str) -> None:
-    made = Semaphore.create(unique_name, tracked=False)
+    made = Semaphore.create(unique_name, posix=True, tracked=False)
     made.close()
     assert file_of(made).exists()
     made.unlink()
     assert not file_of(made).exists()
 
 
-def test_unrelated_processes_share_a_name(unique_name: str, start_child: Any) -> None:
-    made = Semaphore(0, unique_name)
+@both
+def test_unrelated_processes_share_a_name(unique_name: str, start_child: Any, posix: bool) -> None:
+    made = Semaphore(0, unique_name, posix=posix)
     child = start_child(
         """
         from shmkit import Semaphore
-        there = Semaphore.attach(args[0])
+        there = Semaphore.attach(args[0], posix=args[1])
         link.send("attached")
         for _ in range(3):
             there.acquire()
@@ -221,6 +295,7 @@ def test_unrelated_processes_share_a_name(unique_name: str, start_child: Any) ->
         there.close()
         """,
         unique_name,
+        posix,
     )
     assert child.receive() == "attached"
     for _ in range(3):
@@ -234,14 +309,19 @@ def test_unrelated_processes_share_a_name(unique_name: str, start_child: Any) ->
     made.close()
 
 
-def test_the_creators_end_removes_the_name(unique_name: str) -> None:
-    for end in ("", "made.close()", "raise KeyError", "import os; os.kill(os.getpid(), 9)"):
+@both
+def test_the_creators_end_removes_the_name(unique_name: str, posix: bool) -> None:
+    prefix, ends = "", ["", "made.close()", "raise KeyError"]
+    if posix:  # the resource tracker knows of it
+        prefix, ends = "sem.", [*ends, "import os; os.kill(os.getpid(), 9)"]
+    for end in ends:
         run_python(
-            f"from shmkit import Semaphore; made = Semaphore(1, args[0]); {end}",
+            f"from shmkit import Semaphore; made = Semaphore(1, args[0], posix=args[1]); {end}",
             unique_name,
+            posix,
             check=False,
         )
-        wait_until(lambda: not Path(f"/dev/shm/sem.{unique_name}").exists())
+        wait_until(lambda: not Path(f"/dev/shm/{prefix}{unique_name}").exists())
 
 
 def test_an_unnamed_one_has_no_name_at_all() -> None:
@@ -270,7 +350,7 @@ def test_it_pickles(semaphore: Semaphore) -> None:
     assert semaphore.value == 1
     other.close()
     semaphore.close()
-    with pytest.raises(ClosedError, match=r"Semaphore.*closed"):
+    with pytest.raises(ClosedError, match=r"[Ss]emaphore.*closed"):
         pickle.dumps(semaphore)
 
 
@@ -323,7 +403,7 @@ def test_a_closed_one_says_so(semaphore: Semaphore) -> None:
     semaphore.close()
     semaphore.close()
     for call in (semaphore.acquire, semaphore.release, lambda: semaphore.value):
-        with pytest.raises(ClosedError, match=r"Semaphore.*closed"):
+        with pytest.raises(ClosedError, match=r"[Ss]emaphore.*closed"):
             call()
     with pytest.raises(ClosedError), semaphore:
         pass
@@ -349,14 +429,19 @@ def test_closing_under_threads_that_wait_is_safe() -> None:
                     task.result(5)
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_closed_ones_are_unmapped(named: bool, unique_name: str) -> None:
+@pytest.mark.parametrize("kind", ["anonymous", "by name", "posix"])
+def test_closed_ones_are_unmapped(kind: str, unique_name: str) -> None:
     def maps() -> int:
         text = Path("/proc/self/maps").read_text()
-        return text.count("/dev/shm/sem.") + text.count("/memfd:shmkit")
+        # glibc maps a new POSIX semaphore under another name.
+        names = (f"{unique_name}-", "/dev/shm/sem.", "/memfd:shmkit")
+        return sum(map(text.count, names))
 
     before = maps()
-    made = [Semaphore(1, f"{unique_name}-{n}" if named else None) for n in range(50)]
+    made = [
+        Semaphore(1, None if kind == "anonymous" else f"{unique_name}-{n}", posix=kind == "posix")
+        for n in range(50)
+    ]
     assert maps() == before + 50
     for each in made:
         each.unlink()
@@ -508,17 +593,19 @@ def test_control_c_ends_a_wait_at_once(start_child: Any) -> None:
     child.finish()
 
 
-def test_a_stopped_wait_goes_on(start_child: Any, unique_name: str) -> None:
-    made = Semaphore(0, unique_name)
+@both
+def test_a_stopped_wait_goes_on(start_child: Any, unique_name: str, posix: bool) -> None:
+    made = Semaphore(0, unique_name, posix=posix)
     child = start_child(
         """
         from shmkit import Semaphore
-        there = Semaphore.attach(args[0])
+        there = Semaphore.attach(args[0], posix=args[1])
         link.send("waiting")
         there.acquire()
         there.close()
         """,
         unique_name,
+        posix,
     )
     assert child.receive() == "waiting"
     for _ in range(5):
@@ -537,7 +624,7 @@ def test_no_room_for_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("shmkit.segment.named_semaphores._Mapped", refuse)
     with pytest.raises(OSError, match=r"no room for semaphore 'x'.*/dev/shm") as caught:
-        Semaphore(name="x")
+        Semaphore(name="x", posix=True)
     assert caught.value.errno == errno.ENOSPC
 
 
@@ -545,15 +632,20 @@ def test_no_room_for_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unnamed_one_goes_when_it_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where all semaphores have names."""
     by_name(monkeypatch)
-    path = Path("/dev/shm", f"sem.{Semaphore().name}")
+
+    def paths(made: Semaphore) -> list[Path]:
+        return names_of(made._count)
+
+    dropped = paths(Semaphore())
     gc.collect()
-    assert not path.exists()
+    assert dropped
+    assert not any(path.exists() for path in dropped)
     made = Semaphore(2)
-    path = file_of(made)
-    assert path.exists()
+    there = paths(made)
+    assert all(path.exists() for path in there)
     assert made.value == 2
     made.close()
-    assert not path.exists()
+    assert not any(path.exists() for path in there)
 
 
 def test_the_end_of_its_maker_leaves_anothers_of_the_same_name_alone(unique_name: str) -> None:
@@ -561,14 +653,14 @@ def test_the_end_of_its_maker_leaves_anothers_of_the_same_name_alone(unique_name
         """
         from shmkit import Semaphore
 
-        first = Semaphore(1, args[0])
-        Semaphore.attach(args[0]).unlink()
-        second = Semaphore.create(args[0], 5, tracked=False)
+        first = Semaphore(1, args[0], posix=True)
+        Semaphore.attach(args[0], posix=True).unlink()
+        second = Semaphore.create(args[0], 5, posix=True, tracked=False)
         """,
         unique_name,
     )
     assert result.stderr == ""
-    second = Semaphore.attach(unique_name)
+    second = Semaphore.attach(unique_name, posix=True)
     assert second.value == 5
     second.unlink()
     second.close()

@@ -398,3 +398,178 @@ def test_workers_of_pytest_xdist_share(unique_name, tmp_path) -> None:
     assert "8 passed" in done.stdout, done.stdout + done.stderr
     assert (tmp_path / "log").read_text() == "built\n"
     assert not page(unique_name).exists()
+
+
+# -- mappings --------------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "kernel": np.arange(12, dtype="f4").reshape(3, 4),
+    "bias ü": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    "step": np.array(7, dtype=">i4"),
+    "none": np.zeros((0, 3)),
+    "table": np.array([(1, 2.5)], dtype=[("a", "i2"), ("b", "f8")]),
+}
+
+
+def test_a_mapping_of_arrays(unique_name) -> None:
+    with once(unique_name, lambda: WEIGHTS) as first, once(unique_name, never) as second:
+        assert list(second) == list(WEIGHTS)
+        assert len(second) == 5
+        for name, array in WEIGHTS.items():
+            shared = second[name]
+            assert type(shared) is SharedArray
+            assert (shared.shape, shared.dtype, shared.access) == (array.shape, array.dtype, "r")
+            assert np.array_equal(shared.array, array)
+            assert shared.array.flags.f_contiguous == array.flags.f_contiguous
+            assert shared.array.ctypes.data % 64 == 0 or not array.size
+            assert inode(shared) == inode(first["kernel"]), "all in one memory"
+        with pytest.raises(ValueError, match="is read-only"):
+            first["kernel"][0, 0] = 1
+        with pytest.raises(KeyError, match="no array 'kernal', but kernel, bias"):
+            first["kernal"]
+        assert repr(first) == "<SharedArrays kernel, bias ü, step, none, table>"
+        built = data(unique_name)
+        kept = first["kernel"].array
+    assert (first.closed, second.closed) == (True, True)
+    assert kept.sum() == 66, "it is valid as long as it is used"
+    assert not page(unique_name).exists()
+    assert not built.exists()
+
+
+def test_an_empty_mapping_and_an_npz_file(unique_name, tmp_path) -> None:
+    with once(unique_name, dict) as empty:
+        assert dict(empty) == {}
+    weights: Any = WEIGHTS
+    np.savez(tmp_path / "weights.npz", **weights)
+    with (
+        np.load(tmp_path / "weights.npz") as file,
+        once(unique_name, lambda: file) as shared,
+    ):
+        assert set(shared) == set(WEIGHTS)
+        assert np.array_equal(shared["kernel"], WEIGHTS["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": object()}, "mapping whose 'a' is no array.*Python objects"),
+        ({"a": np.ones(3), "b": np.array([{}])}, "mapping whose 'b' is no array"),
+        ({1: np.ones(3)}, "with the name 1: names are str"),
+        ([np.ones(3)], "build made a list: let it make bytes, a numpy array, or a mapping"),
+        ("text", "build made a str: let it make bytes"),
+        (7, "build made a int"),
+    ],
+)
+def test_what_is_no_mapping_of_arrays(unique_name, content, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        once(unique_name, lambda: content)
+    assert not page(unique_name).exists()
+
+
+def test_a_table_that_was_overwritten_is_corrupt(unique_name) -> None:
+    with once(unique_name, lambda: WEIGHTS):
+        built = data(unique_name)
+        good = built.read_bytes()
+        for bad in (
+            b"[" * 50,
+            b"\xff" * 50,
+            b"{'a': (1 << 60, 5)}",
+            b"5" * 50,
+            b"{'a': (-9999, 5)}",
+        ):
+            with built.open("r+b") as file:
+                file.write(bad.ljust(300))
+            with pytest.raises(shmkit.CorruptSegment, match="table of names that means nothing"):
+                once(unique_name, never)
+        with built.open("r+b") as file:
+            file.write(good[:4096] + b"x" * 64)
+        with pytest.raises(shmkit.IncompatibleSegment, match="holds no shared array"):
+            once(unique_name, never)
+        built.write_bytes(good)
+        once(unique_name, never).close()
+
+
+MAPPER = """
+import os, signal
+import numpy as np
+from shmkit import once
+from shmkit.work import once as module
+
+def build():
+    link.send("building")
+    if args[1] == "building":
+        link.recv()
+    return {"a": np.arange(1000), "b": np.ones((3, 4))}
+
+if args[1] == "filling":
+    module = __import__("shmkit.work.once", fromlist=["x"])
+    module.SharedBuffer._create_filled = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+if args[1] == "built":
+    module = __import__("shmkit.work.once", fromlist=["x"])
+    module.SharedBuffer.close = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+with once(args[0], build) as shared:
+    link.send(int(shared["a"].array.sum()))
+    link.recv()
+"""
+
+
+@pytest.mark.parametrize("when", ["building", "filling", "built", "shared"])
+def test_a_builder_of_a_mapping_is_killed(start_child, unique_name, when: str) -> None:
+    builder = start_child(MAPPER, unique_name, when)
+    assert builder.receive() == "building"
+    if when == "shared":
+        assert builder.receive() == 499500
+    if when in ("building", "shared"):
+        builder.kill()
+    else:
+        assert builder.wait() == -signal.SIGKILL
+    left = data(unique_name)
+    assert left.exists() == (when in ("built", "shared"))
+    with once(unique_name, lambda: {"a": np.zeros(3)}) as shared:
+        assert shared["a"].shape == (3,), "what a dead process built is not taken over"
+        built = data(unique_name)
+    assert not left.exists()
+    assert not built.exists()
+    assert not page(unique_name).exists()
+
+
+def total(arrays: Any, link: Any) -> None:
+    link.send((type(arrays).__name__, {name: float(arrays[name].array.sum()) for name in arrays}))
+
+
+def test_a_mapping_as_an_argument(start_process, context, unique_name) -> None:
+    ours, theirs = context.Pipe()
+    with ours, theirs, once(unique_name, lambda: {"a": np.ones(5), "b": np.ones((2, 2))}) as shared:
+        process = start_process(total, shared, theirs)
+        assert ours.poll(SECONDS)
+        assert ours.recv() == ("SharedArrays", {"a": 5.0, "b": 4.0})
+        process.join(SECONDS)
+        assert process.exitcode == 0
+        assert page(unique_name).exists()
+
+
+# -- wrong uses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (("x", b"content"), TypeError, "'build' must be a function that makes the content, not b'"),
+        (("x", None), TypeError, "'build' must be a function"),
+        ((5, never), TypeError, "'name' must be a str"),
+        (("", never), ValueError, "name"),
+        (("a/b", never), ValueError, "name"),
+        (("x" * 300, never), ValueError, "name"),
+    ],
+)
+def test_wrong_uses(arguments: Any, kind: Any, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        once(*arguments)
+
+
+def test_a_timeout_that_is_none(unique_name) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        once(unique_name, lambda: b"x", timeout=float("nan"))
+    with pytest.raises(TypeError):
+        once(unique_name, lambda: b"x", timeout="5")
+    assert not page(unique_name).exists()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.work.functions import (
     double,
     kill_self,
     prepare,
+    state,
     wait_for,
 )
 
@@ -85,6 +87,104 @@ def test_a_worker_that_was_replaced_ends_like_all_others(quick, tmp_path) -> Non
     assert said.read_text() == "late words"
 
 
+BESIDE_THREADS = """
+import logging, multiprocessing, os, signal, sys, threading, time
+import shmkit
+
+def report():
+    logging.info("from a worker")
+    return os.getpid()
+
+def work(how):
+    while True:
+        if how == "rings":
+            shmkit.Ring.create().close()
+        else:
+            logging.info("from a thread")
+
+if __name__ == "__main__":
+    how, when, path = args
+    logging.basicConfig(filename=path, level=logging.INFO)
+    threads = [threading.Thread(target=work, args=(how,), daemon=True) for _ in range(2)]
+    if when == "before":
+        [thread.start() for thread in threads]
+    pool = shmkit.ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
+    pool.submit(report).result(10)
+    if when == "after":
+        [thread.start() for thread in threads]
+    for _ in range(ROUNDS):
+        pids = list(pool._processes)
+        os.kill(pids[0], signal.SIGKILL)
+        while pids[0] in pool._processes or len(pool._processes) < 2:
+            time.sleep(0.002)
+        futures = [pool.submit(report) for _ in range(4)]
+        assert all(future.result(10) for future in futures)
+    pool.shutdown()
+    sys.stdout.write("all\\n")
+    sys.stdout.flush()
+    os._exit(0)
+""".replace("ROUNDS", "200" if os.environ.get("SHMKIT_KILLMATRIX") == "whole" else "8")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("how", ["rings", "logs"])
+def test_workers_are_replaced_beside_busy_threads(how, when, tmp_path) -> None:
+    """A fork beside a thread that writes to a file leaves the child with a lock of that file."""
+    result = run_python(BESIDE_THREADS, how, when, tmp_path / "log", timeout=100)
+    assert result.stdout == "all\n"
+
+
+def is_replaced(pool: Any, before: dict[int, Any]) -> bool:
+    return len(pool._processes) == 2 and pool._processes != before
+
+
+def kill_template(pool: Any) -> None:
+    template = pool._pool._supervisor._template._process
+    template.kill()
+    template.join()
+
+
+def test_a_pool_goes_on_without_its_template(quick) -> None:
+    quick.submit(double, 1).result(SECONDS)
+    for by_template in True, False:
+        before = dict(quick._processes)
+        quick.submit(kill_self, signal.SIGKILL)
+        if not by_template:
+            kill_template(quick)
+        wait_until(partial(is_replaced, quick, before))
+        assert [quick.submit(double, n).result(SECONDS) for n in range(9)] == [*range(0, 18, 2)]
+
+
+def test_a_worker_of_a_dead_template_is_seen_to_end(quick) -> None:
+    quick.submit(double, 1).result(SECONDS)
+    before = dict(quick._processes)
+    for process in before.values():
+        process.kill()
+    wait_until(lambda: len(quick._processes) == 2 and not set(before) & set(quick._processes))
+    kill_template(quick)
+    error = quick.submit(kill_self, signal.SIGKILL).exception(SECONDS)
+    assert type(error) is WorkerDied
+    assert quick.submit(double, 2).result(SECONDS) == 4
+
+
+def test_what_does_not_pickle_is_there_in_a_replaced_worker(tmp_path) -> None:
+    lock = threading.Lock()
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, context, lambda: prepare(repr(lock))) as pool:
+        for _ in range(2):
+            assert pool.submit(state).result(SECONDS) == repr(lock)
+            pool.submit(kill_self, signal.SIGKILL).exception(SECONDS)
+
+
+def test_a_worker_gets_ctrl_c_and_its_template_does_not(quick) -> None:
+    quick.submit(kill_self, signal.SIGKILL).exception(SECONDS)
+    quick.submit(kill_self, signal.SIGKILL).exception(SECONDS)
+    os.kill(quick._pool._supervisor._template._process.pid, signal.SIGINT)
+    error = quick.submit(kill_self, signal.SIGINT).exception(SECONDS)
+    assert type(error) is KeyboardInterrupt
+    assert quick._pool._supervisor._template.is_alive
+
+
 def write_later(path: Path) -> None:
     """Leave a thread behind, which Python waits for."""
     threading.Thread(target=lambda: (time.sleep(0.2), path.write_text("late words"))).start()
@@ -116,7 +216,9 @@ def test_a_worker_is_known_whatever_interrupts_its_start() -> None:
             pool.submit(double, 1)
         assert pool.submit(double, 2).result(SECONDS) == 4
         alive = {process.pid for process in multiprocessing.active_children()}
-        assert alive == set(pool._processes or ())
+        # And the process from which others would be forked.
+        assert len(alive - set(pool._processes or ())) == 1
+        assert len(pool._processes or ()) == 2
 
 
 def submit_here(number: int) -> int:
@@ -299,17 +401,64 @@ if __name__ == "__main__":
 """
 
 
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
 def test_workers_of_a_killed_owner_end(start_child, start_method) -> None:
     child = start_child(OWNER, start_method)
     pids = set(child.receive())
     child.kill()
-
-    def is_gone(pid: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-                return stat.read().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
-
     wait_until(lambda: all(map(is_gone, pids)))
+
+
+def leave_before_a_call(folder: Path) -> None:
+    """An owner whose first call does not pickle; its workers tell who they are."""
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(4, context, tell, (folder,))
+    assert pool.submit(lambda: 1).exception(SECONDS)
+    wait_until(lambda: len(list(folder.iterdir())) == 4)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tell(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
+def test_workers_of_an_owner_that_never_put_a_call_end(tmp_path) -> None:
+    result = run_python(leave_before_a_call, tmp_path, check=False)
+    assert result.exitcode == -signal.SIGKILL
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 4
+    wait_until(lambda: all(map(is_gone, pids)))
+
+
+def leave_calls(folder: Path, method: str) -> None:
+    """An owner that is killed while workers run calls, and more are in the ring."""
+    pool = ProcessPoolExecutor(2, multiprocessing.get_context(method))
+    for number in range(40):
+        pool.submit(begin, folder, number)
+    wait_until(lambda: len(list(folder.iterdir())) == 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def begin(folder: Path, number: int) -> None:
+    (folder / f"{number} {os.getpid()}").touch()
+    wait_until((folder / "go").exists)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells which processes there are")
+def test_after_the_owner_was_killed_no_call_begins(tmp_path, start_method) -> None:
+    result = run_python(leave_calls, tmp_path, start_method, check=False)
+    assert result.exitcode == -signal.SIGKILL
+    begun = sorted(path.name for path in tmp_path.iterdir())
+    assert len(begun) == 2
+    (tmp_path / "go").touch()
+    pids = [int(name.split()[1]) for name in begun]
+    wait_until(lambda: all(map(is_gone, pids)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*begun, "go"]

@@ -1,14 +1,13 @@
 """AsyncRing and AsyncQueue: a ring and a queue, awaited.
 
-    try without waiting -> look again between other tasks for 0.1 ms -> have a thread sleep
+    try without waiting -> look again between other tasks for 0.1 ms -> have a watch tell
             ^                                                                   |
             +-------------------------------------------------------------------+
 
-The thread comes from the loop's own executor. It sleeps on the doorbell for 50 ms at most, wakes
-the loop and is given back. One thread sleeps for all tasks of a loop that wait for the same side.
-The thread never takes a frame out: the task does, and returns it in the same step. So a task that
-is cancelled while it waits has taken nothing, and leaves only the rest of a slice behind. While the
-executor has no thread to spare, the loop looks again every millisecond.
+A watch (watch.py) has a thread that sleeps on the doorbell, and a descriptor that the loop waits
+for. One watch serves all tasks of a loop that wait for the same side. Its thread never takes a
+frame out: the task does, and returns it in the same step. So a task that is cancelled while it
+waits has taken nothing.
 
 The common case, room or a small frame there, is one call of the ring's cursor, and nothing is
 awaited. Unlike tasks of one loop, another process can keep a queue full or empty for ever; so one
@@ -23,14 +22,13 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from shmkit.channels.objects.codec import encode, load
 from shmkit.channels.objects.queue import JoinableQueue, Queue
+from shmkit.channels.watch import Watch
 from shmkit.core import yield_cpu
-from shmkit.deadline import Deadline
 from shmkit.errors import Empty, Full, ShutDown
-from shmkit.segment.semaphores import SLICE
 from shmkit.segment.words import HEAD, JOIN_NEWS, READY, STATE, TAIL
 
 if TYPE_CHECKING:
@@ -46,8 +44,7 @@ __all__ = ["AsyncQueue", "AsyncRing"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_GLANCE: Final = 1e-4  # seconds of looking between other tasks, before a thread sleeps
-_POLL: Final = 1e-3  # seconds: the shortest sleep of an event loop
+_GLANCE: Final = 1e-4  # seconds of looking between other tasks, before a watch is armed
 _TURN: Final = 128  # calls without a wait, some 0.2 ms of them, before other tasks get a turn
 
 
@@ -70,7 +67,7 @@ class _Waiting:
         self._word = word
         self._peer = peer
         self._ends = ends
-        self._slices: WeakKeyDictionary[asyncio.AbstractEventLoop, _Slice] = WeakKeyDictionary()
+        self._moves: WeakKeyDictionary[asyncio.AbstractEventLoop, _Moves] = WeakKeyDictionary()
 
     def position(self) -> int:
         """Where the side stands; to be read before the attempt that may fail."""
@@ -105,50 +102,48 @@ class _Waiting:
             yield_cpu()  # to a peer that was just woken, perhaps on this core
             if self._moved(seen):
                 return
-        # One thread for all tasks of this loop that wait for this side.
-        current = self._slices.get(loop)
-        if current is None or current.done():
-            current = self._slices[loop] = _Slice(loop, self, seen)
-        await current.wait()
+        moves = self._moves.get(loop)
+        if moves is None:
+            moves = self._moves[loop] = _Moves(Watch(self._bell, self._word, self._peer))
+        await moves.next(loop, seen)
         if not self._moved(seen) and self._peer is not None:
             self._peer.raise_if_dead(self._ring._title, self._word, seen)
 
-    def sleep(self, seen: int) -> None:
-        """In a thread: sleep on the doorbell, for a slice at most."""
+
+class _Moves:
+    """The moves of one side of a ring, for the tasks of one loop.
+
+    Args:
+        watch: it is closed with this.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._next: asyncio.Future[None] | None = None
+        self._waiters = 0
+        finalize(self, watch.close)
+
+    async def next(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
+        """Wait until the side is not where it was seen, or the watch has other news."""
+        if self._next is None:
+            self._watch.arm(seen)
+            self._next = loop.create_future()
+            loop.add_reader(self._watch.fileno(), self._wake, loop)
+        self._waiters += 1
         try:
-            self._bell.wait(self._word, seen, Deadline(SLICE), _nothing)
-        except IndexError:
-            return  # the ring was closed: its words are gone
+            # wait() does not cancel the future with this task: other tasks wait for it, too.
+            await asyncio.wait([self._next])
+        finally:
+            self._waiters -= 1
+            if not self._waiters and self._next is not None:
+                loop.remove_reader(self._watch.fileno())
+                self._next = None
 
-
-class _Slice:
-    """One sleep of a thread, and the tasks that wait for its end."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, side: _Waiting, seen: int) -> None:
-        self._started = False
-        self._future = loop.run_in_executor(None, self._run, side, seen)
-
-    def _run(self, side: _Waiting, seen: int) -> None:
-        self._started = True
-        side.sleep(seen)
-
-    def done(self) -> bool:
-        """Whether it is over."""
-        return self._future.done()
-
-    async def wait(self) -> None:
-        """Wait for its end; or a millisecond, if it has not begun by then."""
-        # wait() does not cancel the future with this task: other tasks wait for it, too.
-        await asyncio.wait([self._future], timeout=_POLL)
-        # It began: wait for its end. If not, no thread is free, and the task looks by itself.
-        if self._started:
-            await asyncio.wait([self._future])
-        if self._future.done():
-            self._future.result()
-
-
-def _nothing() -> None:
-    pass
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.remove_reader(self._watch.fileno())
+        now, self._next = self._next, None
+        if now is not None and not now.done():
+            now.set_result(None)
 
 
 class _Fair:

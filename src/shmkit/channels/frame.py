@@ -5,14 +5,16 @@ A payload never goes around the end of the ring, so that it can be read and writ
 
 from __future__ import annotations
 
+import reprlib
 import zlib
 from typing import Any
 
+from shmkit.memory.views import view_of
 from shmkit.segment.words import FRAME_HEADER as HEADER
 from shmkit.segment.words import KIND_SHIFT, PAD
 from shmkit.segment.words import SIZE_MASK as LOW
 
-__all__ = ["HEADER", "LOW", "PAD", "as_bytes", "second_word", "step_of"]
+__all__ = ["HEADER", "LOW", "PAD", "as_bytes", "second_word", "step_of", "writable"]
 
 
 def step_of(size: int) -> int:
@@ -29,11 +31,34 @@ def as_bytes(data: Any) -> bytes | memoryview:
     """
     if type(data) is bytes:  # the exact type: a subclass may override __len__
         return data
-    view = memoryview(data)
+    try:
+        view = view_of(data)
+    except TypeError:
+        kind = type(data).__name__
+        remedy = "encode it, as with data.encode()" if isinstance(data, str) else "use a Queue"
+        raise TypeError(
+            f"bytes go in, or an object with a buffer, not {reprlib.repr(data)} of type {kind}: "
+            f"{remedy}"
+        ) from None
     if not view.c_contiguous:
         raise TypeError("a frame needs contiguous bytes: copy the slice first, as with bytes(data)")
     # cast() refuses a view with a zero in its shape.
     return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def writable(buffer: Any) -> memoryview:
+    """The memory of a caller that a frame is copied into, as bytes."""
+    try:
+        target = view_of(buffer)
+    except TypeError:
+        target = None
+    if target is None or target.readonly or not target.c_contiguous:
+        raise TypeError(
+            f"get_into needs a writable, contiguous buffer, as a bytearray or an array is, not "
+            f"{reprlib.repr(buffer)} of type {type(buffer).__name__}"
+        )
+    # cast() refuses an empty view.
+    return target.cast("B") if target.nbytes else target
 
 
 def second_word(word: int, position: int, payload: bytes | memoryview) -> int:

@@ -8,15 +8,19 @@ the kernel takes back when the holder dies.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmkit.errors import PeerDied, RoleTaken
 from shmkit.segment.words import ATTACHED, DEATHS, PID, ROLES
 
 if TYPE_CHECKING:
+    from shmkit.segment.presence import Presence
     from shmkit.segment.segment import Segment
 
 __all__ = ["Death", "Side"]
+
+LOOK: Final = 0.5  # seconds: the kernel is asked no more often by one who polls
 
 
 class Death(NamedTuple):
@@ -43,6 +47,7 @@ class Side:
 
     Attributes:
         shared: whether many may have the role.
+        next_look: when a call that does not wait looks for a death again, on the monotonic clock.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Side:
         self._bit = bit
         self._byte = byte
         self._last = Death(0, 0)
+        self.next_look = 0.0
         # A death is news only while no successor has come: older deaths are not told here.
         self._told: set[int] = {segment.words[DEATHS + 2 * bit]}
         if not segment.buffer.created:  # else there was none before, and the table is not touched
@@ -72,6 +78,19 @@ class Side:
         """
         self._membership.register()
         presence, byte = self._membership.presence, self._byte
+        words, at = self._segment.words, self._membership.line() + ROLES
+        unlocks = presence.unlocks(byte) if byte is not None else iter(())
+        try:
+            self._claim(presence, byte)
+            words[at] |= 1 << self._bit  # step: claim
+        except BaseException:
+            # A signal handler raised: others must not find the role taken by no process.
+            if not words[at] >> self._bit & 1:
+                for _ in unlocks:
+                    break
+            raise
+
+    def _claim(self, presence: Presence, byte: int | None) -> None:
         if byte is not None and not presence.holds(byte) and not presence.try_lock(byte):
             pids = self.holders()
             pid = pids[0] if pids else 0
@@ -82,14 +101,15 @@ class Side:
                 pid=pid,
                 role=self.role,
             )
-        self._segment.words[self._membership.line() + ROLES] |= 1 << self._bit  # step: claim
 
     def release(self) -> None:
         """Give the role back: a departure, not a death."""
+        words, at, byte = self._segment.words, self._membership.line() + ROLES, self._byte
+        unlocks = self._membership.presence.unlocks(byte) if byte is not None else iter(())
         # The bit before the lock: else a successor with the lock would see two holders.
-        self._segment.words[self._membership.line() + ROLES] &= ~(1 << self._bit)
-        if self._byte is not None:  # step: unclaim
-            self._membership.presence.unlock(self._byte)
+        words[at] &= ~(1 << self._bit)
+        for _ in unlocks:  # step: unclaim
+            break
 
     def holders(self) -> list[int]:
         """Pids of the live handles that have the role, this one included."""
@@ -139,6 +159,20 @@ class Side:
             pid=death.pid,
             role=self.role,
         )
+
+    def raise_if_seen_dead(self, title: str, word: int, seen: int) -> None:
+        """`raise_if_dead` for a call that does not wait: it looks twice a second at most."""
+        now = monotonic()
+        if now >= self.next_look:
+            self.next_look = now + LOOK
+            self.raise_if_dead(title, word, seen)
+
+    def has_news(self) -> bool:
+        """Whether there is a death to tell; the next call that does not wait then tells it."""
+        if self.death() is None:
+            return False
+        self.next_look = 0.0
+        return True
 
     def _survey(self) -> tuple[list[int], list[Death]]:
         words, membership = self._segment.words, self._membership

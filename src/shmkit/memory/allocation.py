@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import errno
-import operator
 import os
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
+from shmkit.memory.checks import number_of
+
 if TYPE_CHECKING:
     from shmkit.memory.url import Url
 
-__all__ = ["ADDRESS_SPACE", "checked_size", "fill_holes", "free_memory", "reserve"]
+__all__ = [
+    "ADDRESS_SPACE",
+    "checked_size",
+    "fill_holes",
+    "free_memory",
+    "reserve",
+    "reserve_holes",
+    "room_left",
+]
 
 # User addresses have 47 bits on x86-64 and at most 48 on arm64 (Linux, macOS).
 ADDRESS_SPACE: Final = min(sys.maxsize, 1 << 48)
@@ -28,6 +37,7 @@ _PART: Final = 64
 # These all mean to a caller that it does not fit.
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
 _CANNOT_RESERVE: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
 _BLOCK: Final = 512  # bytes, what `st_blocks` counts
 
 
@@ -35,7 +45,7 @@ def checked_size(size: SupportsIndex | None) -> int:
     """The size of memory to be made, in bytes; an error if it is none, or not in reach."""
     if size is None:
         raise TypeError("'size' is missing: memory is made with a size in bytes")
-    number = operator.index(size)
+    number = number_of(size, "size")
     if number <= 0:
         raise ValueError(f"'size' must be at least 1 byte, not {number}")
     if number > ADDRESS_SPACE:
@@ -91,7 +101,10 @@ def fill_holes(fd: int, size: int, url: Url) -> None:
     Raises:
         OSError: ENOSPC: there is no room; the file stays as it is.
     """
-    if os.fstat(fd).st_blocks * _BLOCK >= size or not hasattr(os, "posix_fallocate"):
+    status = os.fstat(fd)
+    # Blocks behind these bytes would count, too.
+    is_whole = status.st_size == size and status.st_blocks * _BLOCK >= size
+    if is_whole or not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(fd, 0, size)
@@ -100,6 +113,53 @@ def fill_holes(fd: int, size: int, url: Url) -> None:
             raise _no_room(size, url, _free_space(fd), "its filesystem") from error
         if error.errno not in _CANNOT_RESERVE:
             raise
+
+
+def room_left(fd: int) -> int | None:
+    """Bytes that a file may still take: of its filesystem, and of memory if it is kept there.
+
+    None where the system does not tell.
+    """
+    rooms = [_free_space(fd)]
+    if _is_memory(os.fstat(fd).st_dev):
+        rooms.append(free_memory())
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def reserve_holes(fd: int, start: int, size: int, url: Url) -> None:
+    """Take the room that a part of a file lacks, while others may write to it.
+
+    Neither bytes nor size change. Where the filesystem cannot reserve room, nothing is done: what
+    the C library does instead is no good beside other writers.
+
+    Args:
+        fd: descriptor, open for writing.
+        start: first byte of the part.
+        size: bytes of the part.
+        url: where it is.
+
+    Raises:
+        OSError: ENOSPC: there is no room.
+    """
+    status = os.fstat(fd)
+    if sys.platform != "linux" or status.st_blocks * _BLOCK >= status.st_size or not size:
+        return
+    import ctypes  # for a file with holes only: it takes longer to import than to reserve
+
+    library = ctypes.CDLL(None, use_errno=True)
+    # musl has one name for it, glibc two: of files of 64 bits on every machine, this one.
+    fallocate = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
+    if fallocate is None:
+        return
+    wide = ctypes.c_int64
+    while fallocate(fd, _KEEP_SIZE, wide(start), wide(size)):
+        number = ctypes.get_errno()
+        if number in _NO_ROOM:
+            error = _no_room(size, url, _free_space(fd), "its filesystem")
+            error.strerror = f"{error.strerror}; access='r' and PagedFile need none"
+            raise error
+        if number != errno.EINTR:
+            return
 
 
 def _free_space(fd: int) -> int | None:

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Final, Self
 from shmkit.deadline import Deadline
 from shmkit.errors import IncompatibleSegment
 from shmkit.memory.allocation import reserve
-from shmkit.memory.backends import backend_for
+from shmkit.memory.backends import THERE_ALREADY, backend_for
 from shmkit.memory.identity import Exact, exact_identity, identity_of
 from shmkit.memory.mapping import Region, map_anonymous, map_region
-from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.opening import followed, open_file
+from shmkit.memory.ownership import Ownership, refuse_others, remove
 from shmkit.memory.url import Url
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "ensure",
     "may_be_unfinished",
     "open_existing",
+    "open_now",
 ]
 
 # Writes the content of new memory, given all of its bytes, zeros.
@@ -148,7 +150,7 @@ def _refuse_what_is_there(backend: Backend, url: Url) -> None:
     except OSError:
         return  # it is not there; or what is wrong is told by the steps to come
     raise FileExistsError(
-        errno.EEXIST, "is there already: attach() to it, or use ensure()", str(url)
+        errno.EEXIST, THERE_ALREADY, url.name if url.scheme == "file" else str(url)
     )
 
 
@@ -225,22 +227,30 @@ def _fill_magic_last(whole: memoryview, fill: Fill) -> None:
     draft.close()
 
 
-def ensure(url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int) -> Opened:
+def ensure(
+    url: Url, size: int, fill: Fill | None, *, keep: bool, mode: int, refusal: str = ""
+) -> Opened:
     """Open what is there and has at least `size` bytes, or make it.
+
+    `refusal` says why another user's is refused; "" takes it.
 
     Raises:
         IncompatibleSegment: what is there has fewer bytes. It stays as it is.
+        PermissionError: it is another user's.
         OSError: ENOSPC: there is no room.
     """
     while url.name:
         try:
-            opened = _open(url, writable=True)
+            opened = open_now(url, writable=True)
         except FileNotFoundError:
             try:
                 return create(url, size, fill, keep=keep, mode=mode)
             except FileExistsError:
+                if url.scheme == "file":
+                    url = Url("file", followed(url.name))  # a link to nothing: make it there
                 continue  # another process was faster
         try:
+            refuse_others(opened.fd, url, refusal)
             _check_size(opened, size)
         except BaseException:
             os.close(opened.fd)
@@ -267,23 +277,27 @@ def _check_size(opened: Opened, wanted: int) -> None:
         )
 
 
-def open_existing(url: Url, *, writable: bool, timeout: float | None) -> Opened:
+def open_existing(
+    url: Url, *, writable: bool, timeout: float | None, streams: bool = False
+) -> Opened:
     """Open what is there, waiting for it up to `timeout` seconds (None: for ever).
 
-    A segment without a size counts as not there yet: the standard library's SharedMemory gives it
+    Pipes and devices are opened if `streams` is set, and without waiting for their other end. A
+    segment without a size counts as not there yet: the standard library's SharedMemory gives it
     one in a second step.
 
     Raises:
         FileNotFoundError: it is not there.
         IncompatibleSegment: a segment without a size, or something that is no segment.
+        OSError: see `open_file` for what a path leads to.
     """
     pauses = Pauses(timeout)
     while True:
         try:
-            opened = _open(url, writable=writable)
-        except FileNotFoundError:
+            opened = open_now(url, writable=writable, streams=streams)
+        except FileNotFoundError as error:
             if not pauses.take():
-                raise
+                raise _not_there(url, error) from error
             continue
         if url.scheme != "shm" or os.fstat(opened.fd).st_size:
             return opened
@@ -333,7 +347,20 @@ def _takes_two_steps(url: Url) -> bool:
     return fd < 0
 
 
-def _open(url: Url, *, writable: bool) -> Opened:
+def _not_there(url: Url, error: FileNotFoundError) -> FileNotFoundError:
+    what = error.strerror or ""
+    if url.scheme == "file":
+        what = "there is no such file"
+    if "use '" not in what:
+        what += ": create() or ensure() makes it, timeout= waits for it"
+    return FileNotFoundError(errno.ENOENT, what, error.filename)
+
+
+def open_now(url: Url, *, writable: bool, streams: bool = False) -> Opened:
+    """Open what is there, without waiting; see `open_existing`."""
+    if url.scheme == "file":
+        fd, path = open_file(url.name, writable=writable, streams=streams)
+        return _opened(url if path == url.name else Url("file", path), fd)
     if url.scheme == "shm" and not url.name:
         raise ValueError("'shm:' alone asks create() for a fresh name; to attach, name the segment")
     opened = _opened(url, backend_for(url.scheme).open(url.name, writable=writable))

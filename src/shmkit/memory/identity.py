@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +25,7 @@ __all__ = [
     "exact_identity",
     "generation_at",
     "identity_of",
+    "is_own",
     "open_flags",
 ]
 
@@ -36,6 +37,7 @@ Exact: TypeAlias = tuple[int, int, bytes]
 # FS_IOC_GETVERSION of linux/fs.h, as most architectures have it. Elsewhere no file answers.
 _GET_GENERATION: Final = 0x80087601
 _LONG: Final = bytes(8)
+_OVERFLOW_UID: Final = 65534  # unless /proc says otherwise
 
 
 def open_flags(*names: str) -> int:
@@ -49,6 +51,34 @@ _FLAGS: Final = open_flags("RDONLY", "NOFOLLOW", "NONBLOCK", "NOCTTY", "CLOEXEC"
 def identity_of(status: os.stat_result) -> Identity:
     """The memory that a stat result describes."""
     return status.st_dev, status.st_ino
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Whether a stat result describes a file that this user made.
+
+    In a user namespace the kernel shows all users that are not known there as one, the overflow
+    user: that one is nobody.
+    """
+    uid = status.st_uid
+    return uid == os.geteuid() and (uid != _overflow_uid() or _are_all_users_known())
+
+
+@cache
+def _overflow_uid() -> int:
+    try:
+        with open("/proc/sys/fs/overflowuid", "rb") as file:  # noqa: PTH123 - pathlib is slow
+            return int(file.read())
+    except OSError:
+        return _OVERFLOW_UID
+
+
+def _are_all_users_known() -> bool:
+    """Whether each number of a user means that user, as outside of all user namespaces."""
+    try:
+        with open("/proc/self/uid_map", "rb") as file:  # noqa: PTH123
+            return file.read().split() == [b"0", b"0", b"4294967295"]
+    except OSError:
+        return sys.platform != "linux"  # only Linux has them; without /proc there is no telling
 
 
 def close_if(

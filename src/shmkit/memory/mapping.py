@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import operator
 import os
+import select
 import stat
 import sys
 from typing import Any, Final, Literal, SupportsIndex, TypeAlias
+
+from shmkit.memory.checks import number_of
+from shmkit.memory.untracked import forget_descriptor
 
 __all__ = [
     "Access",
@@ -27,7 +32,7 @@ Access: TypeAlias = Literal["r", "rw", "cow"]
 _ACCESS: Final = {"r": mmap.ACCESS_READ, "rw": mmap.ACCESS_WRITE, "cow": mmap.ACCESS_COPY}
 _READ_AT_ONCE: Final = 1 << 20
 _OURS: Final = 2  # references to a map: of its region, and of the call that counts them
-# A map needs no descriptor to live; before 3.13 mmap keeps one for its resize() anyway.
+# A map needs no descriptor to live; see untracked.py for the time before 3.13.
 _NO_DESCRIPTOR: Final[dict[str, Any]] = (
     {"trackfd": False} if sys.version_info >= (3, 13) and sys.platform != "win32" else {}
 )
@@ -84,9 +89,9 @@ class Region:
             self.whole = memoryview(self.memory)[self.start :]
 
 
-def checked_access(access: str) -> Access:
+def checked_access(access: object) -> Access:
     """An `access` argument; a ValueError if it is not "r", "rw" or "cow"."""
-    if access not in _ACCESS:
+    if not isinstance(access, str) or access not in _ACCESS:
         raise ValueError(
             f"'access' must be 'r' (read), 'rw' (read and write) or 'cow' (private changes), "
             f"not {access!r}"
@@ -103,12 +108,12 @@ def checked_range(
         TypeError: not integers.
         ValueError: they reach outside of `what`.
     """
-    first = operator.index(offset)
+    first = number_of(offset, "offset")
     if not 0 <= first <= size:
         raise ValueError(f"'offset' {first} is outside of {what}, which has {size} bytes")
     if length is None:
         return first, size - first
-    count = operator.index(length)
+    count = number_of(length, "length")
     if count < 0:
         raise ValueError(f"'length' must not be negative, and is {count}")
     if first + count > size:
@@ -131,6 +136,8 @@ def map_region(fd: int, access: Access, offset: int, length: int) -> Region:
     memory = mmap.mmap(
         fd, start + length, access=_ACCESS[access], offset=offset - start, **_NO_DESCRIPTOR
     )
+    if not _NO_DESCRIPTOR:
+        forget_descriptor(memory)
     whole = memoryview(memory)
     return Region(memory, start, whole[start:] if start else whole)
 
@@ -142,9 +149,16 @@ def map_anonymous(size: int) -> Region:
 
 
 def attach_region(
-    fd: int, access: Access, offset: SupportsIndex, length: SupportsIndex | None, what: str
+    fd: int,
+    access: Access,
+    offset: SupportsIndex,
+    length: SupportsIndex | None,
+    what: str,
+    timeout: float | None = 0,
 ) -> tuple[Region, int, bool]:
     """Map what is behind a descriptor, or read it if it cannot be mapped and access is "r".
+
+    A pipe is waited for up to `timeout` seconds if it has no writer, and then read to its end.
 
     Returns:
         The region, its first byte, whether it is all there is.
@@ -163,7 +177,7 @@ def attach_region(
                 raise
     if access != "r":
         raise OSError(errno.ENODEV, "cannot be mapped; access 'r' would read it instead", what)
-    return _read_region(fd, offset, length, what), operator.index(offset), False
+    return _read_region(fd, offset, length, what, timeout), operator.index(offset), False
 
 
 def read_region(content: bytes) -> Region:
@@ -179,26 +193,87 @@ def size_to_map(fd: int) -> int | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     # A file of /proc says that it has no bytes, and gives some.
-    if status.st_size == 0 and os.read(fd, 1):
-        os.lseek(fd, 0, os.SEEK_SET)
+    if status.st_size == 0 and os.pread(fd, 1, 0):
         return None
     return status.st_size
 
 
-def _read_region(fd: int, offset: SupportsIndex, length: SupportsIndex | None, what: str) -> Region:
+def _read_region(
+    fd: int,
+    offset: SupportsIndex,
+    length: SupportsIndex | None,
+    what: str,
+    timeout: float | None,
+) -> Region:
     for name, value in (("offset", offset), ("length", length)):
-        if value is not None and operator.index(value) < 0:
-            raise ValueError(f"{name!r} must not be negative, and is {operator.index(value)}")
-    if length is None and stat.S_ISCHR(os.fstat(fd).st_mode):
-        raise OSError(errno.ENODEV, "is a device, which has no end: give a length", what)
-    parts: list[bytes] = []
-    wanted = sys.maxsize
+        if value is not None and number_of(value, name) < 0:
+            raise ValueError(f"{name!r} must not be negative, and is {number_of(value, name)}")
+    wanted = None
     if length is not None:
         # The bytes before `offset` are read, too: a pipe cannot seek.
         wanted = operator.index(offset) + operator.index(length)
-    while wanted and (part := os.read(fd, min(wanted, _READ_AT_ONCE))):
-        parts.append(part)
-        wanted -= len(part)
-    content = b"".join(parts)
+    content = read_stream(fd, wanted, what, timeout)
     first, count = checked_range(offset, length, len(content), what)
     return read_region(content[first : first + count])
+
+
+def read_stream(fd: int, wanted: int | None, what: str, timeout: float | None = 0) -> bytes:
+    """Read what cannot be mapped: at most `wanted` bytes, or all to the end.
+
+    Args:
+        fd: a pipe, a device, a file of /proc; with or without O_NONBLOCK.
+        wanted: bytes; None for all there are.
+        what: whose bytes, for messages.
+        timeout: seconds to wait for the writer of a pipe that has none.
+
+    Raises:
+        OSError: ENXIO: the pipe has no writer; ENODEV: a device without an end, or without bytes.
+    """
+    mode = os.fstat(fd).st_mode
+    # What is open already, and waits in its reads, has a writer or a user at its other end.
+    may_lack_writer = stat.S_ISFIFO(mode) and not _is_blocking(fd)
+    is_endless = stat.S_ISCHR(mode) and wanted is None and not os.isatty(fd)
+    parts: list[bytes] = []
+    left = sys.maxsize if wanted is None else wanted
+    while left:
+        try:
+            part = os.read(fd, min(left, _READ_AT_ONCE))
+        except BlockingIOError:
+            if stat.S_ISCHR(mode):
+                raise OSError(
+                    errno.ENODEV, "is a device that has no bytes now: give the open file", what
+                ) from None
+            may_lack_writer = False
+            _wait_for_bytes(fd, None)
+            continue
+        if not part and may_lack_writer:
+            # A pipe that never had a writer seems to be at its end.
+            may_lack_writer = False
+            if _wait_for_bytes(fd, timeout):
+                continue
+            raise OSError(
+                errno.ENXIO,
+                "is a pipe that has no writer: start the writer first, or wait for it with "
+                "timeout=",
+                what,
+            )
+        if not part:
+            break
+        if is_endless:
+            raise OSError(errno.ENODEV, "is a device, which has no end: give a length", what)
+        may_lack_writer = False
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _is_blocking(fd: int) -> bool:
+    return not hasattr(os, "get_blocking") or os.get_blocking(fd)
+
+
+def _wait_for_bytes(fd: int, timeout: float | None) -> bool:
+    """Wait for the bytes of a pipe, or its end; False if none came within so many seconds."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    milliseconds = None if timeout is None or timeout == math.inf else math.ceil(timeout * 1000)
+    return bool(poll.poll(milliseconds))

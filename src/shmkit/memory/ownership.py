@@ -13,13 +13,15 @@ names only. A forked child has no duty.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.memory.backends import backend_for
-from shmkit.memory.identity import Exact, generation_at
+from shmkit.memory.identity import Exact, generation_at, is_own
+from shmkit.memory.process import this_process
 from shmkit.memory.tracker import ensure_tracker
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from shmkit.memory.url import Url
 
-__all__ = ["Ownership", "remove"]
+__all__ = ["Ownership", "forget", "refuse_others", "remember", "remove"]
 
 # Below 0: after the children of this process were joined; they may still want to attach. Above the
 # -100 of multiprocessing's own temporary directory.
@@ -68,30 +70,52 @@ def remove(url: Url, identity: Exact) -> None:
         pass  # it is gone, or another process was first
 
 
+def refuse_others(fd: int, url: Url, why: str) -> None:
+    """Refuse memory of another user, which has its creator's idea of what is true.
+
+    Args:
+        fd: an open descriptor of it.
+        url: where it is, for the message.
+        why: what would be wrong with it, and the way round; "" to take what any user made.
+
+    Raises:
+        PermissionError: it is another user's.
+    """
+    # Anonymous memory has no name that another user could have taken: it came by fork or pickle.
+    if not why or url.scheme == "anon":
+        return
+    status = os.fstat(fd)
+    if not is_own(status):
+        whose = f"belongs to user {status.st_uid}"
+        if status.st_uid == os.geteuid():
+            whose += ", by which this user namespace shows all users that it does not know"
+        raise PermissionError(errno.EPERM, f"{whose}: {why}", str(url))
+
+
 class Ownership:
     """The duty to remove a name, if it leads to the memory `identity`, until that is done."""
 
-    __slots__ = ("_identity", "_is_tracked", "_pid", "_url", "handle")
+    __slots__ = ("_identity", "_is_tracked", "_process", "_url", "handle")
 
     def __init__(self, url: Url, identity: Exact) -> None:
         self._url = url
         self._identity = identity
-        self._pid = os.getpid()
+        self._process = this_process()
         self.handle: weakref.ref[Any] | None = None  # the handle with this duty
-        self._is_tracked = url.name.isascii() and _SPECIAL.isdisjoint(url.name)
+        self._is_tracked = _is_trackable(url.name)
         if self._is_tracked:
             self._track()
         _duties[id(self)] = self
-        if self._pid not in _armed:
+        if self._process not in _armed:
             from multiprocessing import util
 
-            _armed.add(self._pid)
+            _armed.add(self._process)
             util.Finalize(None, _end_of_process, exitpriority=_PRIORITY)
 
     @property
     def here(self) -> bool:
         """Whether it is this process's duty, and not that of the one it was forked from."""
-        return self._pid == os.getpid()
+        return self._process == this_process()
 
     def fulfil(self) -> None:
         """Remove the name now. In a process that does not have the duty nothing happens."""
@@ -114,19 +138,42 @@ class Ownership:
             self.fulfil()
 
     def _track(self) -> None:
-        key = self._pid, self._url.name
+        key = self._process, self._url.name
         with _TRACKING:
             _tracker().register(f"/{key[1]}", _TRACKED_AS)
             _tracked[key] = _tracked.get(key, 0) + 1
 
     def _untrack(self) -> None:
         """Tell the tracker, unless a later segment of the name is tracked by the same entry."""
-        key = self._pid, self._url.name
+        key = self._process, self._url.name
         with _TRACKING:
             _tracked[key] -= 1
             if not _tracked[key]:
                 del _tracked[key]
                 _tracker().unregister(f"/{key[1]}", _TRACKED_AS)
+
+
+def remember(name: str) -> None:
+    """Have the tracker remove a segment when the last process that shares it has gone."""
+    if _is_trackable(name):
+        _tracker().register(f"/{name}", _TRACKED_AS)
+
+
+def forget(name: str) -> None:
+    """The name was removed: the tracker has nothing to do, whichever process told it.
+
+    Where a duty of this process is on the name, that one tells the tracker when it ends.
+    """
+    with _TRACKING:
+        if _is_trackable(name) and (os.getpid(), name) not in _tracked:
+            tracker = _tracker()
+            # First once more: a tracker that was never told of the name complains.
+            tracker.register(f"/{name}", _TRACKED_AS)
+            tracker.unregister(f"/{name}", _TRACKED_AS)
+
+
+def _is_trackable(name: str) -> bool:
+    return name.isascii() and _SPECIAL.isdisjoint(name)
 
 
 def _end_of_process() -> None:

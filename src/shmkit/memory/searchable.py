@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import operator
+import re
 from typing import TYPE_CHECKING, Literal, SupportsIndex
+
+from shmkit.memory.checks import byte_of, named_plainly, number_of
+from shmkit.memory.views import view_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Index", "Searchable", "Way", "bounds", "needle_of"]
+__all__ = ["Index", "Searchable", "Way", "bounds", "compiled_for_bytes", "needle_of"]
 
 Index = SupportsIndex | None
 Way = Literal["find", "rfind"]
 
 
+@named_plainly
 class Searchable:
     """Bytes with the search methods of a bytearray. A subclass has `_find` and `_count`."""
 
@@ -105,7 +110,7 @@ def needle_of(sub: Buffer | int) -> bytes:
     if isinstance(sub, str):
         raise TypeError(f"bytes are searched for bytes: encode {sub!r} first")
     try:
-        view = memoryview(sub)  # type: ignore[arg-type]
+        view = view_of(sub)  # type: ignore[arg-type]
     except TypeError:
         if not isinstance(sub, SupportsIndex):
             raise TypeError(
@@ -114,11 +119,25 @@ def needle_of(sub: Buffer | int) -> bytes:
     else:
         if view.ndim or not isinstance(sub, SupportsIndex):
             return view.tobytes()
-    return bytes((operator.index(sub),))
+    return bytes((byte_of(sub),))
+
+
+def compiled_for_bytes(pattern: bytes | re.Pattern[bytes]) -> re.Pattern[bytes]:
+    """A regular expression, compiled; a TypeError if it is none of bytes."""
+    given = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    if not isinstance(given, bytes):
+        raise TypeError(
+            "a bytes-like object is searched with a pattern of bytes, as rb'...', not "
+            f"{given!r:.80}"
+        )
+    return re.compile(pattern)
 
 
 def bounds(start: Index, end: Index, size: int) -> tuple[int, int] | None:
     """The part of `size` bytes that `[start:end]` means; None where even b"" is not found."""
+    for name, index in (("start", start), ("end", end)):
+        if index is not None:
+            number_of(index, name)
     first, last, _ = slice(start, end).indices(size)
     if last < first or (start is not None and operator.index(start) > size):
         return None

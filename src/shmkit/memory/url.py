@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-__all__ = ["MAX_NAME", "Scheme", "Url", "Where"]
+__all__ = ["MAX_NAME", "Scheme", "Url", "Where", "checked_name"]
 
 Scheme: TypeAlias = Literal["anon", "shm", "file"]
 Where: TypeAlias = "str | os.PathLike[str] | None"
@@ -53,9 +53,9 @@ class Url(NamedTuple):
             )
         scheme, colon, rest = where.partition(":")
         if not colon:
-            return cls("shm", _checked_name(where, where))
+            return cls("shm", checked_name(where, where))
         if scheme == "shm":
-            return cls("shm", _checked_name(rest, where) if rest else "")
+            return cls("shm", checked_name(rest, where) if rest else "")
         if scheme == "file":
             return cls("file", _checked_path(rest, where))
         if scheme != "anon":
@@ -73,7 +73,8 @@ class Url(NamedTuple):
         return f"{self.scheme}:{self.name}"
 
 
-def _checked_name(name: str, given: object) -> str:
+def checked_name(name: str, given: object) -> str:
+    """The name of a segment; a ValueError if it cannot be one."""
     if not name:
         raise ValueError("the name of a segment is empty: use 'shm:' for a fresh one, or None")
     if "/" in name:

@@ -8,6 +8,8 @@ from math import prod
 from struct import calcsize
 from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex
 
+from shmkit.compiled import Exporter
+from shmkit.memory.checks import number_of
 from shmkit.memory.mapping import checked_range
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ __all__ = [
     "dimensions_of",
     "some_bytes",
     "typed_view",
+    "view_of",
 ]
 
 _FORMATS: Final = "bBhHiIlLqQnNfdcP?"
@@ -36,13 +39,13 @@ def typed_view(
     what: str,
 ) -> memoryview:
     """A memoryview whose items have one of `_FORMATS`, with or without "@" before it."""
-    code = format.removeprefix("@")
+    code = str(format).removeprefix("@")
     if len(code) != 1 or code not in _FORMATS:
         raise ValueError(
             f"'format' must be one of {' '.join(_FORMATS)} (native size and order), not {format!r}"
         )
     itemsize = calcsize(format)
-    length = None if count is None else operator.index(count) * itemsize
+    length = None if count is None else number_of(count, "count") * itemsize
     first, length = checked_range(offset, length, len(whole), what)
     length -= length % itemsize
     if not length:
@@ -67,9 +70,14 @@ def array_view(
 
 def dimensions_of(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:
     """A shape as numpy takes it, a number for one dimension, as a tuple."""
-    if isinstance(shape, SupportsIndex):
-        return (operator.index(shape),)
-    return tuple(operator.index(n) for n in shape)
+    try:
+        if isinstance(shape, SupportsIndex):
+            return (operator.index(shape),)
+        return tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise TypeError(
+            f"'shape' must be a number, or one for each dimension, as in (3, 4), not {shape!r:.80}"
+        ) from None
 
 
 def checked_array(
@@ -116,9 +124,24 @@ def array_on(
     return np.ndarray(shape, dtype, np.frombuffer(view, "u1"), offset, strides, order)
 
 
+def view_of(value: Buffer) -> memoryview:
+    """What `memoryview(value)` is; also of a buffer of ours, which plain Python 3.11 cannot see.
+
+    Raises:
+        TypeError: it has no bytes.
+    """
+    try:
+        return memoryview(value)
+    except TypeError:
+        if isinstance(value, Exporter):
+            return value._exported()
+    hint = ": encode it first" if isinstance(value, str) else ""
+    raise TypeError(f"bytes are needed, or what has some, not {type(value).__name__}{hint}")
+
+
 def as_bytes(value: Buffer) -> memoryview:
     """The bytes of an object that has some; copied only if they do not lie side by side."""
-    source = memoryview(value)
+    source = view_of(value)
     if source.format == "B" and source.ndim == 1:
         return source
     return source.cast("B") if source.nbytes and source.c_contiguous else memoryview(bytes(source))
@@ -126,4 +149,4 @@ def as_bytes(value: Buffer) -> memoryview:
 
 def some_bytes(value: Buffer) -> bytes:
     """A copy of the bytes of an object; `bytes()` would take a number for a length."""
-    return value if type(value) is bytes else memoryview(value).tobytes()
+    return value if type(value) is bytes else view_of(value).tobytes()

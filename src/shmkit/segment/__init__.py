@@ -9,5 +9,5 @@
 - `semaphores`, `named_semaphores`: unnamed ones inside of a segment, and named ones
 - `recovery`, `acquired`: what becomes of a lock when a participant died at it
 - `fences`: memory order between processes
-- `array`, `array_header`: SharedArray: a header, and the items of a numpy array
+- `array`, `array_header`, `array_operators`: SharedArray: a header, and the items of a numpy array
 """

@@ -18,7 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["ATOMIC_RUNS", "STRONG_ORDER", "fence", "fence_all", "join_fence_all"]
 
@@ -38,22 +38,26 @@ may collect garbage, and a finalizer may call anything.
 """
 
 if STRONG_ORDER:
-    _lock = threading.Lock()
+    # Each step takes a lock and gives it back. Both are one step of an iterator written in C: so a
+    # signal handler or trace function that raises cannot come in between and leave it taken.
+    _fences: Iterator[object]
+
+    def _new_lock() -> None:
+        global _fences
+        lock = threading.Lock()
+        _fences = zip(iter(lock.acquire, None), iter(lock.release, 0), strict=False)
+
+    _new_lock()
+    # Another thread may have held the lock at the fork, and is not in the child.
+    os.register_at_fork(after_in_child=_new_lock)
 
     def fence() -> None:
         """Order every load and store before it before every one after it.
 
         On x86-64 any locked instruction does it; taking a lock and giving it back has two.
         """
-        with _lock:
-            pass
-
-    # Another thread may have held the lock at the fork, and is not in the child.
-    def _new_lock() -> None:
-        global _lock
-        _lock = threading.Lock()
-
-    os.register_at_fork(after_in_child=_new_lock)
+        for _ in _fences:
+            return
 else:
     import posix_ipc
 

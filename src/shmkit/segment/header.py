@@ -14,19 +14,32 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from shmkit.errors import CorruptSegment, IncompatibleSegment
 from shmkit.segment.participants import start_time
 from shmkit.segment.words import (
+    ARRAY_KIND,
+    BROADCAST_KIND,
+    CALLS_KIND,
     CHECKSUM,
     CHECKSUM_AT,
+    EVENT_KIND,
     FIXED,
     FIXED_AT,
+    JOINABLE_QUEUE_KIND,
     KINDS,
+    LATEST_KIND,
     LEAST_DATA,
     LINE,
+    LOCK_KIND,
     MAGIC,
     MOST_PARTICIPANTS,
+    OBJECT_RING_KIND,
+    ONCE_KIND,
     PAGE,
     PARTICIPANTS_AT,
     POISONED,
+    QUEUE_KIND,
     READY,
+    RESULTS_KIND,
+    RING_KIND,
+    SEMAPHORE_KIND,
     STATE,
     VERSION,
 )
@@ -39,6 +52,22 @@ __all__ = ["Header", "corrupt", "data_offset", "fill", "read", "read_fixed", "wr
 _FIXED: Final = struct.Struct(FIXED)
 _CHECKSUM: Final = struct.Struct(CHECKSUM)
 _WORD: Final = struct.Struct("<Q")
+# For each kind, how a user gets at it.
+_USED_BY: Final = {
+    RING_KIND.number: "Ring.attach",
+    BROADCAST_KIND.number: "Broadcast.attach",
+    LATEST_KIND.number: "Latest.attach",
+    OBJECT_RING_KIND.number: "the program that made it",
+    QUEUE_KIND.number: "Queue.attach",
+    JOINABLE_QUEUE_KIND.number: "JoinableQueue.attach",
+    CALLS_KIND.number: "the executor that made it",
+    RESULTS_KIND.number: "the executor that made it",
+    LOCK_KIND.number: "Lock.attach",
+    EVENT_KIND.number: "Event.attach",
+    SEMAPHORE_KIND.number: "Semaphore.attach",
+    ONCE_KIND.number: "once(name, build)",
+    ARRAY_KIND.number: "SharedArray.attach",
+}
 
 
 class Header(NamedTuple):
@@ -152,8 +181,8 @@ def read_fixed(memory: Any, kind: Kind, where: str) -> Header:
     magic = bytes(memory[: len(MAGIC)])
     if magic != MAGIC:
         raise IncompatibleSegment(
-            f"{where!r} holds no {kind.noun}: it begins with {magic!r}, a segment of this library "
-            f"with {MAGIC!r}. Take another name, or the class that made it",
+            f"{where!r} holds no {kind.noun}, and nothing else of this library: it begins with "
+            f"{magic!r}, and not with {MAGIC!r}. Take another name, or what made it",
             where=where,
         )
     if len(memory) < PAGE:
@@ -167,14 +196,25 @@ def read_fixed(memory: Any, kind: Kind, where: str) -> Header:
     if _CHECKSUM.unpack_from(memory, CHECKSUM_AT)[0] != zlib.crc32(memory[FIXED_AT:CHECKSUM_AT]):
         raise corrupt(what, "the checksum of the header does not fit its fields", where)
     if found != kind.number:
-        there = KINDS[found].noun if found in KINDS else "something unknown"
-        raise IncompatibleSegment(
-            f"segment {where!r} holds something else ({there}, kind {found}), not a {kind.noun} "
-            f"(kind {kind.number}): attach with the class that created it",
-            where=where,
-        )
+        raise _another_kind(found, kind, where)
     flags, total, offset, data_size, participants, random, *_ = fields
     return Header(found, flags, total, offset, data_size, participants, random.hex())
+
+
+def _another_kind(found: int, wanted: Kind, where: str) -> IncompatibleSegment:
+    if found in KINDS:
+        there = _with_article(KINDS[found].noun)
+        remedy = f"use {_USED_BY[found]}, or take another name"
+    else:
+        there = f"something of a newer shmkit (number {found})"
+        remedy = "use that, or take another name"
+    return IncompatibleSegment(
+        f"{where!r} is {there}, not {_with_article(wanted.noun)}: {remedy}", where=where
+    )
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 
 def corrupt(what: str, detail: str, where: str) -> CorruptSegment:

@@ -15,7 +15,6 @@ from the door, and comes again, for a second.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 import weakref
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment
+from shmkit.memory.process import this_process
 from shmkit.segment.participants import NO_WORDS, NoPlace, Participants
 from shmkit.segment.presence import Presence
 from shmkit.segment.recovery import settle_by_token
@@ -43,14 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from shmkit.memory.buffer import SharedBuffer
-    from shmkit.segment.presence import Door
     from shmkit.segment.semaphores import Semaphore
     from shmkit.segment.words import Kind
 
 __all__ = ["Membership"]
 
 _PRIORITY: Final = -40  # at exit: after the children were joined, before names are removed
-_PATIENCE: Final = 1.0  # seconds for waiters to find a lost token: a slice, ticks, another slice
+_PATIENCE: Final = 2.0  # seconds for waiters to find a lost token: a slice, ticks, another slice
 _POLL: Final = 0.002  # seconds away from the door, for the waiters to get through it
 
 
@@ -72,8 +71,9 @@ class Membership:
         self._buffer = buffer
         self._presence: Presence | None = Presence(buffer)
         self.participants = Participants(NO_WORDS, 0, self._presence, self.where)
-        self._pid = os.getpid()
+        self._process = this_process()
         self._on_last: Callable[[], None] = _nothing
+        self._leaves = False  # `close` has begun, and perhaps was interrupted
         self._watch: Callable[[], None] | None = None
         self._finalizer: Any = None
 
@@ -109,14 +109,6 @@ class Membership:
         """
         return self._semaphores.token(lock)
 
-    def entering(self, patience: float = 5) -> Door:
-        """Alone at the door inside a `with` of this: no other handle enters or leaves.
-
-        Raises:
-            TimeoutError: at the `with`: a process was there for `patience` seconds.
-        """
-        return self.participants.entering(patience)
-
     # -- entering ----------------------------------------------------------------------------------
 
     def bind(self, memory: mmap.mmap, words: memoryview[int], count: int) -> None:
@@ -128,20 +120,23 @@ class Membership:
         """Call a function that takes a place alone at the door; again while places are pending.
 
         Raises:
-            OSError: EUSERS: each place is a live participant's, or stays pending for a second.
-            TimeoutError: as `entering`.
+            OSError: EUSERS: each place is a live participant's, or stays pending for a while.
+            TimeoutError: a process is stopped at the door.
             BaseException: what `take_place` raises.
         """
         deadline = Deadline(_PATIENCE)
         while True:
-            with self.entering():
-                try:
-                    take_place()
-                except NoPlace as error:
-                    if not error.pending or deadline.expired():
-                        raise
-                else:
-                    return
+            leaving = self.participants.enter_door()
+            try:
+                take_place()
+            except NoPlace as error:
+                if not error.pending or deadline.expired():
+                    raise
+            else:
+                return
+            finally:
+                for _ in leaving:
+                    break
             time.sleep(_POLL)  # meanwhile a waiter looks for the token, if it is lost
 
     def enter(self) -> None:
@@ -174,16 +169,18 @@ class Membership:
         if place is None:
             raise NoPlace(self.where, table.count, table.count_pending())
         table.sign(place)
-        table.own, self._pid = place, os.getpid()
+        table.own, self._process = place, this_process()
 
     def _settle(self) -> None:
         """Make pending places free, at each lock whose token is seen elsewhere."""
         for lock in self._semaphores.locks:
+            unlocks = self.presence.unlocks(RESCUE_BYTE + lock)
             if self.presence.try_lock(RESCUE_BYTE + lock):  # else a rescuer does it
                 try:
                     settle_by_token(self.participants, lock, self.token(lock))
                 finally:
-                    self.presence.unlock(RESCUE_BYTE + lock)
+                    for _ in unlocks:
+                        break
 
     def register(self) -> None:
         """Become a participant in this process: at a forked child's first call."""
@@ -199,7 +196,7 @@ class Membership:
 
     @property
     def _is_registered(self) -> bool:
-        return self.participants.own >= 0 and self._pid == os.getpid()
+        return self.participants.own >= 0 and self._process == this_process()
 
     def move(self) -> None:
         """Leave this handle's place behind as that of a dead participant, and take another.
@@ -255,7 +252,8 @@ class Membership:
         Args:
             handle: the object whose end is watched; it is not kept alive.
             close: what to call then; must not lead to the handle.
-            text: what a ResourceWarning says of it; without it there is none.
+            text: what a ResourceWarning says of it; without it there is none, nor in a process
+                that was handed the handle.
         """
         # Imported here: it is a good part of what importing this library costs.
         from multiprocessing.util import Finalize
@@ -265,8 +263,9 @@ class Membership:
         def start() -> None:
             alive = weak()
             if alive is not None:
+                said = "" if self._buffer._is_handed() else text
                 self._finalizer = Finalize(
-                    alive, _forgotten, (close, text, os.getpid()), exitpriority=_PRIORITY
+                    alive, _forgotten, (close, said, this_process()), exitpriority=_PRIORITY
                 )
 
         # multiprocessing forgets every finalizer in a forked child: each process starts its own.
@@ -274,37 +273,57 @@ class Membership:
         start()
 
     def close(self) -> None:
-        """Stop being a participant. Idempotent."""
+        """Stop being a participant. Idempotent; after an interrupted one it does the rest."""
         presence = self._presence
         if presence is None:
             return
-        if self._finalizer is not None:
-            self._finalizer.cancel()
-        table = self.participants
         try:
-            if self._is_registered and not presence.is_lost:  # lost: to its peers it has died
-                with self.entering():
-                    # Before the byte: roles in a place without a lock tell of a death.
-                    table.words[self.line() + ROLES] = 0  # step: member.roles
-                    presence.unlock(PARTICIPANT_BYTE + table.own)  # step: member.leave
-                    if table.are_none():
-                        self._on_last()  # step: member.last
-                        self._semaphores.remove()
+            # Lost: to its peers it has died. Closed: an interrupted `close` got as far as that.
+            is_there = not presence.is_lost and not presence.is_closed
+            if (self._is_registered or self._leaves) and is_there:
+                self._leave(presence)
+        except OSError:
+            self._forget(presence)  # a process is stopped at the door, or the name is not ours
+            raise
+        self._forget(presence)
+
+    def _leave(self, presence: Presence) -> None:
+        table = self.participants
+        leaving = table.enter_door()
+        try:
+            if table.own >= 0:
+                self._leaves = self._process == this_process()
+                unlocks = presence.unlocks(PARTICIPANT_BYTE + table.own)
+                # Before the byte: roles in a place without a lock tell of a death.
+                table.words[self.line() + ROLES] = 0  # step: member.roles
+                for _ in unlocks:  # step: member.leave
+                    # No call in between: a second `close` must not touch a successor's place.
+                    table.own = -1
+                    break
+            if table.are_none():
+                self._on_last()  # step: member.last
+                self._semaphores.remove()
         finally:
-            self._presence = None
-            self.participants = Participants(NO_WORDS, 0, presence, self.where)
-            self._watch, self._on_last = None, _nothing  # they lead back here
-            self._semaphores.close()
-            presence.close()
+            for _ in leaving:
+                break
+
+    def _forget(self, presence: Presence) -> None:
+        self.participants = Participants(NO_WORDS, 0, presence, self.where)
+        self._watch, self._on_last = None, _nothing  # they lead back here
+        self._semaphores.close()
+        presence.close()
+        if self._finalizer is not None:  # last: until then it does what an interrupted close left
+            self._finalizer.cancel()
+        self._presence = None
 
 
 def _nothing() -> None:
     pass
 
 
-def _forgotten(close: Callable[[], None], text: str, pid: int) -> None:
+def _forgotten(close: Callable[[], None], text: str, process: int) -> None:
     # In a forked child it is the parent's handle, not to be closed.
-    if pid == os.getpid():
+    if process == this_process():
         try:
             if text:
                 warnings.warn(text, ResourceWarning, stacklevel=2)

@@ -14,6 +14,7 @@ import errno
 import importlib
 import os
 import signal
+import sys
 import time
 import zlib
 from contextlib import suppress
@@ -37,6 +38,7 @@ MOST: Final = int(posix_ipc.SEMAPHORE_VALUE_MAX)
 # `signal.pthread_sigmask` makes enums of the old mask: 70 us, where this takes 1 us.
 pthread_sigmask: Final = importlib.import_module("_signal").pthread_sigmask
 _SIGNALS: Final = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL}
+_FOLDER: Final = "/dev/shm"
 _POLL: Final = 0.001  # seconds between tries where the system has no timed wait
 _FORMAT: Final = int.from_bytes(b"by name\0", "little")
 
@@ -51,8 +53,8 @@ class NamedSemaphore:
     Raises:
         FileExistsError: `count`, and there is one of that name.
         FileNotFoundError: no `count`, and there is none of that name.
-        PermissionError: it is another user's.
-        OSError: ENOSPC, no room for it.
+        PermissionError: it is another user's, or this user may make none.
+        OSError: ENOSPC, no room for it; ENOTSUP, the system keeps no semaphores.
     """
 
     __slots__ = ("_mapped", "name", "posts", "tries")
@@ -64,24 +66,12 @@ class NamedSemaphore:
     def __init__(self, name: str, count: int | None = None) -> None:
         self.name = name
         try:
+            if count is not None:
+                sys.audit("shmkit.semaphore", name)  # as Python tells of the files it opens
             flags = 0 if count is None else posix_ipc.O_CREX
             self._mapped = mapped = _Mapped(f"/{name}", flags, 0o600, count or 0)
-        except posix_ipc.ExistentialError as error:
-            if count is not None:
-                raise FileExistsError(f"semaphore {name!r} exists: attach to it") from error
-            raise FileNotFoundError(
-                f"no semaphore {name!r}: its creator has not made it yet, or has left"
-            ) from error
-        except posix_ipc.PermissionsError as error:
-            raise PermissionError(f"semaphore {name!r} belongs to another user") from error
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise OSError(
-                errno.ENOSPC,
-                f"no room for semaphore {name!r}: it takes a page where the system keeps "
-                "semaphores, /dev/shm on Linux: remove something there, or make it larger",
-            ) from error
+        except (posix_ipc.Error, OSError) as error:
+            raise _refusal(name, count, error) from error
         self.tries = map(mapped.acquire, repeat(0))
         self.posts = iter(mapped.release, 0)  # it gives None, so this has no end
 
@@ -153,6 +143,34 @@ class NamedSemaphore:
             self.post()
 
 
+def _refusal(name: str, count: int | None, error: Exception) -> Exception:
+    """What to raise for an error of `posix_ipc`, which does not tell a name from its folder."""
+    what, is_linux = f"semaphore {name!r}", sys.platform == "linux"
+    if is_linux and not os.path.isdir(_FOLDER):  # noqa: PTH112
+        # Not a FileNotFoundError or FileExistsError: neither would ever come true.
+        return OSError(
+            errno.ENOTSUP, f"this system has no {_FOLDER}, where semaphores with names are", name
+        )
+    if isinstance(error, posix_ipc.ExistentialError):
+        if count is not None:
+            return FileExistsError(f"{what} exists: attach to it")
+        return FileNotFoundError(f"no {what}: its creator has not made it yet, or has left")
+    is_denied = isinstance(error, posix_ipc.PermissionsError)
+    number = errno.EACCES if is_denied else getattr(error, "errno", None)
+    if is_denied and (not is_linux or os.path.lexists(f"{_FOLDER}/sem.{name}")):
+        return PermissionError(number, "is another user's semaphore, or without access", name)
+    if number in (errno.EACCES, errno.EROFS):
+        reason = f"cannot be made in {_FOLDER}: {os.strerror(number)}; use one without a name"
+        return OSError(number, reason, name)
+    if number == errno.ENOSPC:
+        return OSError(
+            number,
+            f"no room for {what}: it takes a page where the system keeps semaphores, {_FOLDER} on "
+            "Linux: remove something there, or make it larger",
+        )
+    return error
+
+
 class _Mapped(posix_ipc.Semaphore):  # type: ignore[misc]
     """One of `posix_ipc`, closed with its last reference.
 
@@ -172,6 +190,9 @@ def remove_name(name: str) -> None:
         posix_ipc.unlink_semaphore(f"/{name}")
     except posix_ipc.ExistentialError:
         return
+    except OSError as error:
+        if error.errno != errno.EROFS:  # names there cannot go, nor come
+            raise
 
 
 class Named:

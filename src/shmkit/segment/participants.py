@@ -17,10 +17,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from shmkit.segment.presence import Door
+from shmkit.memory.process import this_process
 from shmkit.segment.words import (
     ATTACHED,
     DEATHS,
+    DOOR_BYTE,
     INSIDE,
     LINE_WORDS,
     LOCK_WORDS,
@@ -32,6 +33,7 @@ from shmkit.segment.words import (
     PID,
     ROLES,
     START,
+    TOKENS,
 )
 
 if TYPE_CHECKING:
@@ -92,16 +94,28 @@ class Participants:
         """Index of the first word of a place."""
         return PARTICIPANTS_AT + place * LINE_WORDS
 
-    def entering(self, patience: float = 5) -> Door:
-        """Alone at the door inside a `with` of this: no other handle enters or leaves.
+    def enter_door(self, patience: float = 5) -> Iterator[object]:
+        """Be alone at the door: no other handle enters or leaves.
+
+            leaving = table.enter_door()
+            try:
+                ...
+            finally:
+                for _ in leaving:  # no call: see Presence.unlocks
+                    break
 
         Args:
             patience: seconds to wait for the one at the door.
 
+        Returns:
+            An iterator whose step leaves the door.
+
         Raises:
-            TimeoutError: at the `with`: that was not enough.
+            TimeoutError: that was not enough.
         """
-        return Door(self.presence, patience, self.where)
+        leaving = self.presence.unlocks(DOOR_BYTE)
+        self.presence.try_door(patience, self.where)
+        return leaving
 
     def are_none(self) -> bool:
         """Whether no other handle is a participant."""
@@ -186,7 +200,8 @@ class Participants:
             at = self.at(place)
             self._note_death(at)
             for word in range(at, at + LINE_WORDS):
-                if word not in kept:
+                # What a semaphore's dead held comes back later, and what they made stays.
+                if word not in kept and word != at + TOKENS:
                     self.words[word] = 0
         return inside
 
@@ -213,23 +228,24 @@ class Participants:
         self.words[at + ROLES] = 0
 
 
-_started: tuple[int, int] = 0, 0  # process id, and when that process started
+_started: tuple[int, int] = 0, 0  # a process, and when it started
 
 
 def start_time() -> int:
     """When this process started, in clock ticks since boot; 0 where the system does not say."""
     global _started
-    pid = os.getpid()
-    if _started[0] != pid:
-        _started = pid, _read_start_time(pid)
+    process = this_process()
+    if _started[0] != process:
+        _started = process, _read_start_time()
     return _started[1]
 
 
-def _read_start_time(pid: int) -> int:
+def _read_start_time() -> int:
     if sys.platform != "linux":
         return 0
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
+        # Not by the pid: the /proc of another PID namespace has another process under that.
+        with open("/proc/self/stat", "rb") as file:  # noqa: PTH123 - pathlib is slow to import
             stat = file.read()
     except OSError:  # no /proc: it is for people only
         return 0

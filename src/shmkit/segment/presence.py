@@ -9,7 +9,9 @@ The locks are open-file-description locks (`F_OFD_SETLK`): they belong to one de
 that alone. Plain POSIX locks would vanish when *any* descriptor of the file is closed in this
 process. A forked child inherits the descriptor, and with it the locks, which would then outlive
 their owner: so an at-fork hook gives the child a descriptor of its own, without locks, and closes
-every inherited one, whatever the other threads were doing with it.
+every inherited one, whatever the other threads were doing with it. C code that forks runs no such
+hook: there the compiled core closes them, in a hook of the C library (`pthread_atfork`). Without
+the core the child of such a fork keeps its parent alive in the eyes of its peers, until it ends.
 """
 
 from __future__ import annotations
@@ -21,19 +23,22 @@ import sys
 import threading
 import time
 import weakref
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
+from shmkit import compiled
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
+from shmkit.memory.backends import backend_for
 from shmkit.memory.identity import Identity, close_if, identity_of
 from shmkit.segment.words import DOOR_BYTE, LOCK_BYTES_AT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from shmkit.memory.buffer import SharedBuffer
 
-__all__ = ["Door", "Presence"]
+__all__ = ["Presence", "lock_range", "locked_range", "unlock_range"]
 
 if sys.platform == "darwin":
     _FLOCK = struct.Struct("qqihh")  # start, len, pid, type, whence
@@ -57,6 +62,29 @@ def _kind(flock: bytes) -> int:
     return int(_FLOCK.unpack(flock)[3 if sys.platform == "darwin" else 0])
 
 
+def lock_range(fd: int, start: int, count: int) -> bool:
+    """Lock bytes of a file for a descriptor's open file description; False if another has some."""
+    try:
+        fcntl.fcntl(fd, _SETLK, _flock(fcntl.F_WRLCK, start - LOCK_BYTES_AT, count))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_range(fd: int, start: int, count: int) -> None:
+    """Give bytes back that `lock_range` got."""
+    fcntl.fcntl(fd, _SETLK, _flock(fcntl.F_UNLCK, start - LOCK_BYTES_AT, count))
+
+
+def locked_range(fd: int, start: int, count: int) -> tuple[int, int] | None:
+    """First byte and end of a lock in a range that another open file description has."""
+    reply = fcntl.fcntl(fd, _GETLK, _flock(fcntl.F_WRLCK, start - LOCK_BYTES_AT, count))
+    if _kind(reply) == fcntl.F_UNLCK:
+        return None
+    at, size = _FLOCK.unpack(reply)[:2] if sys.platform == "darwin" else _FLOCK.unpack(reply)[2:4]
+    return at, at + size
+
+
 class Presence:
     """The lock bytes that one handle holds on one segment; a forked child starts with none.
 
@@ -70,9 +98,11 @@ class Presence:
 
     def __init__(self, buffer: SharedBuffer) -> None:
         with _FORKING:  # no other thread forks between these steps
+            self._url = buffer.url
             self._fd = buffer.descriptor()
             self._identity = identity_of(os.fstat(self._fd))
             self._closer = self._closes(self._fd)
+        self._now = [self._fd]  # for `unlocks`, which goes on in a forked child
         self._held: set[int] = set()
         self._after_fork: weakref.WeakMethod[Callable[[], None]] | None = None
         _alive.add(self)
@@ -80,6 +110,7 @@ class Presence:
     def _closes(self, fd: int) -> weakref.finalize[[object, int, Identity], Presence]:
         key = object()  # not the number: a new descriptor may get it before this is forgotten
         _open[key] = fd, self._identity
+        compiled.close_in_children(fd)
         closer = weakref.finalize(self, _close, key, fd, self._identity)
         closer.atexit = False  # at exit it would come before handles that still need the locks
         return closer
@@ -99,6 +130,7 @@ class Presence:
         """
         if byte in self._held:
             return False
+        unlocks = self.unlocks(byte)
         try:
             self._held.add(byte)  # first: the kernel would give it to two threads of this handle
             fcntl.fcntl(self.descriptor, _SETLK, _flock(fcntl.F_WRLCK, byte))
@@ -110,9 +142,43 @@ class Presence:
             self._held.discard(byte)
             raise
         except BaseException:
-            self.unlock(byte)  # a signal handler raised, perhaps when it was locked already
+            for _ in unlocks:  # a signal handler raised, perhaps when it was locked already
+                break
             raise
         return True
+
+    def unlocks(self, byte: int) -> Iterator[object]:
+        """An endless iterator of which each step gives a byte back that `try_lock` gets.
+
+        For a `finally:` that has to hold whatever signal handlers raise, and how often. A handler
+        may raise where a function begins, before its first line. It does not come at the step of an
+        iterator that is written in C (core.py says more).
+        """
+        fds: Iterator[int] = map(self._now.__getitem__, repeat(0))
+        unlock = map(fcntl.fcntl, fds, repeat(_SETLK), repeat(_flock(fcntl.F_UNLCK, byte)))
+        return zip(unlock, map(self._held.discard, repeat(byte)), strict=False)
+
+    def try_door(self, patience: float, where: str) -> None:
+        """Be alone at the door; `unlocks(DOOR_BYTE)` gives it back.
+
+        Args:
+            patience: seconds to wait for the handle at the door. It takes microseconds, unless
+                stopped.
+            where: url of the segment, for the message.
+
+        Raises:
+            TimeoutError: that was not enough.
+        """
+        if self.try_lock(DOOR_BYTE):
+            return
+        deadline = Deadline(patience)
+        while not self.try_lock(DOOR_BYTE):
+            if deadline.expired():
+                raise TimeoutError(
+                    f"a process has been entering or leaving {where!r} for {patience} s: is it "
+                    "stopped there?"
+                )
+            time.sleep(_POLL)  # the blocking form of this lock has no timeout
 
     def unlock(self, byte: int) -> None:
         """Give a byte back that `try_lock` got."""
@@ -140,7 +206,7 @@ class Presence:
         """Give back every byte, and the descriptor. Idempotent."""
         _alive.discard(self)
         self._held.clear()
-        self._fd = -1
+        self._fd = self._now[0] = -1
         self._closer()
 
     @property
@@ -152,13 +218,22 @@ class Presence:
         """
         fd = self._fd
         if fd < 0:
-            raise ClosedError("this handle's presence was closed, or could not follow a fork")
+            raise ClosedError(
+                "this handle was closed; or it came by a fork and its memory could not be opened "
+                "again: no /proc, no descriptor left, or its name is gone"
+            )
         if not self._is_ours(fd):  # a lock on another file would say that no other handle is here
             raise ClosedError(
                 "this program closed the descriptor by which a handle takes part, as a daemon "
-                "that closes all of them: make or attach the handle after that"
+                "that closes all of them, or C code forked this process: make or attach the handle "
+                "after that"
             )
         return fd
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or could not follow a fork."""
+        return self._fd < 0
 
     @property
     def is_lost(self) -> bool:
@@ -177,60 +252,34 @@ class Presence:
         self._held.clear()
         if inherited >= 0:
             self._closer.detach()  # the hook closes it
-            try:
-                fd = os.open(f"/proc/self/fd/{inherited}", _REOPENED)
-                if self._is_ours(fd):
-                    self._fd = fd
-                else:
-                    os.close(fd)
-            except OSError:
-                # No /proc, or no descriptor left: this handle is unusable in the child and says so
-                # at its first use. With the inherited one the parent would look alive after its
-                # death.
-                self._fd = -1
+            self._fd = self._reopen(inherited)
+            self._now[0] = self._fd
             if self._fd >= 0:
                 self._closer = self._closes(self._fd)
         notify = self._after_fork() if self._after_fork is not None else None
         if notify is not None:
             notify()
 
+    def _reopen(self, inherited: int) -> int:
+        """A descriptor of this process's own; -1 if there is none to be had.
 
-class Door:
-    """The entry lock of a segment for the length of a `with`: one at a time enters or leaves.
-
-    Not a generator: if a signal handler raised just as the byte was locked, the traceback would
-    keep the generator, and so the byte.
-
-    Args:
-        presence: the lock bytes of the handle that wants it.
-        patience: seconds to wait for the handle at the door. It takes microseconds, unless stopped.
-        where: url of the segment, for the message.
-
-    Raises:
-        TimeoutError: at the `with`: that was not enough.
-    """
-
-    __slots__ = ("_patience", "_presence", "_where")
-
-    def __init__(self, presence: Presence, patience: float, where: str) -> None:
-        self._presence = presence
-        self._patience = patience
-        self._where = where
-
-    def __enter__(self) -> None:
-        if self._presence.try_lock(DOOR_BYTE):
-            return
-        deadline = Deadline(self._patience)
-        while not self._presence.try_lock(DOOR_BYTE):
-            if deadline.expired():
-                raise TimeoutError(
-                    f"a process has been entering or leaving {self._where!r} for "
-                    f"{self._patience} s: is it stopped there?"
-                )
-            time.sleep(_POLL)  # the blocking form of this lock has no timeout
-
-    def __exit__(self, *_: object) -> None:
-        self._presence.unlock(DOOR_BYTE)
+        Then this handle is unusable in the child and says so at its first use. With the inherited
+        one the parent would look alive after its death.
+        """
+        for by_name in False, True:  # by name where there is no /proc
+            try:
+                if not by_name:
+                    fd = os.open(f"/proc/self/fd/{inherited}", _REOPENED)
+                elif self._url.scheme == "anon":
+                    return -1
+                else:
+                    fd = backend_for(self._url.scheme).open(self._url.name, writable=True)
+            except OSError:
+                continue
+            if self._is_ours(fd):
+                return fd
+            os.close(fd)
+        return -1
 
 
 _alive: weakref.WeakSet[Presence] = weakref.WeakSet()
@@ -240,16 +289,25 @@ _FORKING: Final = threading.RLock()
 
 
 def _close(
-    key: object, fd: int, identity: Identity, close: Any = close_if, forget: Any = _open.pop
+    key: object,
+    fd: int,
+    identity: Identity,
+    close: Any = close_if,
+    forget: Any = _open.pop,
+    keep: Any = compiled.keep_in_children,
 ) -> None:
     # Closed first: a child forked in between must not find it open and forgotten.
     close(fd, identity)
+    keep(fd, *identity)  # by number and file: both may be another Presence's already
     forget(key, None)
 
 
 def _in_forked_child() -> None:
+    compiled.python_forks(False)
     inherited = list(_open.values())
     _open.clear()
+    for fd, identity in inherited:
+        compiled.keep_in_children(fd, *identity)
     try:
         for presence in list(_alive):
             presence._start_anew()
@@ -259,6 +317,16 @@ def _in_forked_child() -> None:
         _FORKING.release()
 
 
+def _before_fork() -> None:
+    _FORKING.acquire()
+    compiled.python_forks(True)
+
+
+def _in_parent() -> None:
+    compiled.python_forks(False)
+    _FORKING.release()
+
+
 os.register_at_fork(
-    before=_FORKING.acquire, after_in_parent=_FORKING.release, after_in_child=_in_forked_child
+    before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_forked_child
 )

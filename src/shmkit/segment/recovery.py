@@ -59,6 +59,9 @@ __all__ = ["COUNTER", "Recovery", "settle_beside_holder", "settle_by_token"]
 
 COUNTER: Final = (1 << 63) - 1  # 0 comes after it: counts are compared for a change only
 _FREE_LOOKS: Final = 8  # one after the other, by a caller that only tries
+_REST: Final = 0.05  # seconds between its further ones
+_AT_THE_DOOR: Final = 0.05  # seconds to wait there
+_POLL: Final = 0.005  # seconds between looks at the ticks
 
 # Index of a phase word -> phase, entries before it was read, entries after.
 _Phases: TypeAlias = dict[int, tuple[int, int, int]]
@@ -95,11 +98,12 @@ class Recovery:
             NO; YES or AFTER_DEATH if this participant is INSIDE now.
         """
         now = monotonic()
-        if not patient and self._vain >= _FREE_LOOKS and now - self._last < SLICE:
+        if not patient and self._vain >= _FREE_LOOKS and now - self._last < _REST:
             return NO
         self._last = now
         self._vain += 1
         presence, byte = self._participants.presence, RESCUE_BYTE + self._lock
+        unlocks = presence.unlocks(byte)
         if not presence.try_lock(byte):  # step: mutex.rescue
             return NO  # another participant is at it
         try:
@@ -107,15 +111,20 @@ class Recovery:
         except TimeoutError:
             return NO  # a process is stopped at the door
         finally:
-            presence.unlock(byte)  # step: mutex.rescued
+            for _ in unlocks:  # step: mutex.rescued
+                break
 
     def _rescue(self, own: memoryview[int], token: Semaphore, *, patient: bool) -> Acquired:
         words = self._participants.words
         dead, rest = self._survey()
         # A holder that was alive a moment ago has the token: it died with none of the dead.
         if dead and any(words[at] == INSIDE for at in rest):
-            with self._participants.entering(SLICE):
+            leaving = self._participants.enter_door(_AT_THE_DOOR)
+            try:
                 settle_beside_holder(self._participants, self._lock)
+            finally:
+                for _ in leaving:
+                    break
             return NO
         if any(phase == INSIDE for phase, *_ in dead.values()):
             return self._succeed(own, dead, AFTER_DEATH)
@@ -129,7 +138,8 @@ class Recovery:
         rest: _Phases = {}
         table = self._participants
         words, own_place = table.words, table.own_place()
-        with table.entering(SLICE):  # no newcomer takes a place meanwhile
+        leaving = table.enter_door(_AT_THE_DOOR)  # no newcomer takes a place meanwhile
+        try:
             for at, lives in table.phases(self._lock):
                 if not own_place <= at < own_place + LINE_WORDS:
                     # Entries are read before and after the phase: only equal ones belong to it. The
@@ -137,6 +147,9 @@ class Recovery:
                     entries = words[at + ENTRIES]
                     died = words[at] != IDLE and not lives() and words[at] != IDLE
                     (dead if died else rest)[at] = words[at], entries, words[at + ENTRIES]
+        finally:
+            for _ in leaving:
+                break
         return dead, rest
 
     def _succeed(self, own: memoryview[int], dead: _Phases, how: Acquired) -> Acquired:
@@ -168,12 +181,12 @@ class Recovery:
         noted = {at: words[at + TICKS] for at, (phase, *_) in rest.items() if phase == ENTERING}
         if noted and not patient:
             return NO  # that takes time; the waiters themselves find out
-        deadline = Deadline(4 * SLICE)
+        deadline = Deadline(2 * SLICE)
         while any(
             words[at] == ENTERING and words[at + TICKS] == tick for at, tick in noted.items()
         ):
             # The wait is on the token itself: should it turn up, it is ours.
-            if token.wait(SLICE / 10):  # step: mutex.try
+            if token.wait(_POLL):  # step: mutex.try
                 return self._succeed(own, dead, YES)
             if deadline.expired():
                 return NO  # one of them is stopped, perhaps with the token: it is waited for

@@ -25,11 +25,25 @@ from typing import TYPE_CHECKING, Any, Final
 from shmkit.errors import CorruptSegment, IncompatibleSegment
 from shmkit.memory.allocation import fill_holes
 from shmkit.memory.buffer import SharedBuffer
+from shmkit.memory.ownership import refuse_others
 from shmkit.memory.url import Url
 from shmkit.segment import header
 from shmkit.segment.membership import Membership
 from shmkit.segment.participants import NO_WORDS
-from shmkit.segment.words import LEAST_DATA, LINE, PAGE, PARTICIPANTS_AT, POISONED, STATE
+from shmkit.segment.words import (
+    CALLS_KIND,
+    JOINABLE_QUEUE_KIND,
+    KEPT,
+    LEAST_DATA,
+    LINE,
+    OBJECT_RING_KIND,
+    PAGE,
+    PARTICIPANTS_AT,
+    POISONED,
+    QUEUE_KIND,
+    RESULTS_KIND,
+    STATE,
+)
 
 if TYPE_CHECKING:
     import mmap
@@ -44,6 +58,11 @@ __all__ = ["CONTROL_PARTICIPANTS", "PARTICIPANTS", "Segment"]
 _NO_MAP: Final[Any] = None
 PARTICIPANTS: Final = (2 * PAGE - PARTICIPANTS_AT * 8) // LINE  # what fits into two pages
 CONTROL_PARTICIPANTS: Final = 120
+_SCHEMES: Final = ("anon:", "shm:", "file:")
+_WITH_PICKLES: Final = {
+    kind.number
+    for kind in (OBJECT_RING_KIND, QUEUE_KIND, JOINABLE_QUEUE_KIND, CALLS_KIND, RESULTS_KIND)
+}
 
 
 def _nothing(segment: Segment) -> None:
@@ -115,16 +134,28 @@ class Segment:
         return cls._join_own(buffer, kind)
 
     @classmethod
-    def attach(cls, where: Where | Url, kind: Kind, *, timeout: float | None = 0) -> Segment:
+    def attach(
+        cls,
+        where: Where | Url,
+        kind: Kind,
+        *,
+        timeout: float | None = 0,
+        trust_owner: bool = False,
+    ) -> Segment:
         """Join one that exists, waiting up to `timeout` seconds for it.
 
+        Another user's is refused, unless `trust_owner` is set and it holds no pickles.
+
         Raises:
+            PermissionError: it is another user's.
             FileNotFoundError: nothing of that name.
             IncompatibleSegment: not a segment, or another kind or version.
             CorruptSegment: its header breaks a rule.
             OSError: ENOSPC: it is a copy with holes, and there is no room to fill them.
         """
-        return cls.join(SharedBuffer._attach_filled(where, timeout=timeout), kind)
+        refusal = _refusal(kind, trust_owner)
+        buffer = SharedBuffer._attach_filled(where, timeout=timeout, refusal=refusal)
+        return cls.join(buffer, kind)
 
     @classmethod
     def ensure(
@@ -139,6 +170,7 @@ class Segment:
         mode: int = 0o600,
         fill: Callable[[memoryview], None] | None = None,
         first: Callable[[Segment], None] = _nothing,
+        trust_owner: bool = False,
     ) -> Segment:
         """Join the one that exists, or make it.
 
@@ -152,19 +184,23 @@ class Segment:
             mode: permissions, less the umask.
             fill: writes what else is there from the beginning.
             first: as of `control`.
+            trust_owner: as of `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             OSError: as `create`.
         """
         url = Url.parse(where)
         size, write = _new(kind, data_size, flags, participants, fill)
+        refusal = _refusal(kind, trust_owner)
         while True:
             try:
-                buffer = SharedBuffer._ensure_filled(url, size, write, keep=keep, mode=mode)
+                buffer = SharedBuffer._ensure_filled(
+                    url, size, write, keep=keep, mode=mode, refusal=refusal
+                )
             except IncompatibleSegment:  # smaller than a new one: `join` tells if it is ours
                 try:
-                    buffer = SharedBuffer.attach(url)
+                    buffer = SharedBuffer._attach_filled(url, refusal=refusal)
                 except FileNotFoundError:
                     continue
             try:
@@ -177,35 +213,68 @@ class Segment:
     @classmethod
     def control(
         cls,
-        memory: str | SharedBuffer | None,
+        memory: str | Url | SharedBuffer | None,
         kind: Kind,
         *,
         participants: int = CONTROL_PARTICIPANTS,
+        keep: bool = False,
+        mode: int = 0o600,
+        fill: Callable[[memoryview], None] | None = None,
         first: Callable[[Segment], None] = _nothing,
+        exclusive: bool = False,
+        trust_owner: bool = False,
     ) -> Segment:
         """A control page: a segment without data, that goes with its last user.
 
         Args:
-            memory: a name, for processes that know it; None for a page that is reached by fork and
-                pickle; or the buffer of a page that came by pickle.
+            memory: a name, for processes that know it; a url; None for a page that is reached by
+                fork and pickle; or the buffer of a page that came by pickle.
             kind: what lives there.
             participants: how many handles there may be at a time.
+            keep: leave the name in place when the last user goes. Files always stay.
+            mode: permissions, less the umask.
+            fill: as of `create`.
             first: called alone at the door if no other handle is a participant.
+            exclusive: make it; it must not be there.
+            trust_owner: as of `attach`.
 
         Raises:
+            FileExistsError: `exclusive`, and it is there.
             IncompatibleSegment: the name belongs to something else.
             CorruptSegment: its header was overwritten.
             FileNotFoundError: a page that came by pickle was removed meanwhile.
+            TypeError: a name that is no str.
+            PermissionError: it is another user's.
             ValueError: a bad name.
             OSError: no room, or too many participants.
         """
+        if not isinstance(memory, str | Url | SharedBuffer | None):
+            raise TypeError(
+                f"the name of a {kind.noun} is a str, or None for one without a name, "
+                f"not {memory!r}, which is of type {type(memory).__name__!r}"
+            )
         if memory == "":
             raise ValueError("the name is empty: give one that others know, or None")
+        if isinstance(memory, str) and memory.startswith(_SCHEMES):
+            raise ValueError(
+                f"{memory!r} is a url, where a name is asked for: use ensure({memory!r}), create() "
+                f"or attach(), or the name alone, {memory.partition(':')[2]!r}"
+            )
         if isinstance(memory, SharedBuffer):
             return cls.join(memory, kind, first)
         if memory is None:
-            return cls.create(None, kind, participants=participants)
-        return cls.ensure(f"shm:{memory}", kind, participants=participants, keep=True, first=first)
+            return cls.create(None, kind, participants=participants, fill=fill)
+        url = memory if isinstance(memory, Url) else Url.parse(f"shm:{memory}")
+        ensure = partial(cls.ensure, first=first, trust_owner=trust_owner)
+        return (cls.create if exclusive else ensure)(
+            url,
+            kind,
+            flags=KEPT if keep else 0,
+            participants=participants,
+            keep=True,  # by the process that makes it
+            mode=mode,
+            fill=fill,
+        )
 
     @classmethod
     def join(
@@ -229,9 +298,9 @@ class Segment:
         try:
             if buffer.size < PAGE:
                 raise IncompatibleSegment(
-                    f"segment {str(buffer.url)!r} is {buffer.size} bytes, a {kind.noun} needs at "
-                    f"least {PAGE + (0 if kind.control else LEAST_DATA)}: unlink it or take "
-                    "another name",
+                    f"{str(buffer.url)!r} holds no {kind.noun}: it is {buffer.size} bytes, and a "
+                    f"{kind.noun} needs at least {PAGE + (0 if kind.control else LEAST_DATA)}: "
+                    "take another name, or unlink it if nothing uses it",
                     where=str(buffer.url),
                 )
             self._bind()
@@ -260,9 +329,13 @@ class Segment:
             self.buffer.unlink()  # while it is mapped: no other file can get its inode number
         elif hasattr(self, "membership"):
             try:
-                with self.membership.entering(0):
+                leaving = self.membership.participants.enter_door(0)
+                try:
                     if self.membership.participants.are_none():
                         self.buffer.unlink()
+                finally:
+                    for _ in leaving:
+                        break
             except OSError:
                 return  # another process is at the door, and wants it; or there is no name
 
@@ -281,7 +354,9 @@ class Segment:
         membership = self.membership = Membership(self.buffer, self.kind)
         membership.bind(self.map, self.words, self.header.participants)
         url = self.buffer.url
-        named_page = self.kind.control and url.scheme != "anon"
+        if self.kind.number in _WITH_PICKLES and not self.buffer.created:  # it may be unpickled
+            refuse_others(membership.presence.descriptor, url, _refusal(self.kind, False))
+        named_page = self.goes_with_last_user
         may_have_holes = url.scheme != "anon" and not self.buffer.created
 
         def enter() -> None:
@@ -298,6 +373,12 @@ class Segment:
         if named_page:
             membership.call_when_last(self.buffer.unlink)
         membership.admit(enter)
+
+    @property
+    def goes_with_last_user(self) -> bool:
+        """Whether it is a control page whose name the last one out removes."""
+        is_kept = self.buffer.url.scheme != "shm" or self.header.flags & KEPT
+        return self.kind.control and not is_kept
 
     # -- using and leaving -------------------------------------------------------------------------
 
@@ -320,6 +401,18 @@ class Segment:
     def unlink(self) -> None:
         """Remove the name: no process can attach any more; participants go on."""
         self.buffer.unlink()
+
+
+def _refusal(kind: Kind, trust_owner: bool) -> str:
+    """Why another user's is refused; "" if it is not."""
+    if kind.number in _WITH_PICKLES:
+        return "objects are pickles, pickles are code, and only your own is run"
+    if trust_owner:
+        return ""
+    return (
+        f"that user could change this {kind.noun} behind its rules: take another name, or pass "
+        "trust_owner=True if you trust them"
+    )
 
 
 def _new(

@@ -48,7 +48,9 @@ __all__ = [
     "uses_names",
 ]
 
-SLICE: Final = 0.05  # seconds: the longest sleep before a waiter looks around
+# Seconds: the longest sleep before a waiter looks around. So an idle waiter wakes twice a second,
+# and the death of a peer is seen within a second.
+SLICE: Final = 0.5
 
 MODE: str = os.environ.get("SHMKIT_SEMAPHORES", "")
 """How semaphores are made: "" in the segment where that works, "named" with names."""

@@ -159,7 +159,6 @@ QUEUE: Final = _table(
     0x208  u64    always_open  creator                       1: a joiner's wait does not end with a shutdown
     0x210  u64    tasks_done   consumer, with the get lock   how often task_done was called
     0x218  u64    join_news    consumer, with the get lock   changes when joiners should look
-    0x220  u64    tracker      creator                       of a nameless ring: inode of its resource tracker's pipe
     0x240  u64    done_bell    joiner sets, consumer clears  a joiner may be asleep
     """,
 )
@@ -223,11 +222,21 @@ EVENT: Final = _table(
     """,
 )
 
+SEMAPHORE: Final = _table(
+    "Semaphore",
+    """
+    0x080  u64  initial  creator                             the count it began with
+    0x088  u64  count    any participant, with the lock      tokens that can be had; follows from the participants' words
+    0x090  u64  news     any participant, with the lock      changes when waiters should look
+    0x280  u64  bell     waiters set, a releaser clears      a waiter may be asleep
+    """,
+)
+
 ONCE: Final = _table(
     "once",
     """
-    0x080  u64       built   builder  0 not built, 1 bytes, 2 an array; stored last
-    0x088  u64       length  builder  of bytes
+    0x080  u64       built   builder  0 not built, 1 bytes, 2 an array, 3 arrays by names; stored last
+    0x088  u64       length  builder  of bytes; of the table of names, a Python literal before the arrays
     0x090  16 bytes  name    builder  random part of the name of the segment with the content
     """,
 )
@@ -260,6 +269,7 @@ PARTICIPANT: Final = _table(
     0x010  u64    attached  the participant  nanoseconds: tells it from the next owner of these 128 bytes
     0x018  u64    roles     the participant  bit 0: puts or writes; bit 1: gets
     0x020  6 u64  phases    the participant  for each of two locks: phase, ticks, entries
+    0x050  u64    tokens    with the lock    of a semaphore: low half, tokens it holds; high half, tokens it made
     0x070  u64    pinned    the participant  of a SharedDict: 1 + the oldest generation it has views of; 0: none
     """,
 )
@@ -285,11 +295,35 @@ CALL_NOTE: Final = _table(
     """,
 )
 
+LABEL: Final = _table(
+    "The label of an object in overflow: the payload of a frame of kind 2",
+    """
+    0x000  16 bytes  nonce      sender  random, the same as at the end of the object
+    0x010  u64       start      sender  byte where the object begins
+    0x018  u64       size       sender  bytes of the object
+    0x020  u32       encoded    sender  1: as in a frame of kind 1; 0: a pickle
+    0x024  u32       path_size  sender  bytes of the path; 0: the object is behind the ring's own data
+    0x028  bytes     path       sender  of the spill file that the object is in
+    """,
+)
+
 OVERFLOW: Final = _table(
-    "The end of an object in overflow, counted from its last 24 bytes",
+    "Behind an object in overflow",
     """
     0x000  16 bytes  nonce  sender  random, the same as in its label
     0x010  8 bytes   magic  sender  SHMKIT, 2, 0
+    """,
+)
+
+SPILL: Final = _table(
+    "The first page of a spill file; objects follow it",
+    """
+    0x000  8 bytes  magic      its maker  SHMKIT, 3, 0
+    0x008  u64      device     its maker  of the ring's memory
+    0x010  u64      inode      its maker  the same
+    0x018  u64      processes  its maker  inode of its namespace of process ids
+    0x020  u32      url_size   its maker  bytes of the url
+    0x024  bytes    url        its maker  of the ring
     """,
 )
 
@@ -313,13 +347,16 @@ TABLES: Final = (
     DICT,
     DICT_ENTRY,
     EVENT,
+    SEMAPHORE,
     ONCE,
     ARRAY,
     SEMAPHORES,
     PARTICIPANT,
     FRAME,
     CALL_NOTE,
+    LABEL,
     OVERFLOW,
+    SPILL,
     LOCK_BYTES,
 )
 
@@ -355,7 +392,7 @@ CALLS_KIND: Final = Kind(11, "ring of calls", _RING, ("put", "get"))
 RESULTS_KIND: Final = Kind(12, "ring of results", _RING, ("put", "get"))
 LOCK_KIND: Final = Kind(16, "lock", (("put", 1),), ("put",), control=True)
 EVENT_KIND: Final = Kind(17, "event", (("data", 0),), control=True)
-SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0),), control=True)
+SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0), ("put", 1)), ("put",), control=True)
 ONCE_KIND: Final = Kind(32, "once", (("put", 1),), ("put",), control=True)
 ARRAY_KIND: Final = Kind(0x41, "shared array")
 DICT_KIND: Final = Kind(0x42, "dict", (*_BELLS, ("put", 1)), ("put",))
@@ -395,6 +432,12 @@ CHECKSUM: Final = HEADER.format("checksum", "checksum")
 CHECKSUM_AT: Final = HEADER.at("checksum")
 OVERFLOW_MAGIC: Final = b"SHMKIT\x02\0"
 OVERFLOW_NONCE: Final = OVERFLOW.at("magic")  # bytes
+OVERFLOW_END: Final = OVERFLOW.format("nonce", "magic")
+LABEL_HEAD: Final = LABEL.format("nonce", "path_size")
+LABEL_PATH: Final = LABEL.at("path")  # in bytes
+SPILL_MAGIC: Final = b"SHMKIT\x03\0"
+SPILL_HEAD: Final = SPILL.format("magic", "url_size")
+SPILL_URL: Final = SPILL.at("url")  # in bytes
 
 STATE: Final = HEADER.word("state")
 SEMAPHORE_FORMAT: Final = HEADER.word("semaphore_format")
@@ -421,13 +464,15 @@ MANY_CONSUMERS: Final = 4
 POLICY_SHIFT: Final = 4
 POLICIES: Final = ("block", "raise", "drop-new", "drop-oldest")
 
+# Flag of a control page.
+KEPT: Final = 1  # its name stays when its last user leaves
+
 PUT_NOTES: Final = QUEUE.word("put_notes")
 GET_NOTES: Final = QUEUE.word("get_notes")
 MAXSIZE: Final = QUEUE.word("maxsize")
 ALWAYS_OPEN: Final = QUEUE.word("always_open")
 TASKS_DONE: Final = QUEUE.word("tasks_done")
 JOIN_NEWS: Final = QUEUE.word("join_news")
-TRACKER: Final = QUEUE.word("tracker")
 DONE_BELL: Final = QUEUE.word("done_bell")
 
 OLDEST: Final = BROADCAST.word("oldest")
@@ -456,11 +501,17 @@ EVENT_SET: Final = EVENT.word("is_set")
 EVENT_MARK: Final = EVENT.word("mark")
 EVENT_BELL: Final = EVENT.word("bell")
 
+SEMAPHORE_INITIAL: Final = SEMAPHORE.word("initial")
+SEMAPHORE_COUNT: Final = SEMAPHORE.word("count")
+SEMAPHORE_NEWS: Final = SEMAPHORE.word("news")
+SEMAPHORE_BELL: Final = SEMAPHORE.word("bell")
+
 ONCE_BUILT: Final = ONCE.word("built")
 ONCE_LENGTH: Final = ONCE.word("length")
 ONCE_NAME: Final = slice(ONCE.at("name"), ONCE.at("name") + 16)  # in bytes
 BUILT_BYTES: Final = 1
 BUILT_ARRAY: Final = 2
+BUILT_MAPPING: Final = 3
 
 ARRAY_DESCRIPTION: Final = ARRAY.format("text_length", "text_checksum")
 ARRAY_TEXT_LENGTH: Final = ARRAY.at("text_length")  # in bytes
@@ -481,6 +532,9 @@ START: Final = PARTICIPANT.word("start")
 ATTACHED: Final = PARTICIPANT.word("attached")
 ROLES: Final = PARTICIPANT.word("roles")
 PHASES: Final = PARTICIPANT.word("phases")  # LOCK_WORDS for each of LOCKS locks
+TOKENS: Final = PARTICIPANT.word("tokens")
+TOKENS_HELD: Final = (1 << 32) - 1  # what of the word is those it holds
+TOKENS_MADE: Final = 32  # bits by which those it made are shifted
 PINNED: Final = PARTICIPANT.word("pinned")
 LOCKS: Final = 2
 LOCK_WORDS: Final = 3

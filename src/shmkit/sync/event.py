@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Self
 
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError, CorruptSegment
+from shmkit.errors import CorruptSegment
 from shmkit.segment.fences import fence
 from shmkit.segment.participants import NO_WORDS
-from shmkit.segment.segment import Segment
+from shmkit.segment.semaphores import SLICE
 from shmkit.segment.words import EVENT_BELL, EVENT_KIND, EVENT_MARK, EVENT_SET, READY, STATE
 from shmkit.sync.doorbell import Doorbell
+from shmkit.sync.page import OnPage
 
 if TYPE_CHECKING:
-    from shmkit.memory.buffer import SharedBuffer
+    from shmkit.segment.segment import Segment
 
 __all__ = ["Event"]
 
-_TURN: Final = 0.25  # seconds between looks at the flag
 
-
-class Event:
+class Event(OnPage):
     """A flag between processes, with a wait for it; `threading.Event` otherwise.
 
     Without a name it is reached by forking or pickling it; with one, by every process of the same
     user that gives the same name. The death of a process changes nothing.
 
     Args:
-        name: a name without "/", or None.
+        name: a name without "/", or None. `create`, `attach` and `ensure` take files, too.
+        participants: how many handles there may be at a time, of all processes.
+        keep: leave the name in place when its last user leaves; files always stay.
+        mode: permissions, less the umask; a process of another user has to say `trust_owner=True`
+            as well.
+        trust_owner: take what another user made, too: one that you trust.
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
         CorruptSegment: its memory was overwritten.
-        ValueError: a bad name.
-        OSError: no room, or 120 handles are there.
+        PermissionError: it is another user's.
+        ValueError: a bad name, or participants that cannot be.
+        OSError: no room, or `participants` handles are there.
     """
 
     __slots__ = ("__weakref__", "_bell", "_closed", "_segment", "_words")
 
-    def __init__(self, name: str | None = None) -> None:
-        self._open(name)
+    _KIND = EVENT_KIND
 
-    def _open(self, memory: str | SharedBuffer | None) -> None:
-        self._segment = segment = Segment.control(memory, EVENT_KIND)
+    def _open(self, segment: Segment) -> None:
+        self._segment = segment
         membership = segment.membership
         self._words = segment.words
         self._bell = Doorbell(
@@ -91,7 +95,7 @@ class Event:
         """Wait until it is set.
 
         Args:
-            timeout: seconds to wait at most; None for ever.
+            timeout: seconds to wait at most: None for ever, 0 or less not at all.
 
         Returns:
             False when the time was up first.
@@ -99,7 +103,7 @@ class Event:
         Raises:
             ClosedError: this handle was closed, now or before.
             CorruptSegment: its memory was overwritten.
-            ValueError: a negative timeout.
+            TypeError, ValueError: a timeout that is no number, or NaN.
         """
         deadline, words = Deadline(timeout), self._words
         self._check_open()
@@ -110,7 +114,7 @@ class Event:
         woken = False
         while not (woken or deadline.expired()):
             # The flag as well: a setter may have been killed before it stored the mark.
-            turn = Deadline(min(deadline.remaining(), _TURN))
+            turn = Deadline(min(deadline.remaining(), SLICE))
             woken = self._bell.wait(EVENT_MARK, mark, turn, self._check_open) or bool(
                 words[EVENT_SET]
             )
@@ -127,32 +131,20 @@ class Event:
         self._bell.ring()  # each sleeper wakes the next
         return True
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"this event ({self._segment.buffer.url}) was closed")
-
-    @property
-    def name(self) -> str:
-        """The name it was given, "" without one."""
-        return self._segment.buffer.name
-
     def close(self) -> None:
-        """Leave it. The last one out removes the name. Idempotent."""
+        """Leave it. The last one out removes the name of a segment. Idempotent."""
         self._closed = True
         self._words = NO_WORDS
         self._bell.close()
         self._segment.close()
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def __enter__(self) -> Self:
         self._check_open()
-        return _rejoin, (type(self), self._segment.buffer)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "set" if self.is_set() else "not set"
         return f"<Event {self._segment.buffer.url} {state}>"
-
-
-def _rejoin(cls: type[Event], buffer: SharedBuffer) -> Event:
-    event = cls.__new__(cls)
-    event._open(buffer)
-    return event

@@ -9,26 +9,25 @@ from typing import TYPE_CHECKING, Final
 from shmkit import compiled
 from shmkit.compiled import twin
 from shmkit.deadline import Deadline
-from shmkit.errors import ClosedError
-from shmkit.segment.acquired import NO, Acquired
-from shmkit.segment.segment import Segment
+from shmkit.segment.acquired import AFTER_DEATH, NO, Acquired
 from shmkit.segment.semaphores import SLICE
-from shmkit.segment.words import LOCK_KIND
-from shmkit.sync.mutex import Mutex
+from shmkit.segment.words import INSIDE, LOCK_KIND, PHASE
+from shmkit.sync.mutex import Mutex, NotHeld
+from shmkit.sync.page import OnPage
 from shmkit.sync.threads import ThreadGuard
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from shmkit.memory.buffer import SharedBuffer
+    from shmkit.segment.segment import Segment
 
-__all__ = ["Acquired", "Lock"]
+__all__ = ["Acquired", "Lock", "NotHeld"]
 
 _INDEX: Final = 0  # of its lock in the segment
 
 
 @twin(compiled.LockCore)
-class Lock(compiled.LockCore):
+class Lock(compiled.LockCore, OnPage):
     """One process at a time is inside; if it dies there, the next gets in, and is told.
 
     Without a name it is reached by forking or pickling it; with one, by every process of the same
@@ -37,17 +36,22 @@ class Lock(compiled.LockCore):
     one that ends, or drops its handle, without a release has died inside.
 
     Args:
-        name: a name without "/", or None.
+        name: a name without "/", or None. `create`, `attach` and `ensure` take files, too.
+        participants: how many handles there may be at a time, of all processes.
+        keep: leave the name in place when its last user leaves; files always stay.
+        mode: permissions, less the umask; a process of another user has to say `trust_owner=True`
+            as well.
+        trust_owner: take what another user made, too: one that you trust.
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
         CorruptSegment: its memory was overwritten.
-        ValueError: a bad name.
-        OSError: no room, or 120 handles are there.
+        PermissionError: it is another user's.
+        ValueError: a bad name, or participants that cannot be.
+        OSError: no room, or `participants` handles are there.
 
     Notes:
-        How a dead holder is told from a slow one: segment/recovery.py. At most 120 handles at a
-        time.
+        How a dead holder is told from a slow one: segment/recovery.py.
 
         A forked child is a user of its own from its first acquire on. Until then the handle of its
         parent has to stay open. Else the name is removed, and its next user makes another lock.
@@ -56,11 +60,10 @@ class Lock(compiled.LockCore):
         the same thread on the same handle.
     """
 
-    def __init__(self, name: str | None = None) -> None:
-        self._open(name)
+    _KIND = LOCK_KIND
 
-    def _open(self, memory: str | SharedBuffer | None) -> None:
-        self._segment = segment = Segment.control(memory, LOCK_KIND)
+    def _open(self, segment: Segment) -> None:
+        self._segment = segment
         membership = segment.membership
         self._closed = False
         self._mutex = Mutex(membership, segment.words, _INDEX, keeps_news=True)
@@ -71,7 +74,7 @@ class Lock(compiled.LockCore):
             if not membership.is_another_inside(_INDEX):
                 segment.buffer.unlink()
 
-        if segment.buffer.name:
+        if segment.goes_with_last_user:
             membership.call_when_last(remove)
         membership.presence.call_after_fork(self._begin)
         membership.watch(self, segment.close)
@@ -93,7 +96,7 @@ class Lock(compiled.LockCore):
 
         Args:
             block: wait at all.
-            timeout: seconds to wait at most; None for ever.
+            timeout: seconds to wait at most: None for ever, 0 or less not at all.
 
         Returns:
             `Acquired.YES`; `AFTER_DEATH` if the holder before died holding it; `NO` if the time was
@@ -103,9 +106,9 @@ class Lock(compiled.LockCore):
             ClosedError: this handle was closed.
             CorruptSegment: its memory was overwritten.
             RuntimeError: called inside another call of this thread on this handle.
-            ValueError: a timeout that is negative or not a number.
+            TypeError, ValueError: a timeout that is no number, or NaN.
         """
-        guard = self._guard
+        guard, deadline = self._guard, Deadline(timeout)
         if guard.is_mine():
             raise self._nested()
         # Identifies this call: after an exception it gives back only what it acquired itself.
@@ -118,15 +121,26 @@ class Lock(compiled.LockCore):
                     self._call = call
                     how = self._mutex.acquire(block, timeout)
                 else:
-                    how = self._acquire_after_others(Deadline(timeout if block else 0), call)
+                    how = self._acquire_after_others(deadline if block else Deadline(0), call)
             finally:
                 self._leave()
         except BaseException:
-            try:
-                self._leave()  # again: a handler may have raised as the first began
-            finally:
-                if self._call is call and self._mutex.held:
-                    self._mutex.pass_on(how)
+            # No call from here on, but for the news of a death: more handlers may raise.
+            for mine in guard.mine:  # it is, if a handler raised as `_leave` began
+                if mine:
+                    self._inside = False
+                    for _ in guard.gives:
+                        break
+                break
+            mutex = self._mutex
+            if self._call is call and mutex._place[PHASE] == INSIDE:
+                try:
+                    if how is AFTER_DEATH:
+                        mutex.pass_on(how)
+                finally:
+                    if mutex._place[PHASE] == INSIDE:
+                        for _ in mutex.gives:
+                            break
             raise
         return how
 
@@ -166,7 +180,8 @@ class Lock(compiled.LockCore):
 
         Raises:
             ClosedError: this handle was closed.
-            RuntimeError: this handle does not hold it; or as `acquire`.
+            NotHeld: a ValueError and RuntimeError: this handle does not hold it.
+            RuntimeError: as `acquire`.
         """
         guard = self._guard
         if guard.is_mine():
@@ -177,11 +192,17 @@ class Lock(compiled.LockCore):
                 if guard.try_take() or (self._mutex.held and guard.take(Deadline(None))):
                     self._mutex.release()
                 else:
-                    raise RuntimeError("release of a lock that this handle does not hold")
+                    raise NotHeld(
+                        "release of a lock that this handle does not hold: acquire it first"
+                    )
             finally:
                 guard.leave()
         except BaseException:
-            guard.leave()  # again: a handler may have raised as the first began
+            for mine in guard.mine:  # it is, if a handler raised as `leave` began
+                if mine:
+                    for _ in guard.gives:
+                        break
+                break
             raise
         # Outside of the guard, which a woken thread takes next.
         if self._waiting:
@@ -192,10 +213,6 @@ class Lock(compiled.LockCore):
             "a call inside another one of the same thread on this lock: a signal handler, "
             "finalizer or debugger that may come there needs a handle of its own"
         )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"this lock ({self._segment.buffer.url}) was closed")
 
     def __enter__(self) -> Acquired:
         return self.acquire()
@@ -213,19 +230,14 @@ class Lock(compiled.LockCore):
         """Whether this handle holds it."""
         return self._mutex.held
 
-    @property
-    def name(self) -> str:
-        """The name it was given, "" without one."""
-        return self._segment.buffer.name
-
     def close(self) -> None:
         """Leave it; if this handle holds it, whichever thread acquired it, it is released first.
 
-        The last one out removes the name. Idempotent.
+        The last one out removes the name of a segment. Idempotent; after an interrupted one it
+        does the rest.
         """
-        if self._closed:
-            return
         self._closed = True
+        self._freed.set()  # threads that wait for another one of this handle look at once
         try:
             # While it is held no thread waits for it with the guard: a second is plenty.
             if self._mutex.held and self._guard.take(Deadline(1)) and self._mutex.held:
@@ -235,18 +247,8 @@ class Lock(compiled.LockCore):
         self._mutex.retire()
         self._segment.close()
 
-    def __reduce__(self) -> tuple[object, ...]:
-        self._check_open()
-        return _rejoin, (type(self), self._segment.buffer)
-
     def __repr__(self) -> str:
         where = self._segment.buffer.url
         if self._closed:
             return f"<Lock {where} closed>"
         return f"<Lock {where} {'held here' if self.held else 'not held here'}>"
-
-
-def _rejoin(cls: type[Lock], buffer: SharedBuffer) -> Lock:
-    lock = cls.__new__(cls)
-    lock._open(buffer)
-    return lock

@@ -9,6 +9,7 @@ waiter looks for the dead (segment/recovery.py).
 from __future__ import annotations
 
 import time
+from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from shmkit.core import COUNTER, YIELDS, MutexCore, yield_cpu
@@ -35,9 +36,14 @@ if TYPE_CHECKING:
     from shmkit.segment.membership import Membership
     from shmkit.segment.semaphores import Semaphore
 
-__all__ = ["Mutex"]
+__all__ = ["Mutex", "NotHeld"]
 
+_POLL: Final = 0.005  # seconds
 _NO_PLACE: Final = memoryview(b"\xff" * 8 * LOCK_WORDS).cast("Q")  # not IDLE: the slow path
+
+
+class NotHeld(ValueError, RuntimeError):
+    """A release of what is not held: `multiprocessing` raises ValueError, `threading` the other."""
 
 
 class Mutex(MutexCore):
@@ -80,6 +86,7 @@ class Mutex(MutexCore):
     def start_anew(self) -> None:
         """Hold nothing, and be no participant: at first, and in a forked child."""
         self._place = _NO_PLACE
+        self.gives = iter(())
 
     @property
     def held(self) -> bool:
@@ -107,8 +114,8 @@ class Mutex(MutexCore):
         while self._place is not _NO_PLACE and self._place[PHASE] in (ENTERING, INSIDE, LEAVING):
             if deadline.expired():
                 break  # it is in a `with`, and finds the handle closed after it
-            time.sleep(SLICE / 10)  # polled: news of every release would slow releases down
-        self._place = _NO_PLACE
+            time.sleep(_POLL)  # polled: news of every release would slow releases down
+        self._place, self.gives = _NO_PLACE, iter(())
         self._use(NoSemaphore())
         # These would keep the memory mapped.
         self._words, self._recovery = NO_WORDS, None
@@ -140,6 +147,14 @@ class Mutex(MutexCore):
         """Have this participant's words at the lock."""
         at = self._membership.line() + PHASES + LOCK_WORDS * self._index
         self._place = place = self._words[at : at + LOCK_WORDS]
+        phases, flags = repeat(PHASE), repeat(0)
+        self.gives = zip(
+            map(self._flag.__setitem__, flags, repeat(self._flag_value)),
+            map(place.__setitem__, phases, repeat(LEAVING)),
+            self._posts,
+            map(place.__setitem__, phases, repeat(IDLE)),
+            strict=False,
+        )
         return place
 
     def _wait(self, timeout: float | None) -> Acquired:
@@ -171,9 +186,7 @@ class Mutex(MutexCore):
 
     def _abandon(self, place: memoryview[int]) -> None:
         """Get out of an acquire that a signal handler ended."""
-        if place[PHASE] == ENTERING:
-            place[PHASE] = IDLE  # no token: taking it and being INSIDE are one step
-        elif place[PHASE] == INSIDE:
+        if place[PHASE] == INSIDE:
             self.pass_on(AFTER_DEATH if self._rescuing else YES)
         self._rescuing = False
 
@@ -197,7 +210,7 @@ class Mutex(MutexCore):
     def _not_held(self) -> Exception:
         if self._closed:
             return ClosedError("this lock was closed")
-        return RuntimeError("release of a lock that this handle does not hold")
+        return NotHeld("release of a lock that this handle does not hold: acquire it first")
 
     def _check_open(self) -> None:
         if self._closed:

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
-from shmkit.memory.buffer import SharedBuffer
-from shmkit.memory.url import Url
-from shmkit.segment import header
-from shmkit.segment.semaphores import SLICE, NoSemaphore, semaphore_in, uses_names
-from shmkit.segment.words import PAGE, SEMAPHORE_AT, SEMAPHORE_KIND
+from shmkit.sync.tokens import MOST, Tokens
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from shmkit.segment.semaphores import Semaphore as Counter
+    from shmkit.memory.buffer import SharedBuffer
+    from shmkit.sync.posix_count import PosixCount
 
-__all__ = ["Semaphore", "check_name"]
+__all__ = ["ReleasedTooOften", "Semaphore", "check_name"]
 
-NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
-# At exit: after the children of this process were joined, which may still want to attach (0 and
-# above run before that), and before multiprocessing removes its temporary directory at -100.
-_PRIORITY: Final = -60
-_PARTICIPANTS: Final = 16  # what fits into the page
-_MOST: Final = os.sysconf("SC_SEM_VALUE_MAX")
-_NOTHING: Final = NoSemaphore()
+_NAME_LIMIT: Final = 250  # NAME_MAX less the "sem." glibc puts before it
 
 
-def check_name(name: str) -> str:
-    """Give back `name` if a semaphore may have it.
+class ReleasedTooOften(OverflowError, ValueError):
+    """The counter is as high as it can be; `multiprocessing` raises ValueError then."""
+
+
+def check_name(name: str, *, tracked: bool = False) -> str:
+    """Give back `name` if a POSIX semaphore may have it.
+
+    Args:
+        name: without the "/" in front.
+        tracked: whether the resource tracker is to know it.
 
     Raises:
-        ValueError: it is empty, too long, or has a "/" or a NUL in it.
+        ValueError: it is empty, too long, or has a "/" or a NUL in it; `tracked`, and it is not of
+            ASCII alone, or has a colon or a line break in it.
     """
     if not name or "/" in name or "\0" in name or name in {".", ".."}:
         raise ValueError(f"{name!r} is no name for a semaphore: take letters, digits, '-' and '_'")
-    if len(os.fsencode(name)) > NAME_LIMIT:
+    length = len(name.encode(errors="surrogateescape"))
+    if length > _NAME_LIMIT:
+        raise ValueError(f"name of {length} bytes, {_NAME_LIMIT} are allowed: take a shorter one")
+    if tracked and (not name.isascii() or not name.isprintable() or ":" in name):
         raise ValueError(
-            f"name of {len(os.fsencode(name))} bytes, {NAME_LIMIT} are allowed: take a shorter one"
+            f"{name!r} is no name for a POSIX semaphore that is to go with its creator: the "
+            "resource tracker takes ASCII without ':' alone; take another name, or tracked=False"
         )
     return name
 
@@ -49,163 +50,164 @@ def check_name(name: str) -> str:
 class Semaphore:
     """A counter that processes raise and lower; lowering waits while it is 0.
 
-    Without a name it is reached by forking or pickling the object, and leaves nothing behind, ever.
-    With one it is a POSIX semaphore: any program of the same user that gives the same name has the
-    same. The process that created it owns the name: it is removed by `unlink`, or at that process's
-    end.
+    Without a name it is reached by forking or pickling it; with one, by every process of the same
+    user that gives the same name. The last one out removes the name.
+
+    What a process had acquired when it died, or dropped its handle, comes back within a second.
+    But never so that there is more than at first: what `release` put on top of that are signals,
+    and a signal that was taken has arrived. Any process may release what another one acquired.
+
+    With `posix=True` it is a plain POSIX semaphore instead: C programs open it by its name, too.
+    Of such a one the kernel keeps the count alone: what a dead process had acquired is lost. The
+    process that created it owns its name: that is removed by `unlink`, or at the process's end.
 
     Args:
         value: the count it is created with; ignored when it exists.
         name: a name without "/", or None.
+        posix: whether it is a POSIX semaphore, which has to have a name.
 
     Raises:
+        IncompatibleSegment: the name belongs to something else.
+        CorruptSegment: its memory was overwritten.
+        TypeError: a value that is no int, or a name that is no str.
         ValueError: a bad name, or a value below 0 or too large for a semaphore.
         PermissionError: the name belongs to another user.
+        OSError: no room, or 120 handles are there.
+
+    Notes:
+        At most 120 handles at a time, but for `posix`.
+
+        A signal handler may call it. In the middle of a call of the same thread on the same handle
+        a `release` is done at the end of that call, and all else is a RuntimeError at once.
     """
 
-    __slots__ = ("__weakref__", "_counter", "_fresh", "_name", "_owner", "_place", "_remove")
+    __slots__ = ("__weakref__", "_closed", "_count")
 
-    _counter: Counter
-    _place: SharedBuffer | None  # of one without a name
-    _fresh: bool  # whether its name is a random one, which goes with the handle
-    _remove: Any  # what removes the name, in the process that has to
+    _count: Tokens | PosixCount
 
-    def __init__(self, value: int = 1, name: str | None = None) -> None:
-        if name is None:
-            self._create_unnamed(_checked(value))
+    def __init__(self, value: int = 1, name: str | None = None, *, posix: bool = False) -> None:
+        _check(value, name, posix)
+        self._closed = False
+        if name is None or not posix:
+            self._count = Tokens(name, value)
             return
-        check_name(name)
+        from shmkit.sync.posix_count import PosixCount
+
+        check_name(name, tracked=True)
         while True:
             try:
-                self._create_named(name, _checked(value), tracked=True)
+                self._count = PosixCount(name, value, tracked=True)
             except FileExistsError:
                 try:
-                    self._attach_named(name)
+                    self._count = PosixCount(name)
                 except FileNotFoundError:
                     continue  # unlinked between the two: it is ours to make after all
             return
 
     @classmethod
-    def create(cls, name: str, value: int = 0, *, tracked: bool = True) -> Self:
-        """Create one with a name, and own the name.
+    def create(
+        cls, name: str, value: int = 0, *, posix: bool = False, tracked: bool = True
+    ) -> Self:
+        """Create one with a name.
 
         Args:
             name: the name it gets.
             value: the count it starts with.
-            tracked: remove the name at the process's end, however that comes. False leaves it
-                to `unlink`.
+            posix: whether it is a POSIX semaphore.
+            tracked: of a POSIX semaphore, whether its name is removed at the process's end,
+                however that comes. False leaves it to `unlink`.
 
         Raises:
             FileExistsError: there is one of that name.
-            ValueError: a bad name, or a value below 0 or too large for a semaphore.
+            TypeError, ValueError, OSError: as the constructor.
         """
-        self = cls.__new__(cls)
-        self._create_named(check_name(name), _checked(value), tracked=tracked)
-        return self
+        _check(value, name, posix)
+        if not posix:
+            return cls._of(Tokens.create(_named(name), value))
+        from shmkit.sync.posix_count import PosixCount
+
+        check_name(_named(name), tracked=tracked)
+        return cls._of(PosixCount(name, value, tracked=tracked))
 
     @classmethod
-    def attach(cls, name: str) -> Self:
+    def attach(cls, name: str, *, posix: bool = False) -> Self:
         """Open the one of a name.
+
+        Args:
+            name: its name.
+            posix: whether it is a POSIX semaphore.
 
         Raises:
             FileNotFoundError: there is none of that name.
+            IncompatibleSegment, CorruptSegment, TypeError, ValueError, OSError: as the constructor.
         """
+        _check(0, name, posix)
+        from shmkit.sync.posix_count import PosixCount
+
+        if posix:
+            return cls._of(PosixCount(check_name(_named(name))))
+        try:
+            return cls._of(Tokens.attach(_named(name)))
+        except FileNotFoundError as error:
+            try:
+                PosixCount(check_name(name)).close()
+            except (OSError, ValueError):
+                raise error from None
+            raise FileNotFoundError(
+                f"no semaphore {name!r} of shmkit's own, but a POSIX one of that name: "
+                "Semaphore.attach(name, posix=True)"
+            ) from error
+
+    @classmethod
+    def _of(cls, count: Tokens | PosixCount) -> Self:
         self = cls.__new__(cls)
-        self._attach_named(check_name(name))
+        self._closed, self._count = False, count
         return self
-
-    # -- how it is made ----------------------------------------------------------------------------
-
-    def _create_unnamed(self, value: int) -> None:
-        if uses_names():  # no unnamed semaphores here (macOS): take a random name
-            name = f"shmkit-{os.urandom(8).hex()}"
-            self._create_named(name, value, tracked=True, owner=self)
-            self._fresh = True
-            return
-        fill = partial(
-            header.fill, kind=SEMAPHORE_KIND, flags=0, data_size=0, participants=_PARTICIPANTS
-        )
-        buffer = SharedBuffer._create_filled(Url("anon"), PAGE, fill, keep=False)
-        buffer._pid = 0  # a semaphore may be dropped open: this buffer does not warn then
-        self._stand_in(buffer)
-        self._counter.reset(value)
-
-    def _stand_in(self, buffer: SharedBuffer) -> None:
-        memory, _ = buffer.raw
-        header.read(memory, SEMAPHORE_KIND, buffer.size, str(buffer.url))
-        self._counter = semaphore_in(memory, SEMAPHORE_AT["data"])
-        self._name, self._place = "", buffer
-        self._remove, self._owner, self._fresh = None, 0, False
-
-    def _attach_named(self, name: str) -> None:
-        self._use_named(name, None)
-
-    def _create_named(
-        self, name: str, value: int, *, tracked: bool, owner: Semaphore | None = None
-    ) -> None:
-        self._use_named(name, value)
-        if tracked:
-            from multiprocessing import resource_tracker
-            from multiprocessing.util import Finalize
-
-            # The tracker removes the name if this process is killed.
-            resource_tracker.register(f"/{name}", "semaphore")
-            self._remove = Finalize(owner, _remove, (name, _identity(name)), exitpriority=_PRIORITY)
-
-    def _use_named(self, name: str, value: int | None) -> None:
-        from shmkit.segment.named_semaphores import NamedSemaphore
-
-        self._counter = NamedSemaphore(name, value)
-        self._name, self._place = name, None
-        self._remove, self._owner, self._fresh = None, os.getpid(), False
-
-    # -- using it ----------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
         """The name of it; "" if it has none."""
-        return self._name
+        count = self._count
+        return count.segment.buffer.name if isinstance(count, Tokens) else count.name
 
     @property
     def closed(self) -> bool:
         """Whether this handle was closed."""
-        return self._counter is _NOTHING
+        return self._closed
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Lower the counter by one, waiting while it is 0.
 
+        A signal handler that raises (Ctrl-C) ends it at any moment; then it was not lowered.
+
         Args:
             block: wait at all.
-            timeout: seconds to wait at most, None for ever.
+            timeout: seconds to wait at most: None for ever, 0 or less not at all.
 
         Returns:
             Whether it was lowered.
 
         Raises:
             ClosedError: this handle was closed, now or before.
-            ValueError: a negative timeout.
+            CorruptSegment: its memory was overwritten.
+            RuntimeError: called inside another call of this thread on this handle.
+            TypeError, ValueError: a timeout that is no number, or NaN.
         """
-        deadline = Deadline(timeout if block else 0)
-        while True:
-            counter = self._open_counter()
-            if counter.try_wait():  # a wait costs microseconds before it begins
-                return True
-            left = deadline.remaining()
-            if left == 0:
-                return False
-            if counter.wait(min(left, SLICE)):  # a close by another thread is seen after a slice
-                return True
+        deadline = Deadline(timeout)
+        return self._count.acquire(deadline if block else Deadline(0))
 
     def release(self) -> None:
         """Raise the counter by one; a process that waits goes on.
 
         Raises:
             ClosedError: this handle was closed.
-            OverflowError: the counter is as high as it can be.
+            CorruptSegment: its memory was overwritten.
+            ReleasedTooOften: an OverflowError and ValueError: the counter is as high as it can be.
         """
-        if not self._open_counter().post():
-            raise OverflowError(
-                f"{self!r} cannot be raised further: it is released more often than acquired"
+        if not self._count.release():
+            raise ReleasedTooOften(
+                f"{self!r} cannot be raised further than {MOST}: it is released more often than "
+                "acquired"
             )
 
     @property
@@ -215,33 +217,34 @@ class Semaphore:
         Raises:
             ClosedError: this handle was closed.
         """
-        return self._open_counter().value
+        return self._count.count
+
+    def get_value(self) -> int:
+        """The same as `value`, by multiprocessing's name.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        return self.value
 
     def close(self) -> None:
-        """Leave it; a thread that waits on this handle gets ClosedError. Idempotent."""
-        if self.closed:
-            return
-        # First: a thread that waits finds it after its slice.
-        self._counter = _NOTHING
-        if self._place is not None:
-            self._place.close()
-        elif self._fresh and self._owner == os.getpid():
-            self.unlink()
+        """Leave it; a thread that waits on this handle gets ClosedError. Idempotent.
+
+        What this process acquired stays acquired: another one may release it.
+
+        Raises:
+            RuntimeError: called inside another call of this thread on this handle.
+        """
+        self._count.close()
+        self._closed = True
 
     def unlink(self) -> None:
         """Remove the name: no process can attach any more; open handles go on. Idempotent."""
-        if self._remove is not None and self._owner == os.getpid():
-            self._remove()  # a no-op from the second time on
-        elif self._name:
-            from shmkit.segment.named_semaphores import remove_name
-
-            remove_name(self._name)
-
-    def _open_counter(self) -> Counter:
-        counter = self._counter
-        if counter is _NOTHING:
-            raise ClosedError(f"{self!r}: attach again, or make another one")
-        return counter
+        count = self._count
+        if not isinstance(count, Tokens):
+            count.unlink()
+        elif count.segment.buffer.name:
+            count.segment.unlink()
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -256,48 +259,50 @@ class Semaphore:
         self.release()
 
     def __reduce__(self) -> tuple[object, ...]:
-        self._open_counter()
-        if self._place is not None:
-            return _rejoin, (type(self), self._place)
-        return type(self).attach, (self._name,)
+        if self._closed:
+            raise ClosedError(f"{self!r}: attach again, or make another one")
+        if isinstance(self._count, Tokens):
+            return _rejoin, (type(self), self._count.segment.buffer)
+        return _reattach, (type(self), self.name)
 
     def __repr__(self) -> str:
-        what = f"{self._name!r} " if self._name else ""
-        counter = self._counter
-        state = "closed" if counter is _NOTHING else f"value={counter.value}"
-        return f"<Semaphore {what}{state}>"
+        what = f"{self.name!r} " if self.name else ""
+        if self._closed:
+            return f"<Semaphore {what}closed>"
+        return f"<Semaphore {what}value={self.value}>"
 
 
 def _rejoin(cls: type[Semaphore], buffer: SharedBuffer) -> Semaphore:
-    semaphore = cls.__new__(cls)
-    semaphore._stand_in(buffer)
-    return semaphore
+    return cls._of(Tokens(buffer))
 
 
-def _checked(value: int) -> int:
-    """A count that a semaphore can have."""
-    if not 0 <= value <= _MOST:  # the C library would cut off what is above 32 bits
-        raise ValueError(f"a semaphore counts from 0 to {_MOST}, so not from {value}")
-    return value
+def _reattach(cls: type[Semaphore], name: str) -> Semaphore:
+    return cls.attach(name, posix=True)
 
 
-def _identity(name: str) -> tuple[int, int] | None:
-    """What a name leads to; None if nothing, or where the system does not show it."""
-    if sys.platform != "linux":
-        return None
-    try:
-        status = os.stat(f"/dev/shm/sem.{name}")  # noqa: PTH116 - pathlib is slow to import
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
+_CALL: Final = "Semaphore(value=1, name=None)"
 
 
-def _remove(name: str, identity: tuple[int, int] | None) -> None:
-    from multiprocessing import resource_tracker
+def _check(value: object, name: object, posix: bool) -> None:
+    """Refuse what no semaphore can have, in the words of the call."""
+    if not isinstance(value, int):
+        remedy = f": Semaphore(name={value!r})" if isinstance(value, str) else f": {_CALL}"
+        raise TypeError(
+            f"the value of a semaphore is an int, the count it begins with, not {value!r}, which "
+            f"is of type {type(value).__name__!r}{remedy}"
+        )
+    if name is not None and not isinstance(name, str):
+        raise TypeError(
+            f"the name of a semaphore is a str or None, not {name!r}, which is of type "
+            f"{type(name).__name__!r}: {_CALL}"
+        )
+    if posix and name is None:
+        raise ValueError("a POSIX semaphore is opened by its name: give it one, or leave posix")
+    if not 0 <= value <= MOST:  # the C library would cut off what is above 32 bits
+        raise ValueError(f"a semaphore counts from 0 to {MOST}, so not from {value}")
 
-    from shmkit.segment.named_semaphores import remove_name
 
-    if _identity(name) == identity:  # else it was removed, and another process made a new one
-        remove_name(name)
-    # Else the tracker would warn of a leak at its end.
-    resource_tracker.unregister(f"/{name}", "semaphore")
+def _named(name: str | None) -> str:
+    if name is None:
+        raise ValueError("a semaphore without a name is made by Semaphore(value)")
+    return name

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from shmkit.deadline import Deadline
 
@@ -23,7 +23,7 @@ __all__ = ["ThreadGuard"]
 class ThreadGuard:
     """Exclusion of the threads of a process for the length of a call on a handle."""
 
-    __slots__ = ("_give", "_take", "is_mine", "try_take")
+    __slots__ = ("_take", "give", "gives", "is_mine", "mine", "try_take")
 
     is_mine: Callable[[], bool]
     """Whether this thread has it."""
@@ -31,11 +31,21 @@ class ThreadGuard:
     try_take: Callable[[], bool]
     """Have it, if no other thread has it."""
 
+    give: Callable[[], None]
+    """Give it to the next thread, in a thread that has it."""
+
+    mine: Iterator[bool]
+    """Endless; each step is `is_mine`. No signal handler comes at a step, as at a call."""
+
+    gives: Iterator[object]
+    """Endless; each step is `give`."""
+
     def __init__(self) -> None:
         lock: Any = threading.RLock()
-        self._take, self._give = lock.acquire, lock.release
+        self._take, self.give = lock.acquire, lock.release
         self.try_take = partial(lock.acquire, False)
         self.is_mine = lock._is_owned  # threading.Condition asks it the same way
+        self.mine, self.gives = iter(lock._is_owned, None), iter(lock.release, 0)
 
     def take(self, deadline: Deadline) -> bool:
         """Wait for it, and have it; False if the deadline passed first."""
@@ -45,5 +55,7 @@ class ThreadGuard:
 
     def leave(self) -> None:
         """Give it to the next thread, if this one has it."""
-        if self.is_mine():
-            self._give()
+        for mine in self.mine:
+            if mine:
+                self.give()
+            break

@@ -3,9 +3,9 @@ r"""Backlog: the calls that were submitted and have no result yet.
     submit ---> running: in the ring of calls, or with a worker
           \--> parked:  waits until the ring has few enough calls
 
-A call in the ring can not be cancelled: it counts as running, as in the standard library. So only
-the next few calls are put into the ring, as many as the workers can do in some 20 ms, judged by the
-rate of the last results. That is enough for a worker never to wait for the collector.
+Only the next few calls are put into the ring, as many as the workers can do in some 20 ms, judged
+by the rate of the last results. That is enough for a worker never to wait for the collector. A call
+can be recalled, to be cancelled, until a worker has it: out of the ring, too.
 """
 
 from __future__ import annotations
@@ -44,26 +44,14 @@ class Call:
         task: what its pickle is of (worker.py).
     """
 
-    __slots__ = ("content", "future", "is_running", "task")
+    __slots__ = ("before", "content", "future", "task")
 
     def __init__(self, future: CallFuture[Any], content: bytes | None, task: Task) -> None:
         self.future = future
         self.content = content
         # With a pickle the task is not needed: do not keep its arguments alive.
         self.task = task if content is None else None
-        self.is_running = False
-
-    def begin(self) -> None:
-        """Set the future running, before its caller has it; or it is running already."""
-        if not self.is_running:
-            self.future.begin()
-            self.is_running = True
-
-    def start(self) -> bool:
-        """Set the future running; False if it was cancelled."""
-        if not self.is_running:
-            self.is_running = self.future.set_running_or_notify_cancel()
-        return self.is_running
+        self.before = 0  # the position of the call that was put into the ring before it
 
     def finish(self, value: Any) -> None:
         """Set the future's result, unless it was set elsewhere."""
@@ -74,9 +62,8 @@ class Call:
         _shielded(self.future.set_exception, error)
 
     def cancel(self) -> None:
-        """Cancel the future, and wake the threads that wait for it."""
-        _shielded(self.future.cancel)
-        _shielded(self.future.set_running_or_notify_cancel)
+        """Cancel the future of a call that was recalled."""
+        _shielded(self.future.cancel_recalled)
 
 
 def _shielded(change: Callable[..., object], *args: Any) -> None:
@@ -119,6 +106,7 @@ class Backlog:
         # At least one call running and one ready for each worker.
         self._window = self._least = 2 * most_workers + 1
         self._done, self._since = 0, time.monotonic()
+        self._last = calls.position  # of the call that was put last
 
     def __len__(self) -> int:
         return len(self.running) + len(self.parked)
@@ -157,13 +145,18 @@ class Backlog:
         except (Full, PeerDied):
             return False  # no room, or no live worker now: park it
         except Exception as error:  # noqa: BLE001 - passed to the future
-            call.begin()
             self.failed.append((call, error))
             return True
-        call.begin()
         # After the put, because its position is the id. The result may come before this line.
-        self.running[self._calls.position] = call
+        call.before, self._last = self._last, self._calls.position
+        call.future.position = self._last
+        self.running[self._last] = call
         return True
+
+    def park_again(self, call: Call) -> None:
+        """Put a call back that a dead worker had not begun: it is the next one to run."""
+        call.future.position = 0
+        self.parked.appendleft(call)
 
     def refill(self) -> None:
         """Put parked calls into the ring, as far as the window allows."""
@@ -171,7 +164,7 @@ class Backlog:
         parked, running = self.parked, self.running
         while parked and len(running) < self._window:
             call = parked.popleft()
-            if call.start() and not self._send(call, call.content):
+            if not call.future.is_recalled and not self._send(call, call.content):
                 parked.appendleft(call)
                 break
 
@@ -179,19 +172,43 @@ class Backlog:
         """Note that so many results came, for their rate."""
         self._done += done
 
-    def drop_waiting(self) -> list[Call]:
-        """Take out the calls that were never in the ring, to cancel them."""
-        # A parked call that counts as running was given back by a dead worker.
-        waiting = [call for call in self.parked if not call.is_running]
-        self.parked = deque(call for call in self.parked if call.is_running)
-        return waiting
+    def recall(self, future: CallFuture[Any]) -> bool:
+        """Keep a call from being run, so that its future can be cancelled.
+
+        Returns:
+            Whether no worker has it, nor will have.
+        """
+        if future.position:
+            call = self.running.get(future.position)
+            if (
+                call is None
+                or call.future is not future
+                or not self._calls.void(future.position, call.before)
+            ):
+                return False
+            del self.running[future.position]
+        # A parked call is dropped where it would be sent: to look for it may take long.
+        future.is_recalled = True
+        return True
+
+    def recall_all(self) -> list[Call]:
+        """Take out the calls that no worker has, to cancel them."""
+        # The newest first: what a worker takes meanwhile is then at the other end.
+        calls = [*self.parked, *list(self.running.values())[::-1]]
+        recalled = [c for c in calls if not c.future.is_recalled and self.recall(c.future)]
+        self.parked.clear()
+        return recalled[::-1]
+
+    def has_begun(self, future: CallFuture[Any]) -> bool:
+        """Whether a worker has the call of a future, or had it."""
+        return future.position > 0 and self._calls.is_taken(future.position)
 
     def clear(self) -> list[Call]:
         """Take out all calls, to fail them."""
         calls = [*self.running.values(), *self.parked]
         self.running.clear()
         self.parked.clear()
-        return calls
+        return [call for call in calls if not call.future.is_recalled]
 
     def tell_failed(self) -> None:
         """Set the futures of calls that could not be sent, or were lost with their worker."""

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from shmkit.channels.objects.object_ring import ObjectRing
-from shmkit.channels.ring import attempt
+from shmkit.channels.ring import attempt, take_role
 from shmkit.deadline import Deadline
 from shmkit.errors import Empty
 from shmkit.memory.buffer import SharedBuffer
@@ -36,6 +36,7 @@ from shmkit.segment.words import (
     NOTE_STARTED,
     NOTE_TAKEN,
     NOTE_WORDS,
+    PRODUCER_BYTE,
     RESULTS_KIND,
     TAIL,
 )
@@ -114,6 +115,10 @@ class ResultRing(ObjectRing):
     _NOUN = RESULTS_KIND.noun
     _WARNING: ClassVar = ""
 
+    def claim(self) -> None:
+        """Be the process that gets results, before others could wait for its end."""
+        take_role(self._reader)
+
 
 class CallRing(ObjectRing):
     """One process puts calls; any number of workers take them, one at a time each."""
@@ -124,9 +129,45 @@ class CallRing(ObjectRing):
     _NOUN = CALLS_KIND.noun
     _WARNING: ClassVar = ""
 
+    def claim(self) -> None:
+        """Be the process that puts calls, before others could wait for its end."""
+        take_role(self._writer)
+
+    def is_orphaned(self) -> bool:
+        """Whether the process that puts calls is dead or gone; for the others."""
+        return not self._segment.membership.presence.others(PRODUCER_BYTE)
+
     def note_in(self, note: memoryview[int]) -> None:
         """Have this handle note each call it takes in these words, a worker's own."""
         self._reader.mark = note[NOTE_TAKEN : NOTE_TAKEN + 1]
+
+    def is_taken(self, position: int) -> bool:
+        """Whether a worker has, or had, the call that is known by a position."""
+        return self._words[HEAD] >= position
+
+    def void(self, position: int, before: int) -> bool:
+        """Take a call out of the ring, unless a worker has it.
+
+        Args:
+            position: what it is known by.
+            before: what the call that was put before it is known by.
+
+        Returns:
+            False if it is out of the ring, or another process has the lock for too long.
+        """
+        reader = self._reader
+
+        def act() -> bool:
+            if self._words[HEAD] >= position:
+                return False
+            lap = (before | reader.mask) + 1  # no frame lies across the end of a lap
+            reader.void(lap if position > lap else before)
+            return True
+
+        try:
+            return attempt(reader, act, Deadline(0))
+        except Empty:
+            return False
 
     @property
     def position(self) -> int:

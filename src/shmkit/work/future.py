@@ -17,8 +17,8 @@ import os
 import threading
 import time
 from concurrent.futures import Future
-from concurrent.futures._base import FINISHED, PENDING, RUNNING
-from typing import Any, TypeVar
+from concurrent.futures._base import FINISHED, PENDING
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["CallFuture"]
 
@@ -28,8 +28,30 @@ _T = TypeVar("_T")
 _guard = threading.RLock()
 
 
+class Keeper(Protocol):
+    """What a pool does for the futures of its calls."""
+
+    def recall(self, future: CallFuture[Any]) -> bool:
+        """Keep a call from being run; False if a worker has it, or it was recalled before."""
+
+    def has_begun(self, future: CallFuture[Any]) -> bool:
+        """Whether a worker has the call."""
+
+
 class CallFuture(Future[_T]):
-    """The future of a call that was submitted."""
+    """The future of a call that was submitted.
+
+    It is pending until its result is there: `running` asks the pool, and so does `cancel`.
+
+    Attributes:
+        keeper: the pool; None for a call that never goes to one.
+        position: what its call is known by in the ring of calls; 0 while it is in none.
+        is_recalled: whether it was taken back, and no worker is to have it.
+    """
+
+    keeper: Keeper | None = None
+    position: int = 0
+    is_recalled: bool = False
 
     _made: threading.Condition | None
     _sleepers: tuple[threading.Lock, ...] = ()  # for each thread that waits without a condition
@@ -85,22 +107,29 @@ class CallFuture(Future[_T]):
                 with _guard:
                     self._sleepers = tuple(other for other in self._sleepers if other is not lock)
 
-    def begin(self) -> None:
-        """Set it running: for the thread that made it, as long as no other has it."""
-        self._state = RUNNING
+    def cancel(self) -> bool:
+        """As of a Future: until a worker has the call."""
+        if self.keeper is not None and self._state == PENDING:
+            if self.keeper.recall(self):
+                return self.cancel_recalled()
+            # A worker has it; or another thread has recalled it, and cancels it.
+            return self.cancelled()
+        return super().cancel()
 
-    def set_running_or_notify_cancel(self) -> bool:
+    def cancel_recalled(self) -> bool:
+        """Cancel it, after its call was recalled; and wake the threads that wait for it."""
+        return super().cancel() and super().set_running_or_notify_cancel() is False
+
+    def running(self) -> bool:
         """As of a Future."""
-        with _guard:
-            if self._made is None and self._state == PENDING:
-                self._state = RUNNING
-                return True
-        return super().set_running_or_notify_cancel()
+        if self.keeper is not None and self._state == PENDING:
+            return self.keeper.has_begun(self) and self._state == PENDING
+        return super().running()
 
     def set_result(self, result: _T) -> None:
         """As of a Future."""
         with _guard:
-            if self._made is None and self._state == RUNNING:
+            if self._made is None and self._state != FINISHED:
                 self._result = result
                 self._state = FINISHED
                 self._wake()

@@ -21,7 +21,7 @@ import time
 import traceback
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from shmkit.channels.objects.codec import encode
 from shmkit.errors import Empty, Full, PeerDied, WorkerDied
@@ -35,14 +35,16 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from shmkit.channels.objects.codec import Encoded, Received
+    from shmkit.work.future import CallFuture
     from shmkit.work.supervisor import Orders
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "nested"]
 
 CALLS: Final = 32 << 20  # bytes of the ring of calls; only what is used takes memory
 RESULTS: Final = 32 << 20  # bytes of the ring of results
-LOOK: Final = 0.1  # seconds between two looks at the workers
-LOOK_SOON: Final = 0.005  # the same, while one is about to end
+LOOK: Final = 0.1  # seconds between two looks at the workers, while results come
+IDLE: Final = 0.5  # the same, while none come
+LOOK_SOON: Final = 0.005  # the same, when one is about to end; it grows to LOOK
 BATCH: Final = 64  # results between two looks at the parked calls
 
 
@@ -68,11 +70,12 @@ class Pool:
     """
 
     def __init__(self, orders: Orders) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # re-entrant only to see that this thread has it
         self.closing = False
         self.cancelling = False
         self.broken = ""
         self._lost: BaseException | None = None  # why a result, of an unknown call, was lost
+        self._pause = IDLE  # seconds to wait for a result
         self._looked = 0.0  # when the collector last looked for ended workers
         # Every worker that may live at a time, this process, and some to spare.
         participants = slots_for(orders.most_workers) + 8
@@ -87,6 +90,9 @@ class Pool:
                     capacity=RESULTS, producers="many", consumers="one", participants=participants
                 )
             )
+            # Before there is a worker: it ends when this process is seen to be gone.
+            self._calls.claim()
+            self._results.claim()
             self._reader = self._results.cursors[1]
             self._supervisor = Supervisor(orders, self._calls, self._results)
             undo.pop_all()
@@ -105,6 +111,15 @@ class Pool:
         """
         self._supervisor.start()
 
+    def check_free(self) -> None:
+        """Refuse a call from a signal handler or finalizer that came while this thread is inside.
+
+        Raises:
+            RuntimeError: it is.
+        """
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            raise nested()
+
     def submit(self, call: Call, content: bytes | Encoded) -> None:
         """Have a call run; the caller holds the lock.
 
@@ -116,7 +131,36 @@ class Pool:
             BrokenProcessPool: there is no worker, and none can be started.
         """
         self._supervisor.staff(len(self.backlog) + 1)
+        call.future.keeper = self
         self.backlog.submit(call, content)
+
+    def recall(self, future: CallFuture[Any]) -> bool:
+        """Keep a call from being run; False if a worker has it, or it was recalled before."""
+        self.check_free()
+        with self.lock:
+            if future.is_recalled or future.done() or not self.backlog.recall(future):
+                return False
+            self.backlog.refill()  # for there is room
+        self.backlog.tell_failed()
+        return True
+
+    def has_begun(self, future: CallFuture[Any]) -> bool:
+        """Whether a worker has a call, or had it."""
+        with self.lock:
+            return bool(self.backlog) and self.backlog.has_begun(future)
+
+    def shut(self, cancel: bool) -> None:
+        """Refuse further calls, and have the collector end the pool when it has none left."""
+        with self.lock:
+            self.cancelling = self.cancelling or cancel
+            self.closing = True
+        self.wake()
+
+    def stop(self, how: Literal["terminate", "kill"]) -> None:
+        """Send a signal to all workers; nothing replaces them."""
+        with self.lock:
+            self.closing = self.cancelling = True
+            self._supervisor.stop(how)
 
     def wake(self) -> None:
         """Have the collector look at its orders now."""
@@ -151,8 +195,9 @@ class Pool:
         cancelled: list[Call] = []
         with self.lock:
             if self.cancelling:
-                self.cancelling = False
-                cancelled = self.backlog.drop_waiting()
+                # Workers that were killed may give calls back that they had not begun.
+                self.cancelling = self._supervisor.is_stopped
+                cancelled = self.backlog.recall_all()
             done = not self.backlog
         for call in cancelled:
             call.cancel()
@@ -161,14 +206,16 @@ class Pool:
     def _step(self) -> None:
         """Wait a little for results, set their futures, and send parked calls."""
         now = time.monotonic()
-        pause = self._pause()
         count = 0
-        if now - self._looked >= pause:
+        if now - self._looked >= min(LOOK, self._pause):
             self._looked = now
             self._look_around()
-            pause = self._pause()
+            # One that is about to end has some last things to do, and that may take long.
+            is_changing = self._supervisor.is_changing
+            soon = LOOK_SOON if self._pause == IDLE else min(2 * self._pause, LOOK)
+            self._pause = soon if is_changing else IDLE
         try:
-            frame = self._receive(pause)
+            frame = self._receive(self._pause)
             while True:
                 if frame is not None:
                     self._settle(frame)
@@ -190,9 +237,6 @@ class Pool:
                 self.backlog.refill()
             self.backlog.tell_failed()
         self.backlog.count(count)
-
-    def _pause(self) -> float:
-        return LOOK_SOON if self._supervisor.is_changing else LOOK
 
     def _receive(self, timeout: float) -> bytes | Received | None:
         """The next result, not yet unpickled; None for one that was lost."""
@@ -274,7 +318,7 @@ class Pool:
                     process = started[number].process
                     backlog.failed.append((call, WorkerDied(process.pid or 0, process.exitcode)))
                 elif number in owners:  # taken, and not begun: another worker may run it
-                    backlog.parked.appendleft(call)
+                    backlog.park_again(call)
                 elif self._lost is not None:
                     backlog.failed.append((call, self._lost))
                 else:  # no dead worker had it: go on waiting for its result
@@ -294,11 +338,10 @@ class Pool:
             self.closing = True
             self.broken = text
             calls = self.backlog.clear()
-            self._supervisor.terminate()
+            self._supervisor.stop("terminate")
         self.backlog.tell_failed()
         for call in calls:
-            if call.start():
-                call.fail(BrokenProcessPool(text))
+            call.fail(BrokenProcessPool(text))
 
     def _finish(self) -> None:
         """End the workers, and give everything back."""
@@ -314,3 +357,11 @@ class Pool:
         """End a pool whose collector never started."""
         self._break("it was not started")
         self._finish()
+
+
+def nested() -> RuntimeError:
+    """The error for a call from inside another one of the same executor."""
+    return RuntimeError(
+        "a call inside another one of the same executor: a signal handler or finalizer came while "
+        "its own thread was inside; have it set a flag, or call from another thread"
+    )

@@ -7,9 +7,10 @@ slot free for another worker: until then its note is needed.
 from __future__ import annotations
 
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from shmkit.work.calls import Notes
+from shmkit.work.template import Template, calm_logging
 from shmkit.work.worker import work
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Supervisor:
         processes: the workers that take calls, by their pids.
         dead: workers that ended, whose calls are not yet accounted for.
         notes: which call each worker has.
+        is_stopped: whether its workers were sent a signal, and no other is to start.
         initializer_error: the traceback of an initializer that failed, or "".
 
     Notes:
@@ -75,11 +77,13 @@ class Supervisor:
     def __init__(self, orders: Orders, calls: CallRing, results: ResultRing) -> None:
         self.processes: dict[int, BaseProcess] = {}
         self.dead: list[Worker] = []
+        self.is_stopped = False
         self.initializer_error = ""
         self._orders = orders
         self._calls = calls
         self._results = results
         self._forks = orders.context.get_start_method() == "fork"
+        self._template: Template | None = None
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []  # workers that have run their last call
         self._failed_starts = 0  # since a worker was ready
@@ -102,8 +106,14 @@ class Supervisor:
         Raises:
             BrokenProcessPool: as `staff`.
         """
-        if self._forks:
-            self.staff(self._orders.most_workers)
+        if not self._forks:
+            return
+        self.staff(self._orders.most_workers)
+        try:
+            # After them, because it needs nothing of them. What replaces them comes from it.
+            self._template = Template(self._orders.context, lambda slot: work(*self._brief(slot)))
+        except OSError:
+            self._was_refused = True  # the workers there are go on alone
 
     def staff(self, calls: int) -> None:
         """Start workers, if there are fewer than so many calls need.
@@ -116,6 +126,8 @@ class Supervisor:
         Raises:
             BrokenProcessPool: there is no worker, and none can be started.
         """
+        if self.is_stopped:
+            return
         workers, most = self._workers, self._orders.most_workers
         # Forked workers start all at once, before this process has threads.
         wanted = most if self._forks else min(calls, most)
@@ -130,19 +142,15 @@ class Supervisor:
                     raise BrokenProcessPool(text) from error
 
     def _start_worker(self) -> None:
-        context, _, initializer, initargs, most_calls = self._orders
         slot = self._free_slots.pop()
         self.notes.clear(slot)
-        memory = self.notes.memory
-        process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-            target=work,
-            args=(self._calls, self._results, memory, slot, initializer, initargs, most_calls),
-        )
+        process = self._process(slot)
         worker = Worker(process, slot)
         # Listed before it runs: a signal handler may raise between its start and the next line.
         self._workers.append(worker)
         try:
-            process.start()
+            with calm_logging():
+                process.start()
         except BaseException as error:
             if process.pid is None:
                 self._workers.remove(worker)
@@ -153,6 +161,21 @@ class Supervisor:
         finally:
             if process.pid is not None:
                 self.processes[process.pid] = process
+
+    def _process(self, slot: int) -> BaseProcess:
+        if self._template is not None and self._template.is_alive:
+            return self._template.process(slot)
+        context = self._orders.context
+        process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+            target=work, args=self._brief(slot)
+        )
+        return process
+
+    def _brief(self, slot: int) -> tuple[Any, ...]:
+        """What `work` gets."""
+        _, _, initializer, initargs, most_calls = self._orders
+        calls, results, memory = self._calls, self._results, self.notes.memory
+        return calls, results, memory, slot, initializer, initargs, most_calls
 
     def let_go(self, number: int) -> None:
         """Note that the worker that ran this call takes no other, and is about to end."""
@@ -221,10 +244,11 @@ class Supervisor:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def terminate(self) -> None:
-        """Send SIGTERM to all workers."""
+    def stop(self, how: Literal["terminate", "kill"]) -> None:
+        """Send SIGTERM or SIGKILL to all workers, and start none from now on."""
+        self.is_stopped = True
         for worker in self._workers + self._leaving:
-            worker.process.terminate()
+            getattr(worker.process, how)()
 
     def join(self) -> None:
         """Wait until every worker has ended."""
@@ -238,4 +262,7 @@ class Supervisor:
         for workers in self._workers, self._leaving, self.dead:
             workers.clear()
         self.processes = {}
+        if self._template is not None:
+            self._template.close()
+            self._template = None
         self.notes.close()

@@ -17,6 +17,7 @@ import os
 import pickle
 import pickletools
 import sys
+from time import monotonic
 from traceback import format_exception
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -56,6 +57,8 @@ LAST: Final = 2  # added to one of these two: the worker ends after it
 BROKEN: Final = 4  # not of a call: the initializer failed, the value is its traceback
 WAKE: Final = 5  # not of a call: the collector is to look at its orders
 
+LOOK: Final = 0.001  # seconds; so often at most a busy worker looks whether its pool is gone
+
 Args = tuple[Any, ...]
 Task = tuple[Any, Args, dict[str, Any]] | tuple[str, str, Args, dict[str, Any]]
 """What a call is a pickle of."""
@@ -85,6 +88,8 @@ def work(
         most_calls: how many calls to run before leaving; None for any number.
     """
     with calls, results, memory:
+        if calls.is_orphaned():
+            return  # a wait for calls would not be told: it was dead when this process joined
         if initializer is not None:
             try:
                 initializer(*initargs)
@@ -111,6 +116,7 @@ def _loop(
 ) -> None:
     left = -1 if most_calls is None else most_calls
     writer = results.cursors[0]
+    looked = 0.0
     while left:
         left -= 1
         last = 0 if left else LAST
@@ -126,6 +132,12 @@ def _loop(
             error.add_note(f"the call is lost: worker {os.getpid()} could not take it whole")
             content = _encode_failure(number, last, error)
         else:
+            # What was in the ring when the owner was killed is not to be begun.
+            now = monotonic()
+            if now - looked > LOOK:
+                looked = now
+                if calls.is_orphaned():
+                    return
             note[NOTE_STARTED] = number = note[NOTE_TAKEN]  # step: call.started
             content = _run(number, last, frame)
             del frame

@@ -226,6 +226,32 @@ def test_a_death_is_told_once_to_each_handle(where: Any, fork: Any) -> None:
         assert other.wait(1, 20) == (2, b"of a successor")
 
 
+def test_a_poller_is_told_of_a_death_once(where: Any, fork: Any) -> None:
+    """It has the last value first, keeps it, and reads what a successor sets."""
+    with Latest.create(where, SIZE) as latest:
+        child = fork(set_and_wait, latest)
+        assert child.receive() == "set"
+        for _ in range(3):
+            assert latest.get() == b"last words"
+        child.kill()
+        with pytest.raises(PeerDied, match="writer") as caught:
+            poll(latest)
+        assert (caught.value.pid, caught.value.role) == (child.pid, "writer")
+        end = time.monotonic() + 0.7  # longer than between two looks
+        while time.monotonic() < end:
+            assert latest.get() == b"last words"
+        with pickle.loads(pickle.dumps(latest)) as other:
+            other.set(b"of a successor")
+            assert latest.get() == b"of a successor"
+
+
+def poll(latest: Latest) -> None:
+    """Get what is there for up to 20 s, without a wait."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        latest.get()
+
+
 def set_and_wait(link: Any, latest: Latest) -> None:
     latest.set(b"last words")
     link.send("set")
@@ -247,7 +273,7 @@ def test_a_writer_killed_again_and_again(where: Any, fork: Any, largest: int) ->
             child.kill()
             child.link.close()
             if latest.version:
-                assert checked(latest.get()) == latest.version
+                assert checked(latest.wait(0)[1]) == latest.version
         latest.shutdown()
         assert latest.version > 17
         for reader in readers:
@@ -271,16 +297,16 @@ def watch(link: Any, latest: Latest) -> None:
     while True:
         try:
             now, data = latest.wait(version, 20)
+            assert now > version
+            assert checked(data) == now
+            version, seen = now, seen + 1
+            for _ in range(5):
+                later = checked(latest.get())
+                assert later >= version
         except PeerDied:
             continue
         except ShutDown:
             break
-        assert now > version
-        assert checked(data) == now
-        version, seen = now, seen + 1
-        for _ in range(5):
-            later = checked(latest.get())
-            assert later >= version
     link.send((version, seen))
     latest.close()
 

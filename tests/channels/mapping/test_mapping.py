@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
 def test_beside_a_plain_dict(backend: str, make_where: Any) -> None:
     class Here(Machine):
         @property
-        def where(self) -> Any:  # type: ignore[override]
+        def where(self) -> Any:
             return make_where(backend)
 
     run_state_machine_as_test(

@@ -1,9 +1,12 @@
-"""Objects beside the ring, when a put is dropped, a get fails for now, or a stranger sends."""
+"""Objects outside of the ring's data: dropped ones, errors that pass, strangers, copied files."""
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +15,18 @@ import pytest
 
 import shmkit.channels.objects.overflow as module
 from shmkit import FrameTooLarge, Queue, Ring
+from shmkit.channels.objects import regions
 from shmkit.channels.objects.codec import decode, encode, load
 from shmkit.channels.objects.object_ring import ObjectRing
 from shmkit.tools.testing import run_until
-from tests.processes import TIMEOUT, Child, run_python
+from tests.processes import TIMEOUT, Child, in_child, run_python, wait_until
 
 LARGE = bytes(range(256)) * 1000
 
 
-def stored(ring: ObjectRing) -> list[str]:
-    return ring._overflow.names()
+def stored(ring: ObjectRing) -> list[tuple[int, int]]:
+    """The runs of data behind the ring's own: each one is an object, or garbage."""
+    return list(ring._overflow._own.runs())
 
 
 def put_object(ring: ObjectRing, obj: Any) -> None:
@@ -48,35 +53,6 @@ def test_what_is_dropped_leaves_no_object_beside(policy: str, where: Any) -> Non
         assert stored(ring) == []
         if ring.url.scheme != "anon":
             ring.unlink()
-
-
-def make_link(path: Path) -> None:
-    path.symlink_to("/nowhere")
-
-
-@pytest.mark.parametrize("make", [make_link, Path.mkdir, os.mkfifo])
-def test_what_is_no_file_is_not_taken_for_an_object(
-    make: Callable[[Path], None], where: Any
-) -> None:
-    """A sweep opened it: it waited for the pipe's other end, or ended the put with an error."""
-    with ObjectRing.create(where, capacity=4096) as ring:
-        overflow = ring._overflow
-        is_file = ring.url.scheme == "file"
-        folder, mark = (overflow._folder, "") if is_file else ("/dev/shm", "s")
-        path = Path(folder, f"{overflow._prefix}{mark}{0:012x}")
-        make(path)
-        try:
-            put_object(ring, LARGE)
-            assert ring.sweep() == 0
-            assert get_object(ring) == LARGE
-            assert stored(ring) == []
-            ring.flush()
-            assert os.path.lexists(path)
-        finally:
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink(missing_ok=True)
 
 
 class Alarm(Exception):
@@ -106,7 +82,7 @@ def test_an_error_that_passes_loses_nothing(
 
         return act
 
-    monkeypatch.setattr(module.Overflow, "open", once(module.Overflow.open))
+    monkeypatch.setattr(module.Overflow, "receive", once(module.Overflow.receive))
     monkeypatch.setattr("shmkit.channels.objects.object_ring.decode", once(decode))
     with pytest.raises(type(error)):
         queue.get(timeout=0)
@@ -138,21 +114,68 @@ def test_the_killed_leave_only_so_much_while_the_others_go_on() -> None:
     queue.close()
 
 
-def test_one_that_can_not_be_locked_is_removed_again(
-    monkeypatch: pytest.MonkeyPatch, where: Any
+@pytest.mark.parametrize("policy", ["block", "raise"])
+def test_one_whose_region_can_not_be_locked_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, where: Any, policy: str
 ) -> None:
-    def flock(*_: object) -> None:
+    def lock_range(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
-    with ObjectRing.create(where, capacity=4096) as ring:
-        monkeypatch.setattr("fcntl.flock", flock)
+    with ObjectRing.create(where, capacity=4096, when_full=policy) as ring:
+        ring.get_frames([], 1, 0) if ring.qsize() else None
+        monkeypatch.setattr(regions, "lock_range", lock_range)
         with pytest.raises(OSError, match="no locks"):
             put_object(ring, LARGE)
         monkeypatch.undo()
         assert stored(ring) == []
+        assert ring._overflow._own._held == set()
         assert ring.empty()
+        put_object(ring, LARGE)
+        assert get_object(ring) == LARGE
         if ring.url.scheme != "anon":
             ring.unlink()
+
+
+def test_threads_of_one_handle_have_regions_of_their_own(where: Any) -> None:
+    queue: Queue[Any] = Queue(where=where, capacity=1 << 16)
+    got: list[bytes] = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: [queue.put(bytes([n]) * 300_000, timeout=TIMEOUT) for _ in range(9)]
+        )
+        for n in range(3)
+    ]
+    threads += [
+        threading.Thread(target=lambda: got.extend(queue.get(timeout=TIMEOUT) for _ in range(9)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert sorted(got) == sorted(bytes([n]) * 300_000 for n in range(3) for _ in range(9))
+    queue._ring.sweep()
+    assert stored(queue._ring) == []
+    queue.unlink()
+    queue.close()
+
+
+def test_a_forked_child_has_locks_of_its_own(where: Any) -> None:
+    """With the parent's descriptor, the kernel would give both the same region."""
+    queue: Queue[Any] = Queue(where=where, capacity=4096)
+    overflow = queue._ring._overflow
+    with overflow.sending(LARGE) as label:
+
+        def child() -> bool:
+            queue.put("c" * 200_000)
+            (other,) = queue._ring._labels()
+            return other.start > label.span[1]
+
+        assert in_child(child)
+    assert queue.get(timeout=0) == "c" * 200_000
+    assert stored(queue._ring) == []
+    queue.unlink()
+    queue.close()
 
 
 STRANGER = """
@@ -185,41 +208,44 @@ def test_what_a_stranger_sent_outlives_the_strangers_family(
     queue.close()
 
 
-def test_they_stay_while_anybody_has_a_line_also_where_proc_does_not_tell(
-    unique_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "is_somewhere", lambda *_, **__: False)
-    queue: Queue[Any] = Queue(capacity=4096, where=unique_name)
-    other: Queue[Any] = Queue.attach(unique_name)
-    queue.put(LARGE)
-    queue.unlink()
-    queue.close()
-    assert other.get(timeout=0) == LARGE
-    other.put(LARGE)
-    assert len(stored(other._ring)) == 1
-    ring = other._ring
-    other.close()
-    assert stored(ring) == []
-
-
-@pytest.mark.parametrize("end", ["", "del queue", "queue.unlink()"])
-def test_they_go_with_a_queue_that_nobody_closed(end: str) -> None:
+@pytest.mark.parametrize(
+    "end", ["", "del queue", "queue.unlink()", "queue.close(); queue.unlink()"]
+)
+@pytest.mark.parametrize("kind", ["anon", "shm"])
+def test_they_go_with_a_queue(kind: str, end: str, unique_name: str) -> None:
     result = run_python(
         f"""
         import gc, os
         from shmkit import Queue
 
-        queue = Queue(capacity=4096)
+        queue = Queue(where={unique_name if kind == "shm" else None!r}, capacity=4096)
         queue.put(bytes(100_000))
-        (name,) = queue._ring._overflow.names()
-        assert os.path.exists(f"/dev/shm/{{name}}")
+        print(len(queue.get()))
+        queue.put(bytes(100_000))
         {end}
         gc.collect()
-        print(name)
         """
     )
-    assert not Path("/dev/shm", result.stdout.strip()).exists()
+    assert result.stdout == "100000\n"
+    assert not Path("/dev/shm", unique_name).exists()
     assert result.stderr == "", "the resource tracker has nothing to tell"
+
+
+@pytest.mark.parametrize("kind", ["anon", "shm"])
+def test_they_go_with_a_queue_whose_processes_were_killed(kind: str, unique_name: str) -> None:
+    result = run_python(
+        f"""
+        import os
+        from shmkit import Queue
+
+        queue = Queue(where={unique_name if kind == "shm" else None!r}, capacity=4096)
+        queue.put(bytes(100_000))
+        os.kill(os.getpid(), 9)
+        """,
+        check=False,
+    )
+    assert result.exitcode == -9
+    wait_until(lambda: not Path("/dev/shm", unique_name).exists())  # the tracker's part
 
 
 def test_a_flush_takes_them_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,22 +260,39 @@ def test_a_flush_takes_them_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         put_object(ring, LARGE)
         monkeypatch.setattr(os, "fsync", note)
         ring.flush()
-        assert synced == [*(str(tmp_path / name) for name in stored(ring)), str(tmp_path)]
+        assert synced == [str(tmp_path / "ring")]
         assert get_object(ring) == LARGE
 
 
-def test_a_ring_whose_name_is_nearly_a_overflow_is_left_alone(tmp_path: Path) -> None:
-    with ObjectRing.create(tmp_path / "q", capacity=4096) as ring:
-        (tmp_path / "q.overflow-1").write_bytes(b"mine")
-        (tmp_path / "q.overflow-backup-of-may").write_bytes(b"mine")
-        assert ring.sweep() == 0
-        put_object(ring, LARGE)
-        assert get_object(ring) == LARGE
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "q",
-        "q.overflow-1",
-        "q.overflow-backup-of-may",
-    ]
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_a_file_has_its_objects_in_it(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "q"
+    queue: Queue[Any] = Queue(where=path, capacity=4096)
+    queue.put(LARGE)
+    queue.close()
+    other = tmp_path / "other"
+    shutil.copy(path, other) if how == "copied" else path.rename(other)
+    with Queue.attach(other) as again:
+        assert again.get(timeout=0) == LARGE
+    if how == "copied":
+        with Queue.attach(path) as again:
+            assert again.get(timeout=0) == LARGE
+
+
+def test_a_copy_with_holes_in_its_ring_has_its_room_reserved(tmp_path: Path) -> None:
+    """Blocks of the objects behind the ring counted as the ring's own."""
+    path = tmp_path / "q"
+    queue: Queue[Any] = Queue(where=path, capacity=1 << 20)
+    queue.put(bytes(8 << 20))
+    total = queue._ring._segment.header.total
+    queue.close()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 1 << 20, offset=1 << 20) as middle:
+        middle.madvise(mmap.MADV_REMOVE)
+    before = path.stat().st_blocks
+    assert before * 512 > total, "else nothing is shown"
+    with Queue.attach(path) as again:
+        assert path.stat().st_blocks - before >= (1 << 20) // 512
+        assert again.get(timeout=0) == bytes(8 << 20)
 
 
 def test_a_queue_that_is_spelled_otherwise_takes_nothing_for_garbage(
@@ -267,7 +310,6 @@ def test_a_queue_that_is_spelled_otherwise_takes_nothing_for_garbage(
     assert other.get(timeout=0) == LARGE
     other.close()
     queue.close()
-    assert [path.name for path in tmp_path.iterdir() if "overflow" in path.name] == []
 
 
 def test_a_queue_whose_directory_was_moved_has_its_objects(tmp_path: Path) -> None:
@@ -280,6 +322,21 @@ def test_a_queue_whose_directory_was_moved_has_its_objects(tmp_path: Path) -> No
     assert moved.get(timeout=0) == LARGE
     assert stored(moved._ring) == []
     moved.close()
+
+
+def test_a_filesystem_without_holes_has_its_room_used_again(
+    monkeypatch: pytest.MonkeyPatch, where: Any
+) -> None:
+    monkeypatch.delattr(mmap, "MADV_REMOVE")
+    queue: Queue[Any] = Queue(where=where, capacity=4096)
+    queue.put(LARGE)
+    size = queue._ring._overflow._own.size()
+    for number in range(1, 40):
+        assert queue.get(timeout=0)[:-1] == LARGE[:-1]
+        queue.put(LARGE[:-1] + bytes([number - 1]))
+    assert queue._ring._overflow._own.size() == size
+    queue.unlink()
+    queue.close()
 
 
 # ------------------------------------------------------------------ more than a header can say

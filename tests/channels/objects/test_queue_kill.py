@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from mmap import mmap
@@ -14,16 +15,19 @@ import numpy as np
 import pytest
 
 from shmkit import CorruptSegment, Empty, Full, JoinableQueue, Queue
+from shmkit.channels.objects.object_ring import ENCODED, OVERFLOW
+from shmkit.segment.words import HEAD
 from shmkit.tools.testing import run_until
-from tests.processes import TIMEOUT, wait_until
+from tests.processes import TIMEOUT
 
 COUNT_STEPS = ["count.position", "count.number", "count.switch"]
 FAST_STEPS = ["put.tail@WriteCursor.put", "get.head@ReadCursor.get"]
 SHM = Path("/dev/shm")
 
 
-def stored(queue: Queue[Any]) -> list[str]:
-    return queue._ring._overflow.names()
+def stored(queue: Queue[Any]) -> list[tuple[int, int]]:
+    """The runs of data behind the queue's own: each one is an object, or garbage."""
+    return list(queue._ring._overflow._own.runs())
 
 
 @pytest.fixture(params=["anon", "shm", "file"])
@@ -129,25 +133,31 @@ def test_a_task_done_that_was_killed_is_done_or_not(
 LARGE = np.arange(100_000)
 
 
-@pytest.mark.parametrize(
-    "step",
-    ["overflow.create", "overflow.lock", "overflow.write", "overflow.forget", "object.write"],
-)
-def test_an_object_beside_that_was_not_sent_leaves_no_name(
+@pytest.mark.parametrize("step", ["overflow.take", "overflow.write", "object.write", "put.tail"])
+def test_an_object_beside_that_was_not_sent_leaves_nothing(
     make_queue: Callable[..., Any], step: str
 ) -> None:
     queue = make_queue(capacity=4096)
     queue.put("before")
     with run_until(step, put, queue, LARGE, method="fork") as victim:
-        anonymous = queue.url.scheme == "anon"
-        assert victim.reached != (step == "overflow.forget" and anonymous)
-    if victim.reached:
-        assert len(stored(queue)) == (step != "overflow.create")
-        queue._ring.sweep()
-        assert stored(queue) == []
-        assert queue.qsize() == 1
+        assert victim.reached
+    assert len(stored(queue)) == (step in ("object.write", "put.tail"))
+    queue._ring.sweep()
+    assert stored(queue) == []
+    assert queue.qsize() == 1
     queue.put("after")
     assert queue.get(timeout=TIMEOUT) == "before"
+    assert queue.get(timeout=TIMEOUT) == "after"
+
+
+def test_what_a_killed_sender_left_is_written_over(make_queue: Callable[..., Any]) -> None:
+    queue = make_queue(capacity=4096)
+    run_until("object.write", put, queue, LARGE, method="fork").close()
+    left = stored(queue)
+    assert len(left) == 1
+    queue.put(LARGE + 1)
+    assert stored(queue) == left
+    assert (queue.get(timeout=TIMEOUT) == LARGE + 1).all()
 
 
 def put_and_die(queue: Queue[Any]) -> None:
@@ -204,19 +214,6 @@ def test_an_object_beside_being_sent_is_not_swept(make_queue: Callable[..., Any]
     assert stored(queue) == []
 
 
-def test_a_sweep_before_an_object_beside_is_locked_loses_nothing(
-    make_queue: Callable[..., Any],
-) -> None:
-    queue = make_queue(capacity=4096)
-    with run_until("overflow.lock", put, queue, LARGE, signal=signal.SIGSTOP, method="fork") as it:
-        assert it.reached
-        assert queue._ring.sweep() == 1
-        os.kill(it.pid, signal.SIGCONT)
-        assert (queue.get(timeout=TIMEOUT) == LARGE).all()
-        wait_until(lambda: it.exitcode == 0, TIMEOUT)
-    assert stored(queue) == []
-
-
 def test_large_objects_killed_half_way_in_the_ring(make_queue: Callable[..., Any]) -> None:
     queue = make_queue(capacity=1 << 20)
     for step in ("object.write", "object.header", "put.tail"):
@@ -230,76 +227,143 @@ def test_large_objects_killed_half_way_in_the_ring(make_queue: Callable[..., Any
 
 
 def test_the_last_one_out_takes_unread_overflow_along(unique_name: Any) -> None:
-    for where in (None, unique_name):
-        queue = Queue(capacity=4096, where=where)
-        ring = queue._ring._overflow
-        queue.put(LARGE)
-        assert len(ring.names()) == 1
-        queue.unlink()
-        queue.close()
-        assert ring.names() == []
-
-
-def test_an_object_beside_may_be_brought_back_from_a_copy(make_queue: Callable[..., Any]) -> None:
-    queue = make_queue(capacity=4096)
+    """It was in /dev/shm for good, under a name of its own."""
+    queue = Queue(capacity=4096, where=unique_name)
     queue.put(LARGE)
-    path = path_of(queue)
-    content = path.read_bytes()
-    path.with_name(path.name + "-other").write_bytes(content)
-    path.with_name(path.name + "-other").rename(path)
-    assert (queue.get(timeout=TIMEOUT) == LARGE).all()
+    blocks = (SHM / unique_name).stat().st_blocks
+    assert blocks * 512 > LARGE.nbytes
+    queue.close()
+    queue.unlink()
+    assert not (SHM / unique_name).exists()
+
+
+@pytest.mark.parametrize("step", ["overflow.copy", "object.release", "overflow.remove"])
+def test_a_killed_batch_is_all_there_or_all_taken(
+    make_queue: Callable[..., Any], step: str
+) -> None:
+    queue = make_queue(capacity=4096)
+    assert queue.put_many([LARGE, LARGE + 1, "small"]) == 3
+    with run_until(step, lambda: queue.get_many(timeout=TIMEOUT), method="fork") as victim:
+        assert victim.reached
+    if step == "overflow.remove":
+        assert queue.qsize() == 0
+        assert queue._ring.sweep() == 2
+    else:
+        one, two, three = queue.get_many(timeout=TIMEOUT)
+        assert (one == LARGE).all()
+        assert (two == LARGE + 1).all()
+        assert three == "small"
+    assert stored(queue) == []
+
+
+def test_a_killed_batch_of_a_queue_that_counts_takes_some(make_queue: Callable[..., Any]) -> None:
+    queue = make_queue(JoinableQueue, 9)
+    queue.put_many(range(6))
+    with run_until(
+        "object.release", lambda: queue.get_many(timeout=TIMEOUT), nth=4, method="fork"
+    ) as victim:
+        assert victim.reached
+    assert queue.qsize() == 3
+    assert queue.get_many(timeout=TIMEOUT) == [3, 4, 5]
+    assert queue.unfinished_tasks == 6
+
+
+def test_a_killed_put_many_has_put_a_beginning(make_queue: Callable[..., Any]) -> None:
+    queue = make_queue(capacity=4096)
+    with run_until("object.write", lambda: queue.put_many(["a", LARGE]), method="fork") as victim:
+        assert victim.reached
+    assert queue.get_many(timeout=TIMEOUT) == ["a"]
+    queue._ring.sweep()
     assert stored(queue) == []
 
 
 # ------------------------------------------------------------------ objects that were tampered with
 
 
-def path_of(queue: Queue[Any]) -> Path:
-    (name,) = stored(queue)
-    return (Path(queue.url.name).parent if queue.url.scheme == "file" else SHM) / name
+def fd_of(queue: Queue[Any]) -> int:
+    return queue._ring._segment.membership.presence.descriptor
 
 
-def remove(path: Path) -> None:
-    path.unlink()
+def cut_off(queue: Queue[Any]) -> None:
+    os.truncate(fd_of(queue), stored(queue)[0][0] + 1000)
 
 
-def cut_off(path: Path) -> None:
-    os.truncate(path, 1000)
+def write_over(queue: Queue[Any]) -> None:
+    """As if another file had been restored in its place."""
+    ((start, end),) = stored(queue)
+    os.pwrite(fd_of(queue), bytes(end - start), start)
 
 
-def replace(path: Path) -> None:
-    size = path.stat().st_size
-    path.unlink()
-    path.write_bytes(bytes(size))  # takes the inode that came free, perhaps
+def make_hole(queue: Queue[Any]) -> None:
+    ((start, _),) = stored(queue)
+    os.truncate(fd_of(queue), start)
+    os.truncate(fd_of(queue), start + (1 << 20))
 
 
-def give_away(path: Path) -> None:
-    os.chown(path, 1234, -1)
+def say_it_is_huge(queue: Queue[Any]) -> None:
+    """No memory for it, at each try: it was in the way of what is behind it."""
+    write_label(queue, size=1 << 60)
+
+
+def say_it_is_elsewhere(queue: Queue[Any]) -> None:
+    write_label(queue, start=1 << 50)
+
+
+def say_it_is_in_the_ring(queue: Queue[Any]) -> None:
+    write_label(queue, start=0)
+
+
+def write_label(queue: Queue[Any], **fields: Any) -> None:
+    ring = queue._ring
+    (label,) = ring._labels()
+    packed = label._replace(**fields).pack()
+    at = ring._words[HEAD]
+    start = ring._writer.payload_at(at)
+    size = ring._reader.payload_of(at)[1]
+    ring._map[start : start + len(packed)] = packed
+    with memoryview(ring._map) as whole, whole[start : start + size] as view:
+        ring._writer.seal(at, view, OVERFLOW)
 
 
 @pytest.mark.parametrize(
-    ("tamper", "error"),
-    [
-        (remove, FileNotFoundError),
-        (cut_off, CorruptSegment),
-        (replace, CorruptSegment),
-        pytest.param(
-            give_away,
-            PermissionError,
-            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away"),
-        ),
-    ],
+    "tamper",
+    [cut_off, write_over, make_hole, say_it_is_huge, say_it_is_elsewhere, say_it_is_in_the_ring],
 )
 def test_an_object_beside_that_is_not_what_it_was_is_an_error_once(
-    make_queue: Callable[..., Any], tamper: Callable[[Path], None], error: type[Exception]
+    make_queue: Callable[..., Any], tamper: Callable[[Queue[Any]], None]
 ) -> None:
     queue = make_queue(capacity=4096)
     queue.put(LARGE)
     queue.put("next")
-    tamper(path_of(queue))
-    with pytest.raises(error):
+    tamper(queue)
+    with pytest.raises(CorruptSegment):
         queue.get(timeout=TIMEOUT)
     assert queue.get(timeout=TIMEOUT) == "next"
     assert queue.qsize() == 0
     queue._ring.sweep()
     assert stored(queue) == []
+    queue.put(LARGE)
+    assert (queue.get(timeout=TIMEOUT) == LARGE).all()
+
+
+@pytest.mark.parametrize("word", [0, 1, 2])
+def test_a_frame_with_a_huge_size_in_it_is_an_error_once(
+    make_queue: Callable[..., Any], word: int
+) -> None:
+    queue = make_queue(capacity=1 << 20)
+    queue.put([bytearray(300_000), np.arange(5000)])
+    queue.put("next")
+    ring = queue._ring
+    at = ring._words[HEAD]
+    start, size = ring._reader.payload_of(at)
+    with memoryview(ring._map) as whole, whole[start : start + size] as view:
+        if word < 2:  # of the table, of the pickle
+            view[8 * word : 8 * word + 8] = struct.pack("<Q", (1 << 62) - 1 >> 32 * (1 - word))
+        else:  # of a buffer, in the table
+            table = bytes(view[16:200])
+            found = table.index(struct.pack("<I", 300_000))
+            view[16 + found : 20 + found] = struct.pack("<i", (1 << 31) - 1)
+        ring._writer.seal(at, view, ENCODED)
+    with pytest.raises(CorruptSegment, match="it is out of it"):
+        queue.get(timeout=TIMEOUT)
+    assert queue.get(timeout=TIMEOUT) == "next"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,60 @@ def test_a_flipped_bit_is_found(path: Path) -> None:
                 ring.get()
             assert caught.value.detail
             assert caught.value.where == f"file:{path}"
-            for call in (ring.get_nowait, lambda ring=ring: ring.put(b"x"), ring.get_many):
+            assert "skip_damaged()" in str(caught.value)
+            for call in (ring.get_nowait, ring.get_many, lambda ring=ring: ring.peek().__enter__()):
                 with pytest.raises(CorruptSegment):
                     call()
-            assert "corrupt" in repr(ring)
+            ring.put(b"d")
+            assert ring.skip_damaged() == 64
+            assert ring.skip_damaged() == 0
+            assert ring.get_many() == [b"c" * 48, b"d"]
+            assert ring.skip_damaged() == 0
             ring.unlink()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_skipping_what_is_damaged(path: Path, seed: int) -> None:
+    """Every whole frame is read, in order, and the bytes that were lost are told."""
+    dice = random.Random(seed)
+    with Ring.create(path, capacity=1 << 14) as ring:
+        for filler in range(seed):
+            ring.put(bytes(900 + filler))
+            ring.get()
+        frames = list[bytes]()
+        while len(frames) < 60:
+            data = dice.randbytes(dice.randrange(300))
+            if not ring.put_many([data], 0):
+                break
+            frames.append(data)
+        head, tail = ring.statistics().released, ring.statistics().committed
+        if seed % 3 == 2:
+            ring.shutdown()
+    content = bytearray(path.read_bytes())
+    for _ in range(1 + seed % 3):
+        spot = len(content) - (1 << 14) + (dice.randrange(head, tail) & (1 << 14) - 1)
+        content[spot] ^= 1 << dice.randrange(8)
+    path.write_bytes(content)
+    got, lost, skipped = list[bytes](), 0, 0
+    with Ring.attach(path) as ring:
+        while not ring.empty():
+            try:
+                got += ring.get_many(timeout=0)
+            except CorruptSegment:
+                lost += ring.skip_damaged()
+                skipped += 1
+        assert ring.statistics().state == ("shut down" if seed % 3 == 2 else "open")
+    sizes = [(len(frame) + 31) & -16 for frame in frames]
+    assert len(frames) - len(got) <= 1 + seed % 3
+    assert skipped <= 1 + seed % 3
+    assert lost >= sum(sizes) - sum((len(frame) + 31) & -16 for frame in got)
+    rest = iter(frames)
+    assert all(frame in rest for frame in got)  # in order, and as they were
+
+
+def test_only_a_ring_on_a_file_tells_damage_from_frames() -> None:
+    with Ring.create(capacity=4096) as ring, pytest.raises(ValueError, match="not on a file"):
+        ring.skip_damaged()
 
 
 def test_a_copy_is_a_ring_of_its_own(path: Path, tmp_path: Path, semaphores: Any) -> None:

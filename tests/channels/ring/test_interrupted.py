@@ -24,6 +24,7 @@ import pytest
 
 from shmkit import Acquired, Empty, Full, Lock, Queue, Ring, RoleTaken, ShutDown
 from shmkit.channels.roles import Side
+from shmkit.compiled import core
 from tests.processes import run_python
 
 # These take SIGALRM for themselves, which pytest-timeout has else.
@@ -323,6 +324,64 @@ def test_a_handler_that_raises_in_a_get(where: Any, many: str) -> None:
 
 @own_alarm
 @main_thread
+@each_side
+@pytest.mark.parametrize("way", ["get_many", "peek_many"])
+def test_a_handler_that_raises_in_a_batch(where: Any, many: str, way: str) -> None:
+    """No frame of `peek_many` is lost, nor one of the compiled `get_many`; the ring goes on."""
+    got, interrupted, number = list[int](), 0, 0
+    batch: list[list[bytes]] = [[]]
+    with Ring.create(where, capacity=1 << 13, producers=many, consumers=many) as ring:
+        warm(ring)
+
+        def take() -> None:
+            if way == "get_many":
+                batch[0] = ring.get_many(timeout=0)
+                return
+            with ring.peek_many(timeout=0) as views:
+                numbers = [opened(bytes(view)) for view in views]
+                # An interrupted one comes again: it is noted once all of it was seen.
+                got.extend(numbers)
+
+        before = signal.signal(signal.SIGALRM, raise_interrupted)
+        try:
+            for turn in range(400):
+                number += ring.put_many([sealed(number + n, 60) for n in range(100)], 0)
+                batch[0] = []
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-5 + turn % 100 * 2e-6)
+                    take()
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Empty:
+                    pass
+                except Interrupted:
+                    interrupted += 1
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except Interrupted:
+                    interrupted += 1
+                got += map(opened, batch[0])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        while not ring.empty():
+            got += map(opened, ring.get_many(timeout=0))
+        assert ring.put_many([b"fine"] * 200, 0) == 200
+        assert ring.get_many(timeout=0) == [b"fine"] * 200
+    assert interrupted, "no handler came between"
+    if way == "peek_many":
+        assert set(got) == set(range(number))
+    else:
+        assert got == sorted(set(got))
+        if core is not None and not str(where).startswith("file:"):
+            assert got == list(range(number))
+
+
+def raise_interrupted(*_: Any) -> None:
+    raise Interrupted
+
+
+@own_alarm
+@main_thread
 def test_a_handler_that_raises_at_a_lock() -> None:
     """Whoever is interrupted has the lock or not, and `held` says which; others get in after."""
     handler = Raiser()
@@ -616,3 +675,115 @@ def test_a_handler_raises_between_the_claim_and_the_note_of_it(
         assert getattr(ring.statistics(), f"{side}s") == (os.getpid(),)
         with pytest.raises(RoleTaken):
             other.put(b"frame", 0) if side == "producer" else other.get(0)
+
+
+@each_side
+def test_a_recursion_error_leaves_the_side_and_its_lock(where: Any, many: str) -> None:
+    """At whatever depth it comes: another handle is not kept out, and this one goes on."""
+    with Ring.create(where, capacity=4096, producers=many, consumers=many) as ring:
+        warm(ring)
+
+        def peek() -> None:
+            with ring.peek(0):
+                pass
+
+        def reserve() -> None:
+            with ring.reserve(3, 0):
+                pass
+
+        calls: list[Callable[[], object]] = [
+            lambda: ring.put(b"frame", 0),
+            lambda: ring.get(0),
+            lambda: ring.put_many([b"frame"] * 3, 0),
+            lambda: ring.get_many(timeout=0),
+            lambda: ring.get(0.001),
+            peek,
+            reserve,
+        ]
+        came = 0
+        for call in calls:
+            for depth in range(3, 30):
+                ring.put(b"frame", 0)
+                came += runs_out_of_depth(call, depth)
+                for cursor in ring._writer, ring._reader:
+                    assert cursor.loan is None
+                    assert cursor.state == cursor.idle
+                    assert cursor.mutex is None or not cursor.mutex.held
+                while not ring.empty():
+                    ring.get_many(timeout=0)
+        assert came > 20
+
+
+def runs_out_of_depth(call: Callable[[], object], depth: int) -> bool:
+    """Whether a call has a RecursionError where only so many more may be nested."""
+    before, here, frame = sys.getrecursionlimit(), 0, sys._getframe()
+    while frame is not None:
+        here, frame = here + 1, frame.f_back  # type: ignore[assignment]
+    try:
+        sys.setrecursionlimit(here + depth)
+        call()
+    except RecursionError:
+        return True
+    except Empty:
+        pass
+    finally:
+        sys.setrecursionlimit(before)
+    return False
+
+
+def debugged(how: str) -> None:
+    """Have every line of all threads seen by a function written in Python."""
+    if how == "trace":
+
+        def trace(*_: Any) -> Any:
+            return trace
+
+        threading.settrace(trace)
+        sys.settrace(trace)
+    else:
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
+        monitoring.use_tool_id(0, "test")
+        monitoring.register_callback(0, monitoring.events.LINE, lambda *_: None)
+        monitoring.set_events(0, monitoring.events.LINE)
+
+
+def pass_on_under_a_debugger(how: str, kind: str) -> None:
+    """Three threads put and three get, on one handle, and switch at any line."""
+    sys.setswitchinterval(1e-6)
+    debugged(how)
+    count = 250
+    channel: Any = Queue(capacity=1 << 14) if kind == "queue" else None
+    channel = channel or Ring.create(capacity=1 << 14, producers=kind, consumers=kind)
+
+    def put(first: int) -> None:
+        for number in range(first, first + count):
+            channel.put(sealed(number, number % 290), timeout=20)
+
+    def get() -> list[int]:
+        got = list[int]()
+        while True:
+            try:
+                got.append(opened(channel.get(timeout=20)))
+            except ShutDown:
+                return got
+
+    with channel, ThreadPoolExecutor(6) as threads:
+        getting = [threads.submit(get) for _ in range(3)]
+        putting = [threads.submit(put, n * count) for n in range(3)]
+        for task in putting:
+            task.result(40)
+        channel.shutdown()
+        got = sorted(number for task in getting for number in task.result(40))
+    assert got == list(range(3 * count))
+
+
+@pytest.mark.parametrize("kind", ["one", "many", "queue"])
+@pytest.mark.parametrize("how", ["trace", "monitoring"])
+@pytest.mark.parametrize("pure", ["1", "0"])
+def test_threads_under_a_debugger(kind: str, how: str, pure: str) -> None:
+    """A debugger or profiler lets other threads run where none would: at every line."""
+    if how == "monitoring" and not hasattr(sys, "monitoring"):
+        pytest.skip("sys.monitoring came with 3.12")
+    if pure == "0" and core is None:
+        pytest.skip("the plain core is tried already")
+    run_python(pass_on_under_a_debugger, how, kind, env={"SHMKIT_PURE": pure})

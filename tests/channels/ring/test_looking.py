@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shmkit import Queue, Ring
+from shmkit import Broadcast, ClosedError, Latest, Queue, Ring, ShmkitError
 from shmkit.channels.objects.codec import Encoded
 from shmkit.segment.words import HEAD, READY, SKIP, STATE, TAIL
 from tests.processes import TIMEOUT, wait_until
@@ -146,3 +147,33 @@ def test_a_put_behind_one_that_failed_overwrites_nothing(monkeypatch: pytest.Mon
     assert other.empty()
     other.close()
     queue.close()
+
+
+@pytest.mark.parametrize("kind", ["ring", "latest", "broadcast"])
+def test_looking_while_another_thread_closes(kind: str) -> None:
+    """A ClosedError, and nothing that a closed descriptor or lost words say."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    ends = list[type[Exception]]()
+    try:
+        for _ in range(25):
+            made: Any
+            if kind == "ring":
+                made = Ring.create(capacity=4096)
+            else:
+                made = Latest.create() if kind == "latest" else Broadcast.create(capacity=4096)
+
+            def look(made: Any = made) -> None:
+                try:
+                    while True:
+                        made.statistics()
+                except (ShmkitError, OSError, IndexError, RuntimeError) as error:
+                    ends.append(type(error))
+
+            thread = threading.Thread(target=look)
+            thread.start()
+            made.close()
+            thread.join(TIMEOUT)
+    finally:
+        sys.setswitchinterval(interval)
+    assert ends == [ClosedError] * 25

@@ -6,7 +6,10 @@ import os
 import pickle
 import signal
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,41 @@ def test_it_is_told_once(ring: Ring, fork: Any) -> None:
     for timeout in (0, 0.06, 0.12):
         with pytest.raises(Empty):
             ring.get(timeout=timeout)
+
+
+@pytest.mark.parametrize("side", ["get", "put"])
+def test_one_that_polls_is_told_once(ring: Ring, fork: Any, side: str) -> None:
+    if side == "get":
+        child = fork(put_some, ring, [b"x"])
+        assert ring.get(10) == b"x"
+        poll: Callable[[], Any] = ring.get_nowait
+        refusal: type[Exception] = Empty
+    else:
+        ring.put(b"x")
+        child = fork(get_some, ring, 1)
+        assert child.receive() == [b"x"]
+        ring.put(bytes(4080))
+        poll, refusal = partial(ring.put_nowait, b"y"), Full
+    with pytest.raises(refusal):
+        poll()
+    child.kill()
+    told: list[PeerDied] = []
+
+    def is_told() -> bool:
+        try:
+            poll()
+        except refusal:
+            pass
+        except PeerDied as error:
+            told.append(error)
+        return bool(told)
+
+    wait_until(is_told)
+    assert told[0].pid == child.pid
+    for _ in range(8):
+        time.sleep(0.1)  # longer than between two looks
+        with pytest.raises(refusal):
+            poll()
 
 
 def test_each_handle_is_told(ring: Ring, fork: Any) -> None:

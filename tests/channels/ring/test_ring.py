@@ -225,6 +225,56 @@ def test_a_frame_that_was_lent_is_not_usable_afterwards(ring: Ring) -> None:
         room.truncate(1)
 
 
+def test_what_was_made_of_a_frame_is_not_usable_afterwards(ring: Ring) -> None:
+    """Slices are released with it; an array in use keeps the memory, and not the frame."""
+    with ring.reserve(9) as room:
+        room[:] = b"all of it"
+        whole, part = room.buf, room[1:3]
+        room.truncate(5)
+        shorter, array = room.buf, np.frombuffer(room.buf, dtype=np.uint8)
+    for view in whole, part:
+        with pytest.raises(ValueError, match="released"):
+            bytes(view)
+    for use in (
+        lambda: room[0],
+        lambda: room.__setitem__(slice(0, 5), b"WRONG"),
+        lambda: bytes(room),
+        lambda: len(room),
+        lambda: room.truncate(1),
+    ):
+        with pytest.raises(ValueError, match="released"):
+            use()
+    assert repr(room) == "<Frame, released>"
+    del array, shorter
+    assert ring.get() == b"all o"
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_peek_many_lends_all_of_them(where: Any, checked: bool, tmp_path: Path) -> None:
+    with Ring.create(tmp_path / "checked" if checked else where, capacity=4096) as ring:
+        for number in range(60):  # around the end
+            sent = [bytes([number + n]) * (n * 37 % 700) for n in range(5)]
+            ring.put_many(sent, 0)
+            with pytest.raises(KeyError), ring.peek_many() as views:
+                raise KeyError
+            with ring.peek_many(2, 0) as views:
+                assert [bytes(view) for view in views] == sent[:2]
+                assert all(view.readonly for view in views)
+                with pytest.raises(RuntimeError, match="inside another"):
+                    ring.get(0)
+            for view in views:
+                with pytest.raises(ValueError, match="released"):
+                    bytes(view)
+            assert ring.qsize() == 3
+            with ring.peek_many(timeout=0) as views:
+                assert [bytes(view) for view in views] == sent[2:]
+            assert ring.empty()
+        with pytest.raises(Empty), ring.peek_many(timeout=0):
+            pass
+        with pytest.raises(ValueError, match="max_frames=0"), ring.peek_many(0):
+            pass
+
+
 def test_closing_inside_a_reservation_discards_it(where: Any) -> None:
     with Ring.create(where, capacity=4096) as ring:
         other = pickle.loads(pickle.dumps(ring))

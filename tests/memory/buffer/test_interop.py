@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from shmkit import SharedBuffer
@@ -94,6 +96,36 @@ if not untracked:  # before 3.13 their attaching registers; then their tracker w
         assert run_python(program, name).stderr == ""
         assert ours[:3] == b"xyz"
         SharedBuffer.attach(name).close()
+
+
+ATTACHED = """
+import sys
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+name, how = args
+theirs = SharedMemory(name, **({"track": False} if how == "untracked" else {}))
+if how == "taken off":
+    resource_tracker.unregister(theirs._name, "shared_memory")
+theirs.buf[0] = 1
+theirs.close()
+resource_tracker._resource_tracker._stop()  # as at the end, and waits for it
+"""
+
+
+@pytest.mark.parametrize("how", ["tracked", "taken off", "untracked"])
+def test_what_docs_say_of_their_tracker(unique_name, how: str) -> None:
+    """Another program that attaches by `SharedMemory` removes our name, unless told not to."""
+    if how == "untracked" and sys.version_info < (3, 13):
+        pytest.skip("SharedMemory has no track= before 3.13")
+    name = unique_name()
+    with SharedBuffer.create(name, 100) as ours:
+        run_python(ATTACHED, name, how)
+        assert ours[0] == 1
+        if how == "tracked":
+            with pytest.raises(FileNotFoundError):
+                SharedBuffer.attach(name)
+        else:
+            SharedBuffer.attach(name).close()
 
 
 def test_their_unlink_leaves_our_end_quiet(unique_name) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shmkit import ClosedError, PagedFile, SharedBuffer
+from shmkit import ClosedError, PagedFile, SharedBuffer, open_bytes
 from shmkit.memory.buffer import search
 from tests.contracts.buffer import SIZE, Case
 from tests.contracts.buffer_search import READ_ONLY, READING, TEXT, WRITING
@@ -179,13 +182,149 @@ def test_new_files_have_the_mode_asked_for(make_buffer, tmp_path: Path) -> None:
     assert (tmp_path / "public").stat().st_mode & 0o777 == 0o644
 
 
-def test_buffer_stays_on_the_old_content_of_its_file(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    with SharedBuffer.create(path, 9) as buffer:
-        buffer[:] = b"one two 3"
-        assert buffer.replace_into(path, b"two", b"zwei") == 1
-        assert path.read_bytes() == b"one zwei 3"
-        assert buffer[:] == b"one two 3"
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "own"
+    path.write_bytes(b"the fox and the dog")
+    return path
+
+
+def test_a_buffer_goes_with_its_own_file(own: Path, monkeypatch) -> None:
+    monkeypatch.chdir(own.parent)
+    (own.parent / "link").symlink_to("own")
+    with SharedBuffer.attach(own) as buffer:
+        for path in (own, "own", "file:own", "link", f"../{own.parent.name}/own"):
+            assert buffer.replace_into(path, b"the", b"python") == 2
+            assert (len(buffer), buffer[:]) == (25, b"python fox and python dog")
+            assert (buffer.replace(b"dog", b"cow"), buffer.buf[0]) == (1, ord("p"))
+            buffer.flush()
+            assert own.read_bytes() == b"python fox and python cow"
+            assert pickle.loads(pickle.dumps(buffer))[:] == own.read_bytes()
+            assert buffer.replace_into(own, b"python", b"the") == 2
+            buffer[-3:] = b"dog"
+            assert own.read_bytes() == b"the fox and the dog" == buffer[:]
+        buffer.resize(30)
+        assert own.stat().st_size == 30
+        assert buffer.replace_into(own, buffer[:], b"") == 1
+        assert (len(buffer), own.read_bytes()) == (0, b"")
+        assert (own.parent / "link").is_symlink()
+        own.unlink()
+        assert buffer.replace_into(own, b"a", b"b") == 0
+        assert own.exists()
+        buffer.unlink()
+        assert not own.exists()
+
+
+@pytest.mark.parametrize("small", [0, 100, "cow"])
+def test_who_only_reads_goes_with_the_file_too(own: Path, small) -> None:
+    way = SharedBuffer.attach(own, access="cow") if small == "cow" else open_bytes(own, small=small)
+    with way as buffer:
+        view = buffer.buf
+        if small == "cow":
+            buffer[-3:] = b"cow"
+        for times in (1, 2):
+            assert buffer.replace_into(own, b"the", b"the the", times) == times
+            assert own.read_bytes() == buffer[:]
+        assert buffer[:19] == b"the the the the fox"
+        assert view[:7] == b"the fox"  # as before
+
+
+def test_views_of_the_old_file_are_not_left_behind(own: Path) -> None:
+    with SharedBuffer.attach(own) as buffer:
+        view = buffer.view("B", 4, 3)
+        with pytest.raises(
+            BufferError, match=r"views of it are in use: memoryview \(\.view\('B'\)"
+        ):
+            buffer.replace_into(own, b"the", b"python")
+        view[:] = b"FOX"
+        assert own.read_bytes() == b"the FOX and the dog" == buffer[:]
+        assert [path.name for path in own.parent.iterdir()] == ["own"]
+        del view
+        assert buffer.replace_into(own, b"the", b"python") == 2
+
+
+def test_what_a_file_got_meanwhile_is_not_replaced(own: Path) -> None:
+    with (
+        SharedBuffer.attach(own) as buffer,
+        SharedBuffer.attach(own) as other,
+        open_bytes(own) as read,
+        SharedBuffer.attach(own, offset=3) as part,
+        SharedBuffer.attach(own, length=3) as beginning,
+    ):
+        for some in (part, beginning):
+            with pytest.raises(ValueError, match="is on a part of this file, and the rest would"):
+                some.replace_into(own, b"the", b"a")
+            assert some.replace_into(own.parent / "elsewhere", b"the", b"a") == 1
+        buffer[:3] = b"THE"
+        with pytest.raises(OSError, match=r"has changed since .* \(19 bytes now\)"):
+            read.replace_into(own, b"the", b"a")
+        assert other.replace_into(own, b"the", b"python") == 1
+        with pytest.raises(OSError, match=r"was replaced since .*: attach again") as caught:
+            buffer.replace_into(own, b"the", b"a")
+        assert (caught.value.errno, caught.value.filename) == (errno.ESTALE, str(own))
+        with own.open("ab") as file:
+            file.write(b" and more")
+        with pytest.raises(OSError, match=r"has changed since .* \(31 bytes now\)"):
+            other.replace_into(own, b"the", b"a")
+        assert own.read_bytes() == b"THE fox and python dog and more"
+
+
+def test_a_rename_that_fails_leaves_the_buffer_where_it_was(own: Path, monkeypatch) -> None:
+    def busy(*_: object) -> None:
+        raise OSError(errno.EBUSY, "is busy")
+
+    for access in ("r", "rw", "cow"):
+        with SharedBuffer.attach(own, access=access) as buffer:
+            if access == "cow":
+                buffer[:3] = b"THE"
+            before = buffer[:]
+            with monkeypatch.context() as patch, pytest.raises(OSError, match="is busy"):
+                patch.setattr(os, "replace", busy)
+                buffer.replace_into(own, b"fox", b"python")
+            assert buffer[:] == before
+            if access == "rw":
+                buffer[:3] = b"The"
+                assert own.read_bytes()[:3] == b"The"
+            assert buffer.replace_into(own, b"cat", b"dog") == 0
+    assert [path.name for path in own.parent.iterdir()] == ["own"]
+
+
+def test_an_exception_after_the_rename_leaves_the_buffer_on_the_new_file(own, monkeypatch) -> None:
+    real = os.replace
+
+    def interrupted(*paths: str) -> None:
+        real(*paths)
+        raise KeyboardInterrupt
+
+    with SharedBuffer.attach(own) as buffer:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", interrupted)
+            buffer.replace_into(own, b"the", b"python")
+        buffer.replace(b"dog", b"cow")
+        assert own.read_bytes() == b"python fox and python cow"
+
+
+def test_into_what_is_open(make_buffer, tmp_path: Path) -> None:
+    buffer = make_buffer(b"the fox and the dog")
+    with (tmp_path / "new").open("wb") as file:
+        file.write(b"1: ")
+        buffer.replace_into(file, b"the", b"a")
+        buffer.replace_into(file.fileno(), b"the", b"one")
+    assert (tmp_path / "new").read_bytes() == b"1: a fox and a dogone fox and one dog"
+    stream = io.BytesIO()
+    buffer.replace_into(stream, b"the", b"a", 1)
+    assert stream.getvalue() == b"a fox and the dog"
+    with pytest.raises(TypeError, match="takes text, not bytes: open it in binary mode"):
+        buffer.replace_into(io.StringIO(), b"the", b"a")
+    with (tmp_path / "new").open("r+b") as file, SharedBuffer.attach(tmp_path / "new") as own:
+        for given in (file, file.fileno()):
+            with pytest.raises(ValueError, match=r"is on this very file.*give its path"):
+                own.replace_into(given, b"a", b"b")
+    for where in ("shm:x", "anon:"):
+        with pytest.raises(ValueError, match="is no file, and this takes files only"):
+            buffer.replace_into(where, b"a", b"b")
+    with pytest.raises(TypeError, match="a file is a path"):
+        buffer.replace_into(None, b"a", b"b")
 
 
 def test_failed_results_leave_nothing(make_buffer, tmp_path: Path, monkeypatch) -> None:
@@ -211,13 +350,18 @@ def test_failed_results_leave_nothing(make_buffer, tmp_path: Path, monkeypatch) 
     assert sorted(path.name for path in folder.iterdir()) == ["full", "x"]
 
 
-def test_planted_links_are_replaced_not_followed(make_buffer, tmp_path: Path) -> None:
+def test_links_are_followed_unless_others_may_have_planted_them(make_buffer, tmp_path) -> None:
+    buffer = make_buffer(b"abc")
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / "link").symlink_to(tmp_path / "precious")
-    make_buffer(b"abc").replace_into(tmp_path / "link", b"a", b"x")
+    tmp_path.chmod(0o1777)
+    with pytest.raises(OSError, match="others can write to"):
+        buffer.replace_into(tmp_path / "link", b"a", b"x")
     assert (tmp_path / "precious").read_bytes() == b"precious"
-    assert not (tmp_path / "link").is_symlink()
-    assert (tmp_path / "link").read_bytes() == b"xbc"
+    tmp_path.chmod(0o700)
+    buffer.replace_into(tmp_path / "link", b"a", b"x")
+    assert (tmp_path / "precious").read_bytes() == b"xbc"
+    assert (tmp_path / "link").is_symlink()
 
 
 # ------------------------------------------------------------------ large files

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,12 +128,14 @@ def test_lines_meet_anywhere(parts, data) -> None:
         assert list(buffer.lines()) == io.BytesIO(content).readlines()
 
 
+texts = st.binary(min_size=1, max_size=40).map(lambda raw: bytes(b"a\nb"[c % 3] for c in raw))
 position = st.tuples(st.integers(-30, 30), st.sampled_from([0, 1, 2]))
 operation = st.one_of(
     st.tuples(st.sampled_from(["read", "read1", "readline"]), st.integers(-1, 12)),
     st.tuples(st.just("seek"), position),
     st.tuples(st.just("readinto"), st.integers(0, 9)),
     st.tuples(st.just("write"), st.binary(max_size=5)),
+    st.tuples(st.just("step of a loop"), st.booleans()),
 )
 
 
@@ -139,15 +143,21 @@ operation = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     max_examples=150,
 )
-@given(content=st.binary(min_size=1, max_size=25), operations=st.lists(operation, max_size=15))
+@given(content=texts, operations=st.lists(operation, max_size=15))
 def test_stream_is_like_a_file(make_where, backend, content, operations) -> None:
     """A stream answers any calls as a BytesIO does, up to its end."""
     theirs = io.BytesIO(content)
     with SharedBuffer.create(make_where(backend), len(content)) as buffer:
         buffer[:] = content
-        with buffer.open() as ours:
+        with buffer.open() as ours, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_READ_FIRST", 4)
+            loop = iter(ours)
             for name, value in operations:
-                if name == "seek":
+                if name == "step of a loop":
+                    loop = iter(ours) if value else loop
+                    assert next(loop, b"") == next(theirs, b"")
+                    loop = loop if theirs.tell() < len(content) else iter(ours)
+                elif name == "seek":
                     offset, whence = value
                     if offset + (0, theirs.tell(), len(content))[whence] >= 0:
                         assert ours.seek(offset, whence) == theirs.seek(offset, whence)
@@ -177,3 +187,77 @@ def test_reading_into_nothing(make_buffer) -> None:
         into = np.zeros((1, 3), "u1")
         assert stream.readinto(into) == 3
         assert into.tobytes() == b"abc"
+
+
+def test_a_loop_over_lines_is_at_home_in_other_calls(make_buffer) -> None:
+    """The position is behind the line that the loop has, and other calls go on from there."""
+    text = b"".join(b"line %d\n" % number for number in range(5000)) + b"x" * 9000 + b"\nend"
+    ours, theirs = make_buffer(text).open(), io.BytesIO(text)
+    for number, (line, expected) in enumerate(zip(ours, theirs, strict=True)):
+        assert line == expected
+        if number % 7 == 0:
+            assert ours.tell() == theirs.tell()
+        if number % 11 == 0:
+            assert ours.readline() == theirs.readline()
+        if number % 501 == 0:
+            assert ours.read(5) == theirs.read(5)
+            assert ours.seek(3, os.SEEK_CUR) == theirs.seek(3, os.SEEK_CUR)
+        if number % 777 == 0:
+            assert ours.write(b"NEW\n") == theirs.write(b"NEW\n")
+    assert ours.readlines() == theirs.readlines() == []
+    ours.seek(0)
+    with pytest.raises(ValueError, match="closed"):
+        for _ in ours:
+            ours.close()
+
+
+# ------------------------------------------------------------------ pages given back
+
+LARGE = 1 << 25
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is resident")
+
+
+def resident() -> int:
+    """Bytes of files and shared memory that this process has in its map."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(s.split()[1]) for s in lines if s.startswith(("RssFile", "RssShmem"))) * 1024
+
+
+@on_linux
+@pytest.mark.parametrize("size", [1 << 20, (1 << 20) + 1000])
+def test_chunks_that_are_released_leave_nothing_resident(make_buffer, access: str, size) -> None:
+    made = make_buffer(LARGE)
+    view = made.buf
+    for at in range(0, LARGE, 4096):
+        view[at] = at >> 12 & 255
+    made.advise("dontneed")
+    with SharedBuffer.attach(made, access=access, offset=100) as buffer:
+        before = resident()
+        if access == "cow":
+            with pytest.raises(ValueError, match="release=True would throw its private changes"):
+                buffer.chunks(size, release=True)
+            return
+        found, first = 0, memoryview(b"")
+        for chunk in buffer.chunks(size, release=True):
+            first = first or chunk  # the first one
+            found += chunk.tobytes().count(b"\7")
+            assert resident() - before < LARGE / 4
+        assert found == LARGE >> 20
+        assert resident() - before < LARGE / 16
+        assert first[3996] == 1  # it is there all the same
+        assert sum(chunk.tobytes().count(b"\7") for chunk in buffer.chunks(size)) == found
+        assert resident() - before > LARGE / 2
+
+
+@on_linux
+def test_a_part_is_given_back(make_buffer) -> None:
+    buffer = make_buffer(LARGE)
+    buffer[:] = bytes(LARGE)
+    before = resident()
+    buffer.advise("dontneed", 1 << 20)
+    assert before - resident() > LARGE * 3 / 4
+    buffer.advise("willneed", 5000, 10_000)
+    for arguments in ((-1,), (LARGE + 1,), (0, LARGE + 1), (0, -1)):
+        with pytest.raises(ValueError, match=r"outside|negative"):
+            buffer.advise("random", *arguments)
+    buffer.advise("dontneed", LARGE)

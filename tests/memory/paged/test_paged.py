@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmkit import ClosedError, PagedFile
+from shmkit.memory.paged import paged
 from shmkit.memory.paged import pages as module
 from tests.contracts.buffer import pattern
 from tests.processes import run_python
@@ -128,19 +131,40 @@ def test_what_cannot_be_opened(tmp_path: Path, path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         PagedFile(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=lambda: os.close(os.open(tmp_path / "pipe", os.O_WRONLY)))
-    writer.start()
-    with pytest.raises(OSError, match=r"has no size and no positions; open_bytes\(\) reads it"):
-        PagedFile(tmp_path / "pipe")
-    writer.join()
+    for stream in (tmp_path / "pipe", "/dev/zero", "/dev/null", io.BytesIO()):
+        for access in ("r", "rw"):
+            with pytest.raises(OSError, match=r"has no size and no positions; open_bytes\(\) read"):
+                PagedFile(stream, access=access)
     (tmp_path / "link").symlink_to(path)
-    with pytest.raises(OSError, match="symbolic link"):
-        PagedFile(tmp_path / "link")
+    tmp_path.chmod(0o777)
+    with pytest.raises(OSError, match="others can write to"):
+        PagedFile(tmp_path / "link", access="rw")
+    for where in ("shm:x", "anon:"):
+        with pytest.raises(ValueError, match="is no file"):
+            PagedFile(where)
+    for wrong in (None, 1.5):
+        with pytest.raises(TypeError, match="a file is a path"):
+            PagedFile(wrong)  # type: ignore[arg-type]
+    with (
+        pytest.raises(OSError, match="not open for this access: open it with 'r"),
+        path.open("rb") as file,
+    ):
+        PagedFile(file, access="rw")
     for arguments in ({"page_size": 0}, {"max_pages": 0}, {"page_size": -1}, {"access": "cow"}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             PagedFile(path, **arguments)
     with pytest.raises(TypeError):
         PagedFile(path, 1.5)  # type: ignore[arg-type]
+
+
+def test_what_can_be_given(path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(path.parent)
+    Path("link").symlink_to(path)
+    with path.open("r+b") as file:
+        for given in (path.name, bytes(path), f"file:{path}", "link", file.fileno(), file):
+            with PagedFile(given, access="rw") as paged:
+                assert (paged[:], paged.name) == (pattern(SIZE), str(path))
+        assert file.tell() == 0
 
 
 # ------------------------------------------------------------------ against a bytearray
@@ -320,12 +344,40 @@ def test_a_file_that_shrinks_is_an_error(path: Path) -> None:
         assert caught.value.filename == str(path)
 
 
-def test_a_file_that_grows_is_an_error(path: Path) -> None:
-    with PagedFile(path, 100, 2) as file:
-        with path.open("ab") as other:
-            other.write(b"more")
-        with pytest.raises(OSError, match="had 1000 bytes when it was opened and has 1004 now"):
-            file[0]
+def append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+
+
+def test_a_file_that_grows(path: Path) -> None:
+    """Also in a page that is in memory, changed or not."""
+    with PagedFile(path, 300, 4, "rw") as file:
+        model = bytearray(pattern(SIZE))
+        file[950] = model[950] = 1
+        for more in (b"a log", b"\n" * 200, b"x" * 1000):
+            append(path, more)
+            model += more
+            assert (len(file), file.size, file[-1], file[:]) == (len(model),) * 2 + (
+                model[-1],
+                model,
+            )
+            assert file[len(model) - 1] == model[-1]
+            assert file.find(more, 900) == model.find(more, 900)
+            assert list(file.lines()) == io.BytesIO(model).readlines()
+        append(path, b"end")
+        file[-2:] = b"ND"  # it is behind the end that was known
+        file[len(model)] = ord("E")
+    assert path.read_bytes() == bytes(model) + b"END"
+    assert file.size == len(model) + 3  # as it was
+
+
+def test_a_log_is_followed(path: Path) -> None:
+    with PagedFile(path, 100, 2) as file, file.open() as log:
+        assert log.read() == pattern(SIZE)
+        for line in (b"first\n", b"second\n"):
+            append(path, line)
+            assert (log.readline(), log.read()) == (line, b"")
+    os.truncate(path, 10)
 
 
 def test_a_file_that_shrinks_while_it_is_read(path: Path, monkeypatch) -> None:
@@ -346,7 +398,7 @@ def test_changes_are_not_written_behind_the_end(path: Path) -> None:
     file[990] = 1
     os.truncate(path, 10)
     for use in (file.flush, file.close):
-        with pytest.raises(OSError, match="had 1000 bytes when it was opened and has 10 now"):
+        with pytest.raises(OSError, match="had 1000 bytes and has 10 now: it has shrunk"):
             use()
     assert path.read_bytes() == pattern(SIZE)[:10]
     assert file.closed
@@ -358,6 +410,121 @@ def test_changes_of_a_file_that_grew_are_written(path: Path) -> None:
         with path.open("ab") as other:
             other.write(b"more")
     assert path.read_bytes() == b"\1" + pattern(SIZE)[1:] + b"more"
+
+
+# ------------------------------------------------------------------ like a buffer
+
+
+@pytest.mark.parametrize(("page_size", "max_pages"), [(1, 2), (7, 1), (64, 3), (4096, 2)])
+def test_pieces_and_lines(tmp_path: Path, page_size: int, max_pages: int) -> None:
+    text = b"one\n\ntwo\r\n" + b"x" * 300 + b"\nlast"
+    (tmp_path / "text").write_bytes(text)
+    with PagedFile(tmp_path / "text", page_size, max_pages) as file:
+        for size in (1, 10, 1000):
+            chunks = list(file.chunks(size))
+            assert b"".join(chunks) == text
+            assert {len(chunk) for chunk in chunks[:-1]} <= {size}
+        assert list(file.lines()) == text.splitlines(keepends=True) == list(file.open())
+        assert bytes(file) == text
+        with io.TextIOWrapper(file.open()) as stream:
+            assert stream.read() == text.decode().replace("\r\n", "\n")
+        with pytest.raises(ValueError, match="'size' must be at least 1 byte, not 0"):
+            file.chunks(0)
+        assert not file.closed
+
+
+def test_an_array_is_a_copy_of_the_bytes(path: Path) -> None:
+    np = pytest.importorskip("numpy", reason="numpy is not installed")
+    with PagedFile(path, 100, 2) as file:
+        array = np.asarray(file)
+        assert (array.dtype, array.tobytes()) == (np.uint8, pattern(SIZE))
+        assert np.asarray(file, "f4").dtype == "f4"
+        with pytest.raises(ValueError, match="is read, not mapped: an array of it is a copy"):
+            file.__array__(copy=False)
+
+
+def test_a_file_object(path: Path) -> None:
+    with PagedFile(path, 100, 2, "rw") as file:
+        stream = file.open()
+        assert (stream.name, stream.mode) == (str(path), "rb+")
+        stream.seek(500)
+        assert stream.write(b"written") == 7
+        stream.seek(-3, os.SEEK_END)
+        assert stream.read(10) == pattern(SIZE)[-3:]
+        stream.seek(SIZE - 3)
+        with pytest.raises(OSError, match="4 bytes do not fit at position 997 of 1000"):
+            stream.write(b"more")
+            stream.flush()
+        with pytest.raises(OSError, match="do not fit"):  # as any buffer that cannot be written
+            stream.close()
+        for offset, whence in ((-1, os.SEEK_SET), (0, 7)):
+            with pytest.raises(ValueError, match=r"whence|before|negative"):
+                file.open().seek(offset, whence)
+        with pytest.raises(io.UnsupportedOperation):
+            stream.fileno()
+        assert file[500:507] == b"written"
+    assert path.read_bytes()[500:507] == b"written"
+    with PagedFile(path) as file:
+        reader = file.open()
+        assert (reader.mode, reader.writable(), reader.read(3)) == ("rb", False, pattern(SIZE)[:3])
+    with pytest.raises(ClosedError):
+        file.open()
+
+
+PATTERNS = [
+    rb"abbb?a",
+    rb"a*",
+    rb"|a",
+    rb"abba|b",
+    rb"(?:ab)*(b?)",
+    rb"^a|b$",
+    rb"(?m)^a|b$",
+    rb"(?<=ab)b",
+    rb"a(?=b)",
+    rb"\Aa|b\Z",
+    rb"a.{0,3}b",
+    rb"\b",
+    rb"x",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    data=st.binary(max_size=60).map(lambda raw: bytes(b"abab\n"[c % 5] for c in raw)),
+    regex=st.sampled_from(PATTERNS),
+    span=st.tuples(index, index),
+)
+def test_regular_expressions(tmp_path_factory, data: bytes, regex: bytes, span) -> None:
+    """Whatever the window, if it has room for twice what the pattern has to see."""
+    path = tmp_path_factory.getbasetemp() / "data"
+    path.write_bytes(data)
+    first, last, _ = slice(*span).indices(len(data))
+    expected = [m.span() for m in re.compile(regex).finditer(data, first, last)]
+    for window in (16, 20, 1000):
+        with pytest.MonkeyPatch.context() as patch, PagedFile(path, 7, 2) as file:
+            patch.setattr(paged, "_WINDOW", window)
+            assert [m.span() for m in file.finditer(regex, *span)] == expected
+
+
+def test_matches_have_what_they_have_elsewhere(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(paged, "_WINDOW", 64)
+    text = b"." * 700 + b"name=value" + b"." * 700 + b"x" * 500 + b"."
+    path.write_bytes(text)
+    with PagedFile(path, 100, 2) as file:
+        regex = re.compile(rb"(?P<key>\w+)=(\w+)(;)?")
+        ours, theirs = next(file.finditer(regex)), next(regex.finditer(text))
+        for use in (
+            lambda m: (m.start(), m.end(), m.span("key"), m.span(3), m.start(2), m.end(2)),
+            lambda m: (m[0], m["key"], m.group(1, 2), m.groups(), m.groupdict()),
+            lambda m: (m.expand(rb"\2=\1"), m.lastindex, m.lastgroup, m.re),
+        ):
+            assert use(ours) == use(theirs)
+        assert repr(ours) == "<Match span=(700, 710), match=b'name=value'>"
+        with pytest.raises(AttributeError, match="a match in a file has no 'string'"):
+            ours.string  # noqa: B018
+        assert [m.span() for m in file.finditer(rb"x+")] == [(1410, 1910)]  # of any length
+        with pytest.raises(TypeError, match="searched with a pattern of bytes"):
+            file.finditer("text")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------ life

@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmkit import ClosedError, CorruptSegment, SharedBuffer
-from shmkit.memory.records import Record, Records, layout_of
+from shmkit.memory import records as room
+from shmkit.memory.records import Record, Records
+
+layout_of: Any = room.layout_of
 
 VERTEX = "<3f3H2x"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import mmap
 import os
 import signal
 import subprocess
@@ -235,7 +236,7 @@ def end(child):
 
 
 def test_a_name_that_is_left(unique_name):
-    left = f"left behind:\n  name /dev/shm/{unique_name}"
+    left = f"left behind:\n  segment /dev/shm/{unique_name}"
     with (
         pytest.raises(AssertionError, match=left),
         assert_no_leaks(names=unique_name, timeout=0),
@@ -300,6 +301,18 @@ def test_a_descriptor_that_is_left():
     os.close(left[0])
 
 
+def test_a_map_that_is_left():
+    fd = os.memfd_create("shmkit-test")
+    os.truncate(fd, 4096)
+    with (
+        pytest.raises(AssertionError, match=r"map /memfd:shmkit-test"),
+        assert_no_leaks(names=r"^$", timeout=0),
+    ):
+        memory = mmap.mmap(fd, 4096)
+        os.close(fd)
+    memory.close()
+
+
 def test_a_child_that_is_left():
     left: list[subprocess.Popen[bytes]] = []
     with (
@@ -324,7 +337,7 @@ def test_a_deadline_ends_a_wait_and_the_children():
     expired = r"not done after 0\.5 s; killed children \[\d+\]"
     with pytest.raises(TimeoutError, match=expired), deadline(0.5):
         hang_with_a_child(left)
-    assert left[0].wait() == -signal.SIGKILL
+    assert left[0].wait() == -signal.SIGABRT
 
 
 def test_a_deadline_leaves_earlier_children_alone():

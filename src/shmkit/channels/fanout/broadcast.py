@@ -129,9 +129,10 @@ class Broadcast(OneWriter):
         cls,
         where: Where | Url = None,
         capacity: int = 1 << 20,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new broadcast.
 
@@ -139,38 +140,52 @@ class Broadcast(OneWriter):
             where: the memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path.
             capacity: bytes of data; rounded up to a power of two, at least 4096. The largest frame
                 is half of it less 16 bytes; a capacity of several such frames gives readers time.
-            keep: leave a named segment in place when its creator goes; files always stay.
             participants: how many handles may be attached at a time, of all processes.
+            keep: leave a named segment in place when its creator goes; files always stay.
+            mode: permissions of a segment or file, less the umask; a process of another user has
+                to say `trust_owner=True` as well.
 
         Raises:
             FileExistsError: there is something of that name.
             ValueError: a bad name or capacity.
             OSError: ENOSPC, no room for it.
         """
-        return cls._new(where, capacity, keep, participants)
+        return cls._new(where, capacity, participants=participants, keep=keep, mode=mode)
 
     @classmethod
     def ensure(
         cls,
         where: Where | Url,
         capacity: int = 1 << 20,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
     ) -> Self:
         """Join the broadcast of that name, or create it.
 
         Args:
             where: as in `create`.
             capacity: as in `create`; a broadcast that exists keeps all its own options.
-            keep: as in `create`.
             participants: as in `create`.
+            keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             ValueError, OSError: as `create`.
         """
-        return cls._new(where, capacity, keep, participants, ensure=True)
+        return cls._new(
+            where,
+            capacity,
+            ensure=True,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            trust_owner=trust_owner,
+        )
 
     def close(self) -> None:
         """Leave, close this handle's subscriptions, and give its role back. Idempotent.
@@ -389,18 +404,18 @@ class Broadcast(OneWriter):
             CorruptSegment: an index is impossible.
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        oldest, first = self._frame_at(OLDEST)
-        tail, published = self._frame_at(TAIL)
-        return BroadcastStatistics(
-            capacity=self._size,
-            used=min(tail - oldest, self._size),
-            frames=published - first,
-            published=published,
-            state=STATES.get(words[STATE], "corrupt"),
-            publishers=tuple(self._writer.holders()),
-            participants=tuple(self._segment.membership.members()),
-        )
+        with self._open_all_along() as words:
+            oldest, first = self._frame_at(OLDEST)
+            tail, published = self._frame_at(TAIL)
+            return BroadcastStatistics(
+                capacity=self._size,
+                used=min(tail - oldest, self._size),
+                frames=published - first,
+                published=published,
+                state=STATES.get(words[STATE], "corrupt"),
+                publishers=tuple(self._writer.holders()),
+                participants=tuple(self._segment.membership.members()),
+            )
 
     def __repr__(self) -> str:
         return self._describe(f"{self._words[TAIL]} bytes published")

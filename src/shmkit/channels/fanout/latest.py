@@ -27,12 +27,20 @@ number of readers may read, and one that is overtaken three times during a copy 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from shmkit.channels.fanout.one_writer import LARGE, MAY_WRITE, READERS, OneWriter, reentered
-from shmkit.channels.frame import as_bytes
-from shmkit.channels.handle import LIMIT, STATES, checked_state
-from shmkit.deadline import Deadline
+from shmkit.channels.fanout.one_writer import (
+    LARGE,
+    MAY_WRITE,
+    READERS,
+    OneWriter,
+    check_fits,
+    copied_into,
+    reentered,
+)
+from shmkit.channels.frame import as_bytes, writable
+from shmkit.channels.handle import LIMIT, STATES, checked_state, deadline_of, whole_number
 from shmkit.errors import Empty, FrameTooLarge, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
@@ -94,6 +102,7 @@ class Latest(OneWriter):
     def __init__(self, segment: Segment) -> None:
         self._cell = segment.header.data_size // 4
         self._largest = -1  # bytes of the largest value; read when the role is claimed
+        self._given = 0  # the version that was given last; 0 for none
         super().__init__(segment)
 
     @classmethod
@@ -101,9 +110,10 @@ class Latest(OneWriter):
         cls,
         where: Where | Url = None,
         size: int = 1 << 16,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new latest, without a value.
 
@@ -111,38 +121,52 @@ class Latest(OneWriter):
             where: the memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path.
             size: bytes of the largest value; it takes four times that, rounded up to a power of
                 two.
-            keep: leave a named segment in place when its creator goes; files always stay.
             participants: how many handles may be attached at a time, of all processes.
+            keep: leave a named segment in place when its creator goes; files always stay.
+            mode: permissions of a segment or file, less the umask; a process of another user has
+                to say `trust_owner=True` as well.
 
         Raises:
             FileExistsError: there is something of that name.
             ValueError: a bad name or size.
             OSError: ENOSPC, no room for it.
         """
-        return cls._new(where, size, keep, participants)
+        return cls._new(where, size, participants=participants, keep=keep, mode=mode)
 
     @classmethod
     def ensure(
         cls,
         where: Where | Url,
         size: int = 1 << 16,
-        keep: bool = False,
         *,
         participants: int = READERS,
+        keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
     ) -> Self:
         """Join the latest of that name, or create it.
 
         Args:
             where: as in `create`.
             size: as in `create`; a latest that exists keeps all its own options.
-            keep: as in `create`.
             participants: as in `create`.
+            keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             ValueError, OSError: as `create`.
         """
-        return cls._new(where, size, keep, participants, ensure=True)
+        return cls._new(
+            where,
+            size,
+            ensure=True,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            trust_owner=trust_owner,
+        )
 
     @classmethod
     def _fill(cls, words: memoryview[int], size: int) -> None:
@@ -240,13 +264,78 @@ class Latest(OneWriter):
 
         Raises:
             Empty: nothing was set yet.
+            PeerDied: there is nothing newer than at the last `get`, and the writer was killed; told
+                once per death, to `get` or to `wait`. The value stays there to get. Attach again if
+                another process makes the name anew.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
         """
-        newest = self._newest()
+        value: bytes = self._give(self._newest())
+        return value
+
+    def get_into(self, buffer: Any) -> int:
+        """Copy the newest value into memory of the caller's.
+
+        Args:
+            buffer: writable and contiguous; it may be larger than the value.
+
+        Returns:
+            Bytes written, from the buffer's start on.
+
+        Raises:
+            ValueError: the value is larger than the buffer.
+            TypeError: the buffer is read-only or not contiguous.
+            Empty, PeerDied, CorruptSegment, ClosedError: as `get`.
+        """
+        size: int = self._give(self._newest(writable(buffer)))
+        return size
+
+    def _give(self, newest: tuple[int, Any] | None) -> Any:
+        """The newest value, for one who polls."""
+        version = 0 if newest is None else newest[0]
+        # Polled: the common case is one look at the clock.
+        if version == self._given and (
+            self._watch is not None or monotonic() >= self._writer.next_look
+        ):
+            self._find_nothing_new(version)
+        self._given = version
         if newest is None:
             raise Empty(f"latest {self._name} has no value yet: wait() waits for the first")
         return newest[1]
+
+    def _find_nothing_new(self, version: int) -> None:
+        if self._open_words()[STATE] == READY:
+            self._writer.raise_if_seen_dead(self._title, LATEST_VERSION, version)
+        if self._watch is not None:
+            self._watch.arm(version)
+
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: readable when there is a newer value.
+
+        That is one newer than the last that this handle gave; also a shutdown, and the death of the
+        writer. Only a `get` that gives the same value again, or a `wait` that ends with `Empty`,
+        makes it unreadable. It is the handle's: do not read from it or close it. A thread of its
+        own waits for it; `shmkit.wait` waits for several.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        return self._armed_fileno() if self._watch is None else self._watch.fileno()
+
+    def _armed_fileno(self) -> int:
+        """The descriptor, unreadable unless something is new."""
+        if self._watch is None:
+            self._watch = self._new_watch(self, self._bell, self._writer, LATEST_VERSION)
+        self._watch.arm(self._given)
+        return self._watch.fileno()
+
+    def _is_ready(self) -> bool:
+        """Whether there is a newer value, or an error to tell."""
+        words = self._open_words()
+        if words[LATEST_VERSION] != self._given or words[STATE] != READY:
+            return True
+        return self._writer.has_news()
 
     def wait(
         self, newer_than: int | None = None, timeout: float | None = None
@@ -266,9 +355,10 @@ class Latest(OneWriter):
             PeerDied: there is nothing newer and the writer was killed; told once per death.
             CorruptSegment: a version or length in the memory is impossible.
             ClosedError: this handle was closed.
+            TypeError: `newer_than` is no version, or `timeout` no number.
         """
-        deadline = Deadline(timeout)
-        known = 0 if newer_than is None else max(newer_than, 0)
+        deadline = deadline_of(timeout)
+        known = 0 if newer_than is None else max(whole_number("newer_than", newer_than, "sets"), 0)
         while True:
             words = self._open_words()
             # Read before the version: a value that was set before the shutdown is not missed.
@@ -277,16 +367,19 @@ class Latest(OneWriter):
             if version > known:
                 newest = self._newest()
                 if newest is not None:
+                    self._given = newest[0]
                     return newest
             if state != READY:
                 raise ShutDown(f"latest {self._name} was shut down, at version {version}")
             if not self._wait(
                 self._bell, self._writer, LATEST_VERSION, version, deadline, self._open_words
             ):
+                if self._watch is not None:
+                    self._watch.arm(self._given)
                 raise Empty(f"latest {self._name} has nothing newer than version {known}")
 
-    def _newest(self) -> tuple[int, bytes] | None:
-        """The newest value with its version, or None before the first."""
+    def _newest(self, target: memoryview | None = None) -> tuple[int, Any] | None:
+        """The newest version and its value, or its size in a target; None before the first."""
         values, words = self._map, self._words  # in this order: `close` takes the words away first
         if not READY <= words[STATE] <= CUT:
             self._check_open()
@@ -304,12 +397,18 @@ class Latest(OneWriter):
             # A damaged length must not lead out of the cell.
             if size <= self._cell:
                 at = self._base + cell * self._cell
-                data: bytes = values[at : at + size]  # step: read.copy
+                data = (
+                    values[at : at + size]  # step: read.copy
+                    if target is None
+                    else copied_into(target, values, at, size)
+                )
             if not STRONG_ORDER or size > LARGE:
                 fence()
             passed = words[LATEST_VERSION] - version
             # Fewer than three newer versions: the writer has not come back to this cell.
             if 0 <= passed < 3 and size <= self._cell:
+                if target is not None:
+                    check_fits(target, size, "value")
                 return version, data
             if passed < 3:
                 raise self._corrupt(
@@ -343,17 +442,17 @@ class Latest(OneWriter):
         Raises:
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        version = words[LATEST_VERSION]
-        return LatestStatistics(
-            size=self.size,
-            version=version,
-            length=words[LATEST_LENGTHS + (version & 3)],
-            state=STATES.get(words[STATE], "corrupt"),
-            writers=tuple(self._writer.holders()),
-            participants=tuple(self._segment.membership.members()),
-            sleeps=self._bell.sleeps,
-        )
+        with self._open_all_along() as words:
+            version = words[LATEST_VERSION]
+            return LatestStatistics(
+                size=self.size,
+                version=version,
+                length=words[LATEST_LENGTHS + (version & 3)],
+                state=STATES.get(words[STATE], "corrupt"),
+                writers=tuple(self._writer.holders()),
+                participants=tuple(self._segment.membership.members()),
+                sleeps=self._bell.sleeps,
+            )
 
     def __repr__(self) -> str:
         return self._describe(f"version {self._words[LATEST_VERSION]}")

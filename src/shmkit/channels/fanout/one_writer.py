@@ -15,12 +15,13 @@ could leave wrong. Its `_state` says whether a write may take the common case.
 
 from __future__ import annotations
 
-import operator
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from shmkit.channels.handle import STATES, Handle, checked_state
+from shmkit.channels.handle import STATES, Handle, checked_shutdown, checked_state, whole_number
 from shmkit.channels.roles import Side
+from shmkit.channels.watch import Watch
 from shmkit.segment.fences import join_fence_all
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import Segment
@@ -42,7 +43,16 @@ if TYPE_CHECKING:
     from shmkit.deadline import Deadline
     from shmkit.memory.url import Url, Where
 
-__all__ = ["LARGE", "MAY_WRITE", "READERS", "OneWriter", "new_guard", "reentered"]
+__all__ = [
+    "LARGE",
+    "MAY_WRITE",
+    "READERS",
+    "OneWriter",
+    "check_fits",
+    "copied_into",
+    "new_guard",
+    "reentered",
+]
 
 READERS: Final = 120
 """How many handles may be attached, unless the creator says otherwise: what fits in three pages."""
@@ -73,6 +83,7 @@ class OneWriter(Handle):
         super().__init__(segment)
         self._bell = self._new_bell()
         self._writer = self._new_side()
+        self._watch: Watch | None = None
         self._begin()
         membership = segment.membership
         membership.presence.call_after_fork(self._begin)
@@ -84,6 +95,9 @@ class OneWriter(Handle):
         self._state = CLOSED if self._closed else NO_ROLE
         self._fenced = True
         self._may_sleep = False
+        if self._watch is not None:  # its thread is the parent's
+            self._watch.close()
+            self._watch = None
 
     def _new_bell(self) -> EventCount:
         semaphores = self._segment.membership.semaphores
@@ -93,11 +107,11 @@ class OneWriter(Handle):
         return Side(self._segment, self._ROLE, WRITER_ROLE, PRODUCER_BYTE, self._NOUN)
 
     @classmethod
-    def _new(
-        cls, where: Where | Url, size: int, keep: bool, participants: int, *, ensure: bool = False
-    ) -> Self:
+    def _new(cls, where: Where | Url, size: int, *, ensure: bool = False, **options: Any) -> Self:
         """Check the size, and create a segment; with `ensure` join the one that is there."""
-        size = operator.index(size)
+        if isinstance(where, int):
+            raise TypeError(f"where={where!r} is no place: did you mean {cls._SIZE}={where}?")
+        size = whole_number(cls._SIZE, size, "bytes")
         if not 0 < size <= cls._MOST:
             raise ValueError(
                 f"{cls._SIZE}={size}: a {cls._NOUN} takes 1 to {cls._MOST} bytes, and has to fit "
@@ -106,10 +120,9 @@ class OneWriter(Handle):
         return cls._create(
             where,
             max(LEAST_DATA, cls._CELLS << (size - 1).bit_length()),
-            participants=participants,
-            keep=keep,
             ensure=ensure,
             fill=lambda words: cls._fill(words, size),
+            **options,
         )
 
     @classmethod
@@ -140,6 +153,8 @@ class OneWriter(Handle):
             except RuntimeError:
                 pass  # the exception came before the guard was taken, or after
             raise
+        if self._watch is not None:
+            self._watch.close()
         self._segment.close()
         self._bell.close()
         self._words, self._map = NO_WORDS, self._segment.map
@@ -164,6 +179,7 @@ class OneWriter(Handle):
             self._state = MAY_WRITE
 
     def _end(self, immediate: bool) -> None:
+        checked_shutdown(immediate)
         words = self._open_words()
         self._segment.membership.register()  # a forked child opens the semaphores here
         state = checked_state(self._segment, words)
@@ -192,17 +208,28 @@ class OneWriter(Handle):
             check: called now and then; raises if the waiter was closed.
         """
         if deadline.is_now:
+            writer.raise_if_seen_dead(self._title, word, seen)
             return False
-        if not self._may_sleep:
-            self._segment.membership.register()  # a forked child opens the semaphores here
-            join_fence_all()
-            self._may_sleep = True
+        self._get_ready_to_sleep()
 
         def look() -> None:
             check()
             writer.raise_if_dead(self._title, word, seen)
 
         return bell.wait(word, seen, deadline, look)
+
+    def _get_ready_to_sleep(self) -> None:
+        if not self._may_sleep:
+            self._segment.membership.register()  # a forked child opens the semaphores here
+            join_fence_all()
+            self._may_sleep = True
+
+    def _new_watch(self, reader: object, bell: EventCount, writer: Side, word: int) -> Watch:
+        """A watch for a reader, closed when that is dropped."""
+        self._get_ready_to_sleep()
+        watch = Watch(bell, word, writer)
+        weakref.finalize(reader, watch.close)
+        return watch
 
 
 def new_guard() -> tuple[Callable[[], bool], Callable[[], object], Callable[[], None]]:
@@ -218,3 +245,17 @@ def reentered(noun: str) -> RuntimeError:
         f"a call inside another one on the same {noun}: a signal handler or a finalizer needs a "
         "handle of its own"
     )
+
+
+def copied_into(target: memoryview, data: Any, at: int, size: int) -> int:
+    """Copy bytes of a map into memory of the caller's, if they fit there; how many there are."""
+    if size <= len(target):
+        with memoryview(data) as whole, whole[at : at + size] as part:
+            target[:size] = part
+    return size
+
+
+def check_fits(target: memoryview, size: int, what: str) -> None:
+    """Raise ValueError if a frame or value was too large for the memory it was to go into."""
+    if size > len(target):
+        raise ValueError(f"a {what} of {size} bytes into a buffer of {len(target)}: it stays")

@@ -15,9 +15,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from shmkit.channels.fanout.one_writer import LARGE, new_guard, reentered
-from shmkit.channels.handle import checked_state, until_shut_down
-from shmkit.deadline import Deadline
+from shmkit.channels.fanout.one_writer import (
+    LARGE,
+    check_fits,
+    copied_into,
+    new_guard,
+    reentered,
+)
+from shmkit.channels.frame import writable
+from shmkit.channels.handle import checked_state, deadline_of, until_shut_down
 from shmkit.errors import ClosedError, CorruptSegment, Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.participants import NO_WORDS
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shmkit.channels.fanout.broadcast import Broadcast
+    from shmkit.channels.watch import Watch
 
 __all__ = ["Subscription", "SubscriptionStatistics"]
 
@@ -75,10 +82,42 @@ class Subscription:
         head, number = broadcast._frame_at(OLDEST if start == "oldest" else TAIL)
         self._place = head, number, 0
         self._first = number
+        self._watch: Watch | None = None
         self._begin()
+
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: readable when a get would not wait.
+
+        Where it is readable nothing may be there, as with a socket that several read: get with a
+        timeout of 0. Only an `Empty` makes it unreadable again. It is the handle's: do not read
+        from it or close it. A thread of its own waits for it; `shmkit.wait` waits for several.
+
+        Raises:
+            ClosedError: this subscription or its broadcast was closed.
+        """
+        self._check_open()
+        return self._armed_fileno() if self._watch is None else self._watch.fileno()
+
+    def _armed_fileno(self) -> int:
+        """The descriptor, unreadable unless something is there."""
+        if self._watch is None:
+            self._watch = self._broadcast._new_watch(self, self._bell, self._publisher, TAIL)
+        self._watch.arm(self._place[0])
+        return self._watch.fileno()
+
+    def _is_ready(self) -> bool:
+        """Whether a get would not wait."""
+        words = self._words
+        self._check_open()  # second: `close` takes the words first
+        if words[TAIL] != self._place[0] or words[STATE] != READY:
+            return True
+        return self._publisher.has_news()
 
     def _begin(self) -> None:
         """Start without a thread inside: at first, and again in a forked child."""
+        if self._watch is not None:  # its thread is the parent's
+            self._watch.close()
+            self._watch = None
         self._is_inside, self._enter, self._leave = new_guard()
 
     def get(self, timeout: float | None = None) -> bytes:
@@ -99,8 +138,29 @@ class Subscription:
             RuntimeError: called from inside a get of the same thread, by a signal handler or a
                 finalizer.
         """
-        frame = self._take()
-        return self._await_frame(timeout) if frame is None else frame
+        taken = self._take()
+        frame: bytes = self._await_frame(timeout) if taken is None else taken
+        return frame
+
+    def get_into(self, buffer: Any, timeout: float | None = None) -> int:
+        """Copy the next frame into memory of the caller's, waiting while there is none.
+
+        Args:
+            buffer: writable and contiguous; it may be larger than the frame.
+            timeout: seconds to wait at most; None for ever, 0 not at all.
+
+        Returns:
+            Bytes written, from the buffer's start on.
+
+        Raises:
+            ValueError: the frame is larger than the buffer; it is still the next one.
+            TypeError: the buffer is read-only or not contiguous.
+            Empty, ShutDown, PeerDied, CorruptSegment, ClosedError, RuntimeError: as `get`.
+        """
+        target = writable(buffer)
+        taken = self._take(target)
+        size: int = self._await_frame(timeout, target) if taken is None else taken
+        return size
 
     def get_nowait(self) -> bytes:
         """`get`, or Empty at once."""
@@ -114,20 +174,25 @@ class Subscription:
         """
         return until_shut_down(self.get)
 
-    def _await_frame(self, timeout: float | None) -> bytes:
-        deadline, broadcast = Deadline(timeout), self._broadcast
+    def _await_frame(self, timeout: float | None, target: memoryview | None = None) -> Any:
+        deadline, broadcast = deadline_of(timeout), self._broadcast
         while True:
             seen = self._place[0]  # while there is no frame, this is the tail
-            frame = self._take()
+            frame = self._take(target)
             if frame is not None:
                 return frame
             if not broadcast._wait(
                 self._bell, self._publisher, TAIL, seen, deadline, self._check_open
             ):
+                if self._watch is not None:
+                    self._watch.arm(seen)
                 raise Empty(f"broadcast {broadcast._name} has nothing new")
 
-    def _take(self) -> bytes | None:
+    def _take(self, target: memoryview | None = None) -> Any:
         """Copy the next frame out and go past it; None if there is none.
+
+        Args:
+            target: where to, to get its size; None to get a copy of it.
 
         Raises:
             ShutDown, CorruptSegment, ClosedError, RuntimeError: as `get`.
@@ -160,11 +225,17 @@ class Subscription:
                 # checked, for the header may be of a frame that was written over.
                 if size <= tail - head - FRAME_HEADER and size <= self._end - at:
                     at += self._payload
-                    frame = data[at : at + size]  # step: read.copy
+                    frame = (
+                        data[at : at + size]  # step: read.copy
+                        if target is None
+                        else copied_into(target, data, at, size)
+                    )
                     if not STRONG_ORDER or size > LARGE:
                         fence()
                     # Still whole after the copy: the publisher has not begun to write over it.
                     if words[OLDEST] <= head:
+                        if target is not None:
+                            check_fits(target, size, "frame")
                         self._place = head + ((size + 31) & -16), number + 1, lost
                         break
                 self._go_on(words, tail, size)
@@ -218,6 +289,8 @@ class Subscription:
         self._closed = True
         self._words = NO_WORDS
         self._map = None
+        if self._watch is not None:
+            self._watch.close()
         self._bell.close()
 
     def __enter__(self) -> Self:

@@ -27,6 +27,7 @@ registered with its `ForkingPickler`).
 from __future__ import annotations
 
 import copyreg
+import math
 import pickle
 import struct
 import sys
@@ -56,9 +57,15 @@ _FORMATS: Final = frozenset("bBhHiIlLqQnNefdcP?")
 
 
 class Source:
-    """Where a frame is read from: `Memory`, or a file."""
+    """Where a frame is read from: `Memory`, or a file.
+
+    Attributes:
+        size: bytes of the frame.
+    """
 
     __slots__ = ()
+
+    size: int
 
     def fill(self, at: int, target: memoryview) -> None:
         """Copy as many bytes from `at` on as `target` has."""
@@ -301,10 +308,11 @@ class _Sink:
 class Memory(Source):
     """A frame in memory, as a view of bytes."""
 
-    __slots__ = ("_view",)
+    __slots__ = ("_view", "size")
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
+        self.size = len(view)
 
     def fill(self, at: int, target: memoryview) -> None:
         """Copy as many bytes from `at` on as `target` has."""
@@ -322,35 +330,44 @@ def decode(source: Source) -> Received:
         source: the frame.
 
     Raises:
-        ValueError: the frame does not hold what it says it holds.
+        Exception: the frame does not hold what it says it holds: a ValueError mostly.
         MemoryError: no memory for its buffers.
     """
-    table_size, length = _HEAD.unpack(source.bytes(0, _HEAD.size))
-    lines: list[_Line] = pickle.loads(source.bytes(_HEAD.size, table_size))
-    at = _HEAD.size + table_size
-    stream = source.bytes(at, length)
+    table_size, length = _HEAD.unpack(source.bytes(0, _check(source, 0, _HEAD.size)))
+    at = _HEAD.size
+    lines: list[_Line] = pickle.loads(source.bytes(at, _check(source, at, table_size)))
+    at += table_size
+    stream = source.bytes(at, _check(source, at, length))
     at += length
     buffers: list[Any] = []
     for line in lines:
         at += -at % _ALIGN
         if isinstance(line, int):
-            buffers.append(source.bytes(at, line))
+            buffers.append(source.bytes(at, _check(source, at, line)))
             at += line
         elif len(line) == 1:
             (size,) = line
-            buffers.append(source.bytearray(at, size))
+            buffers.append(source.bytearray(at, _check(source, at, size)))
             at += size
         else:
             # Here, and not above: only a frame with arrays needs numpy.
             import numpy as np
 
             shape, dtype, order = line
+            _check(source, at, math.prod(shape) * np.dtype(dtype).itemsize)
             array: Any = np.empty(shape, dtype, order)  # type: ignore[call-overload]
             target = _bytes_of(array)
             source.fill(at, target)
             buffers.append(array)
             at += len(target)
     return Received(stream, buffers)
+
+
+def _check(source: Source, at: int, size: int) -> int:
+    """A size that a frame names, if it has so many bytes: before memory is taken for them."""
+    if not 0 <= size <= source.size - at:
+        raise ValueError(f"{size} bytes at {at} of a frame of {source.size}")
+    return size
 
 
 def _itself(buffer: Any) -> Any:

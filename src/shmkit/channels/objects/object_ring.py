@@ -4,26 +4,25 @@ The kind in a frame's header (segment/words.py) says how the object is in it:
 
     0   a plain pickle; these are the ring's common case
     1   an `Encoded`: its large buffers are behind its pickle (codec.py)
-    2   a label: the object is larger than the ring, and beside it (overflow.py)
+    2   a label: the object is larger than the ring, and outside of its data (overflow.py)
 
-Pickles are code: a ring that another user made is refused, and so is another user's object beside
-it.
+Pickles are code: a ring that another user made is refused, and so is another user's spill file.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-from functools import lru_cache, partial
-from multiprocessing import resource_tracker
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from weakref import WeakMethod
 
 from shmkit.channels.frame import step_of
 from shmkit.channels.objects.codec import Encoded, Memory, Received, decode
-from shmkit.channels.objects.overflow import Label, Overflow
+from shmkit.channels.objects.overflow import Label, NoRoom, Overflow
 from shmkit.channels.objects.tally import Tally
 from shmkit.channels.ring import Reader, Ring, Wait, insist
 from shmkit.deadline import Deadline
+from shmkit.errors import ClosedError, CorruptSegment, Full
 from shmkit.memory.backends.base import identity_of
 from shmkit.segment.words import (
     CUT,
@@ -37,7 +36,6 @@ from shmkit.segment.words import (
     READY,
     SIZE_MASK,
     STATE,
-    TRACKER,
 )
 
 if TYPE_CHECKING:
@@ -51,59 +49,124 @@ __all__ = ["ENCODED", "OVERFLOW", "ObjectReader", "ObjectRing"]
 ENCODED: Final = 1
 OVERFLOW: Final = 2
 _SHARE: Final = 4  # a label takes at most a quarter of the ring
-_LABEL: Final = 1 << 13  # bytes that a label has at most
-# Errors that do not pass: an object beside the ring is gone, or another user's.
-_ITS_OWN: Final = (FileNotFoundError, PermissionError)
+_LABEL: Final = 1 << 13  # bytes that a label has at most, the path of a file in it
+_SLICE: Final = 0.5  # seconds of a sleep for room outside of the ring
 
 
 class ObjectReader(Reader):
     """A ring's reader whose frames are objects.
 
     Attributes:
-        overflow: the memory beside the ring; set by its ring.
+        overflow: objects outside of the data; set by its ring.
     """
 
     overflow: Overflow
 
     def take(self, at: int) -> bytes | Received:
         """Take a plain pickle out, or a `Received`."""
-        kind = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT
-        if not kind:
-            pickle: bytes = super().take(at)
-            return pickle
+        if not self._kind_of(at):
+            frame: bytes = super().take(at)
+            return frame
         end = at + step_of(self.payload_of(at)[1])
-        try:
-            received, stored = self._copy_out(kind, at)
-        except Exception as error:
-            # Left in the ring, such a frame would fail every get to come.
-            if self._is_to_blame(error, kind, at):
-                self.release(end)
-            raise
+        received: Received
+        received, label = self._copied(at)
         # Released before the removal: a kill between them leaves garbage, and loses nothing.
         self.release(end)  # step: object.release
-        if stored:
-            self.overflow.remove(stored)  # step: overflow.remove
+        if label is not None:
+            self.overflow.remove(label)  # step: overflow.remove
         return received
 
-    def _copy_out(self, kind: int, at: int) -> tuple[Received, str]:
-        """What is in a frame, and the name of its memory in overflow, "" if it has none."""
+    def take_many(self, most: int, taken: list[Any]) -> Wait | None:
+        """Take out at most so many objects that are there, as `take` does.
+
+        They are released with one store, so a process that is killed before has taken none; one by
+        one where objects are counted.
+
+        Args:
+            most: how many.
+            taken: they are appended here; also if a signal handler raises when they are out.
+        """
+        at = self.find()
+        if isinstance(at, Wait):
+            return at
+        last = self.seen  # what is put meanwhile is left: a fast producer must not hold us here
+        at_once = 1 if self.notes else most
+        # The first error is raised; a later one is left for the next call.
+        while most > 0 and not isinstance(at, Wait) and at < last:
+            batch: list[Any] = []
+            labels: list[Label] = []
+            while len(batch) < min(at_once, most) and not isinstance(at, Wait) and at < last:
+                try:
+                    content, label = self._copied(at, release=not taken and not batch)
+                except Exception:
+                    if taken or batch:
+                        last = at
+                        break
+                    raise
+                batch.append(content)
+                labels += [label] if label is not None else []
+                end = at + step_of(self.payload_of(at)[1])
+                at = self.next_frame(end) if end < last else end
+            if batch:
+                try:
+                    self.release(end)  # step: object.release
+                finally:
+                    if self.words[HEAD] == end:
+                        taken += batch
+                for label in labels:
+                    self.overflow.remove(label)  # step: overflow.remove
+            most -= len(batch)
+        return None
+
+    def _kind_of(self, at: int) -> int:
+        return (self.word_at(at) & KIND_MASK) >> KIND_SHIFT
+
+    def _copied(self, at: int, *, release: bool = True) -> tuple[Any, Label | None]:
+        """What is in a frame, and its label if it is in overflow.
+
+        Raises:
+            CorruptSegment: it is damaged; if `release`, it is out of the ring.
+            OSError: a spill file cannot be opened here, or now.
+        """
+        kind = self._kind_of(at)
+        try:
+            return self._copy_out(kind, at)
+        except Exception as error:
+            # Left in the ring, such a frame would fail every get to come.
+            if not release or not self._is_to_blame(error, kind, at):
+                raise
+            size = self.payload_of(at)[1]
+            self.release(at + step_of(size))
+            if isinstance(error, CorruptSegment):
+                raise
+            where = self.segment.membership.where
+            detail = f"a frame of {size} bytes, of kind {kind}: {error}"
+            raise CorruptSegment(
+                f"{self.title} had an object that is damaged ({detail}); it is out of it, and lost:"
+                " the next get gets the next object",
+                where=where,
+                detail=detail,
+            ) from error
+
+    def _copy_out(self, kind: int, at: int) -> tuple[Any, Label | None]:
         start, size = self.payload_of(at)
+        if not kind:
+            return self.data[start : start + size], None  # step: object.copy
         with memoryview(self.data) as whole, whole[start : start + size] as view:
             if kind == ENCODED:
-                return decode(Memory(view)), ""  # step: object.copy
+                return decode(Memory(view)), None  # step: object.copy
             if kind == OVERFLOW:
-                with self.overflow.open(Label.unpack(view)) as stored:
-                    return stored.receive(), stored.name  # step: overflow.copy
+                label = Label.unpack(bytes(view[:_LABEL]))
+                return self.overflow.receive(label), label  # step: overflow.copy
             raise self.segment.poison(f"a frame of kind {kind}, which is none of objects")
 
     def _is_to_blame(self, error: Exception, kind: int, at: int) -> bool:
-        """Whether an error is the frame's own, and would come at each try.
+        """Whether an error is the frame's own, and would come at each try, in every process.
 
-        Other errors pass: no memory or descriptor is free now, a signal handler raised.
+        Other errors pass: no memory, stack or descriptor is free now, a signal handler raised, or
+        it is this process that may not open a file or does not find it.
         """
-        if isinstance(error, MemoryError):
-            return False
-        if isinstance(error, OSError) and not isinstance(error, _ITS_OWN):
+        if isinstance(error, (MemoryError, RecursionError, OSError)):
             return False
         try:
             # Once more: an error that comes again is the frame's.
@@ -116,13 +179,45 @@ class ObjectReader(Reader):
 
     def throw_out(self, at: int) -> None:
         """Release the frame at a position unread, and what it has beside the ring."""
-        start, size = self.payload_of(at)
-        # The label is copied before its frame is given up.
-        is_label = (self.word_at(at) & KIND_MASK) >> KIND_SHIFT == OVERFLOW
-        label = self.data[start : start + size] if is_label else b""
+        label = self._label_at(at)
         super().throw_out(at)
-        if label:
-            self.overflow.remove(Label.unpack(label).name)
+        if label is not None:
+            self.overflow.remove(label)
+
+    def void(self, at: int) -> None:
+        """Have the frame at a position skipped, and remove what it has beside the ring."""
+        label = self._label_at(at)
+        super().void(at)
+        if label is not None:
+            self.overflow.remove(label)
+
+    def _label_at(self, at: int) -> Label | None:
+        """A copy of the label at a position, made before its frame is given up."""
+        if self._kind_of(at) != OVERFLOW:
+            return None
+        start, size = self.payload_of(at)
+        return _label_in(self.data[start : start + min(size, _LABEL)])
+
+
+def _weak(method: Callable[[], list[Label]]) -> Callable[[], list[Label]]:
+    """A bound method that does not keep its object alive."""
+    reference = WeakMethod(method)
+
+    def call() -> list[Label]:
+        found = reference()
+        if found is None:
+            raise ClosedError("this handle was dropped")  # not []: all would be garbage then
+        return found()
+
+    return call
+
+
+def _label_in(packed: bytes) -> Label | None:
+    """A label, if there is one."""
+    try:
+        return Label.unpack(packed)
+    except ValueError:
+        return None  # overwritten: a get says so
 
 
 class ObjectRing(Ring):
@@ -141,20 +236,23 @@ class ObjectRing(Ring):
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a ring."""
         status = os.fstat(segment.membership.presence.descriptor)
         url = segment.buffer.url
-        if status.st_uid != os.geteuid():
-            raise PermissionError(
-                errno.EPERM,
-                f"belongs to user {status.st_uid}; objects are pickles, pickles are code, and only "
-                "your own is run",
-                str(url),
-            )
+        self._known: tuple[int, list[tuple[int, Label]]] = 0, []  # see `_labels`
         self._overflow = Overflow(
-            url, segment.header.incarnation, identity_of(status), tracked=_shares_tracker(segment)
+            url,
+            segment.header.incarnation,
+            identity_of(status),
+            lambda: segment.membership.presence.descriptor,
+            segment.header.total,
+            _weak(self._labels),  # `_closer` must not lead back here
         )
         segment.membership.call_when_last(self._overflow.note_last)
         super().__init__(segment)
         self._reader.overflow = self._overflow
         self._tally: Tally | None = None
+
+    def _start_anew(self) -> None:
+        super()._start_anew()
+        self._overflow.start_anew()
 
     def _closer(self, segment: Segment) -> Callable[[], None]:
         def close(overflow: Overflow = self._overflow) -> None:
@@ -164,22 +262,28 @@ class ObjectRing(Ring):
         return close
 
     def close(self) -> None:
-        """Leave, as `Ring.close`; the last handle on a nameless ring removes what is beside it."""
+        """Leave, as `Ring.close`; the last handle on a ring that is gone removes its spill file."""
         if not self._closed:
             super().close()
             if self._tally is not None:
                 self._tally.close()
             self._overflow.remove_all()
 
+    def unlink(self) -> None:
+        """Remove the name, as `Ring.unlink`."""
+        super().unlink()
+        if self._closed:
+            self._overflow.remove_all()  # it may have been the last, and no process can come now
+
     def shutdown(self, immediate: bool = False) -> None:
         """Let no more objects in; as `Ring.shutdown`. With `immediate` what is in is lost."""
         super().shutdown(immediate)
         if immediate:
             # No label counts any more: nothing in the ring will be received.
-            self._overflow.sweep(lambda _: False)
+            self._overflow.sweep()
 
     def flush(self) -> None:
-        """As `Ring.flush`; the objects beside it first."""
+        """As `Ring.flush`; the objects in overflow first."""
         self._check_open()
         # Objects first: no label on the disk may point to an object that is not there.
         self._overflow.flush()
@@ -228,18 +332,38 @@ class ObjectRing(Ring):
         writer = self._writer
         # The label takes the object's size, or a quarter of the ring: senders wait as they should.
         charge = min(size, writer.size // _SHARE, writer.largest) - FRAME_HEADER
-        # Wait for room before the object is stored; another producer may still take the room.
-        if insist(writer, partial(writer.admit, charge, deadline), deadline) is None:
-            return  # dropped
-        with self._overflow.sending(content, self._is_labelled) as label:
-            packed = label.pack()
+        while True:
+            # Wait for room before the object is stored; another producer may take it meanwhile.
+            if insist(writer, partial(writer.admit, charge, deadline), deadline) is None:
+                return  # dropped
+            head = self._open_words()[HEAD]
+            try:
+                with self._overflow.sending(content) as label:
+                    packed = label.pack()
 
-            def write(view: memoryview) -> None:
-                view[: len(packed)] = packed
+                    def write(view: memoryview, packed: bytes = packed) -> None:
+                        view[: len(packed)] = packed
 
-            is_in = self._put_marked(OVERFLOW, charge, write, deadline)
-        if not is_in:
-            self._overflow.remove(label.name)
+                    self._put_marked(OVERFLOW, charge, write, deadline)
+                return
+            except NoRoom as error:
+                self._wait_for_room(head, error, deadline)
+
+    def _wait_for_room(self, head: int, error: NoRoom, deadline: Deadline) -> None:
+        """Wait until a receiver may have given room back that is outside of the ring.
+
+        Raises:
+            OSError: ENOSPC: no process will give any back.
+            Full: that takes too long.
+        """
+        writer = self._writer
+        if writer.policy != "block" or not self._overflow.is_in_use():
+            raise OSError(*error.args) from error
+        if deadline.expired():
+            raise Full(f"{self._title} has no room for it now: {error.strerror}") from error
+        # A ring ends the sleep: a receiver rings when the room is back.
+        writer.space_bell.doze(HEAD, head, min(_SLICE, deadline.remaining()))
+        self._check_open()
 
     @property
     def cursors(self) -> tuple[WriteCursor, ReadCursor]:
@@ -252,6 +376,21 @@ class ObjectRing(Ring):
     def get_frame(self, timeout: float | None) -> Any:
         """The oldest object, to be loaded: a plain pickle, or a `Received`; else as `get`."""
         return self._reader.get_carefully(Deadline(timeout))
+
+    def get_frames(self, taken: list[Any], most: int, timeout: float | None) -> None:
+        """Take out at most so many objects, waiting while there is none.
+
+        Args:
+            taken: as what `get_frame` gives they are appended here.
+            most: how many, at least 1.
+            timeout: seconds to wait for the first; None for ever, 0 not at all.
+
+        Raises:
+            Empty, ShutDown, CorruptSegment, ClosedError, OSError, RuntimeError: as `get`.
+        """
+        reader = self._reader
+        insist(reader, partial(reader.take_many, most, taken), Deadline(timeout))
+        reader.give_room()
 
     def count(self, maxsize: int) -> None:
         """Count objects from now on. Every handle has to, from the ring's first object on.
@@ -294,52 +433,46 @@ class ObjectRing(Ring):
         return self._open_words()[STATE] != READY
 
     def sweep(self) -> int:
-        """Remove the objects beside the ring that a killed process left there.
+        """Empty what killed processes left outside of the ring's data.
 
         Returns:
-            How many.
+            How many places there were.
         """
-        return self._overflow.sweep(self._is_labelled)
+        self._open_words()
+        # A forked child has a descriptor of its own from here on.
+        self._segment.membership.register()
+        return self._overflow.sweep()
 
-    def _is_labelled(self, name: str) -> bool:
-        """Whether the ring holds the label of that name."""
+    def _labels(self) -> list[Label]:
+        """All labels that the ring holds and that can still be received.
+
+        Each frame is read once by a handle: what is between head and tail stays as it is.
+        """
         words = self._open_words()
+        if words[STATE] == CUT:
+            return []
+        seen, known = self._known
         at, tail = self._glimpse(words)
+
+        def is_label(position: int) -> bool:
+            word = words[self._word_at(position)]
+            return (word & KIND_MASK) >> KIND_SHIFT == OVERFLOW
+
+        # A frame that is not to be received any more may have become one that is skipped.
+        found = [(where, label) for where, label in known if where >= at and is_label(where)]
+        at = max(at, seen)
         while at < tail:
             word = words[self._word_at(at)]
             size = word & SIZE_MASK
             start = self._writer.payload_at(at)
-            packed = self._map[start : start + min(size, _LABEL)] if word & KIND_MASK else b""
+            packed = self._map[start : start + min(size, _LABEL)] if is_label(at) else b""
             head = words[HEAD]
             if head > at:
                 at = head  # released meanwhile: what was read is stale
                 continue
-            if (word & KIND_MASK) >> KIND_SHIFT == OVERFLOW and Label.unpack(packed).name == name:
-                return True
+            label = _label_in(packed)
+            if label is not None:
+                found.append((at, label))
             at += step_of(size)
-        return False
-
-
-def _shares_tracker(segment: Segment) -> bool:
-    """Whether a segment is anonymous memory, and its creator has this process's resource tracker.
-
-    The tracker removes what is registered with it when the last process of its family ends: then no
-    process is left that has the ring. The creator stores the inode of its tracker's pipe before
-    another process can have the segment.
-    """
-    if segment.buffer.url.scheme != "anon":
-        return False
-    tracker = _tracker_of(os.getpid())
-    if segment.buffer.created:
-        segment.words[TRACKER] = tracker
-    return bool(tracker) and segment.words[TRACKER] == tracker
-
-
-@lru_cache(maxsize=1)
-def _tracker_of(pid: int) -> int:  # noqa: ARG001 - a forked child may have another one
-    """The inode of the pipe to this process's resource tracker; 0 if there is none.
-
-    Asked for once: each time, the tracker is sent a message to see that it lives, and wakes up.
-    """
-    fd = resource_tracker.getfd()
-    return 0 if fd is None else os.fstat(fd).st_ino
+        self._known = at, found
+        return [label for _, label in found]

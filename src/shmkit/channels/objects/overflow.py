@@ -1,72 +1,74 @@
-"""Overflow: an object that is larger than its ring travels in memory of its own.
+"""Overflow: an object that is larger than its ring is stored outside of the ring's data.
 
-    sender      make it, lock it -> write -> put its label into the ring -> unlock
-    receiver    label -> copy the content out -> release the label -> remove the name
+    sender      take a region, with its lock -> write -> put its label into the ring -> unlock
+    receiver    label -> copy the content out -> release the label -> empty the region
 
-The memory is a segment beside a ring without a path, and a file next to a ring on a file. The ring
-holds a label in its place: which memory it is, and how many bytes. The label takes as much room as
-if it were a part of the object, so a full ring holds its senders back. At the end of the content,
-behind what a receiver copies, stands a random number that the label has, too: a name may lead to
-other memory by the time the label is read.
+The regions (regions.py) are in the file that the ring itself is in, behind its data. So they go
+where the ring goes, and when it goes: with its last process if it has no name, with its name and
+last process if it has one, and a ring's file has everything in it. A ring without a name is in
+memory that /dev/shm does not limit.
+
+Where the ring's own file has no room, in a full /dev/shm, the object goes into a file in the
+directory for temporary files (spill.py). A ring on a file has none of these: its objects have to
+be where it is. Without room in either, the sender waits while receivers may give some back.
+
+The ring holds a label in the object's place: where it is, and how many bytes. The label takes as
+much room as if it were a part of the object, so a full ring holds its senders back. Behind the
+content, where a receiver looks first, stands a random number that the label has, too: a file that
+was restored or cut off has other bytes there.
 
 What a kill leaves, by the moment it comes:
 
-- the sender before its label is committed: memory without a label and, since the kernel takes the
-  lock (flock) back, without a lock. It is garbage. The sender's resource tracker removes a segment;
-  `sweep` finds the rest.
-- the sender after that: nothing is lost. The tracker must not remove it now. A ring without a name
-  is used by one family of processes, which share a tracker: the tracker keeps the duty until a
-  receiver takes it over. The receivers of every other ring may outlive the sender's tracker, so it
-  is told to forget the memory just before the commit.
+- the sender before its label is committed: bytes without a label and, since the kernel takes the
+  lock back, without a lock. They are garbage.
+- the sender after that: nothing is lost.
 - the receiver before it released the label: another receiver takes the object.
-- the receiver after that: garbage, for `sweep`.
+- the receiver after that: garbage.
 
-`sweep` runs when a process has sent some objects, and when it is called. It holds the lock of each
-memory that it looks at, and a sender checks, once it has the lock, that its memory still has its
-name. The last handle on a ring that cannot be found any more calls `remove_all`.
+Garbage is emptied by `sweep`, which runs when a process has sent some objects and when it is
+called, or written over by the next object.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import os
-import pickle
 import secrets
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from contextlib import contextmanager, suppress
+from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmkit.channels.objects.codec import Encoded, Received, Source, decode
+from shmkit.channels.objects.regions import Held, NoRoom, Regions, Span
+from shmkit.channels.objects.spill import (
+    Spill,
+    remove_at_end,
+    remove_spill,
+    spill_path,
+    sweep_spills,
+)
 from shmkit.errors import CorruptSegment
-from shmkit.memory.allocation import free_memory
-from shmkit.memory.backends import backend_for
-from shmkit.memory.backends.base import Identity, identity_of
-from shmkit.memory.mappers import is_somewhere
-from shmkit.memory.url import Url
-from shmkit.segment.words import OVERFLOW_MAGIC, OVERFLOW_NONCE
+from shmkit.segment.words import (
+    LABEL_HEAD,
+    LABEL_PATH,
+    LOCK_BYTES_AT,
+    OVERFLOW_END,
+    OVERFLOW_MAGIC,
+    OVERFLOW_NONCE,
+    PAGE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shmkit.memory.url import Scheme
+    from shmkit.memory.backends.base import Identity
+    from shmkit.memory.url import Url
 
-__all__ = ["Label", "Overflow", "StoredObject"]
+__all__ = ["Label", "NoRoom", "Overflow"]
 
-_SHM: Final = "/dev/shm"
-_PREFIX: Final = "shmkit-o"
-_TOKEN: Final = 12  # hexadecimal digits at the end of a name
-# In the name of a segment, before the token: whether the tracker of the ring's family knows it.
-_TRACKED: Final = "t"
-_UNTRACKED: Final = "s"
-_TRACKED_AS: Final = "shared_memory"
-_HEXADECIMAL: Final = frozenset("0123456789abcdef")
-
-_END: Final = Struct(f"<{OVERFLOW_NONCE}s{len(OVERFLOW_MAGIC)}s")
-_AT_ONCE: Final = 512  # pieces in one write; IOV_MAX is 1024
-_NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT}
+_HEAD: Final = Struct(LABEL_HEAD)
+_END: Final = Struct(OVERFLOW_END)
 _SWEEP: Final = 16  # objects that a process sends from one sweep to the next; the first at once
 
 
@@ -74,302 +76,272 @@ class Label(NamedTuple):
     """What stands in the ring in place of an object.
 
     Attributes:
-        name: of its memory, beside the ring: a directory may move, and be spelled in many ways.
-        nonce: the random number at the end of the content; no other content has it.
+        nonce: the random number behind the content; no other content has it.
+        start: first byte of the content in its file.
         size: bytes of the content.
         encoded: whether the content is an `Encoded`, and not a plain pickle.
+        path: of the spill file; "" for the ring's own.
     """
 
-    name: str
     nonce: bytes
+    start: int
     size: int
     encoded: bool
+    path: str
+
+    @property
+    def span(self) -> Span:
+        """The bytes that are taken."""
+        return self.start, self.start + self.size + _END.size
 
     def pack(self) -> bytes:
         """As bytes; more may follow them."""
-        return pickle.dumps(tuple(self), 5)
+        path = os.fsencode(self.path)
+        return _HEAD.pack(self.nonce, self.start, self.size, self.encoded, len(path)) + path
 
     @classmethod
-    def unpack(cls, packed: bytes | memoryview) -> Label:
-        """From the bytes of `pack`, whatever follows them."""
-        return cls(*pickle.loads(packed))
+    def unpack(cls, packed: bytes) -> Label:
+        """From the bytes of `pack`, whatever follows them.
+
+        Raises:
+            ValueError: no label has such numbers.
+        """
+        if len(packed) < LABEL_PATH:
+            raise ValueError(f"a label of {len(packed)} bytes")
+        nonce, start, size, encoded, length = _HEAD.unpack_from(packed)
+        path = packed[LABEL_PATH : LABEL_PATH + length]
+        # Before the spans of labels are compared: they are behind a page, and before the locks.
+        if start < PAGE or size > LOCK_BYTES_AT - start or encoded > 1 or len(path) < length:
+            raise ValueError(f"a label of {size} bytes at {start}, path of {length} bytes")
+        return cls(nonce, start, size, bool(encoded), os.fsdecode(path))
 
 
 class Overflow:
-    """The objects of one ring that have memory of their own.
+    """The objects of one ring that are outside of its data, as one handle sees them.
 
     Args:
         url: where the ring is.
         incarnation: tells the ring from earlier and later rings of the same name.
         identity: the memory the ring is in.
-        tracked: whether the resource tracker of this process keeps the duty to remove an object
-            until it is received.
+        descriptor: the handle's own descriptor of it.
+        base: bytes of the ring: objects are behind them.
+        labels: all labels that the ring holds now.
     """
 
-    def __init__(self, url: Url, incarnation: str, identity: Identity, *, tracked: bool) -> None:
-        self._tracked = tracked
+    def __init__(
+        self,
+        url: Url,
+        incarnation: str,
+        identity: Identity,
+        descriptor: Callable[[], int],
+        base: int,
+        labels: Callable[[], list[Label]],
+    ) -> None:
         self._url = url
         self._identity = identity
-        self._pid, self._sent = os.getpid(), 0
+        self._labels = labels
+        # A ring on a file has everything in it: it may be copied, and outlives /tmp.
+        self._spill_path = spill_path(incarnation) if url.scheme != "file" else ""
+        self._own = Regions(descriptor, base, partial(self._spans, ""))
+        self._spills: dict[str, tuple[Spill, Regions]] = {}
+        self._sent = 0
         self._is_last = False
-        self._kind: Scheme
-        if url.scheme == "file":
-            self._kind = "file"
-            self._folder, ring = os.path.split(url.name)
-            self._prefix = f"{ring}.overflow-"
-        else:
-            self._kind, self._folder = "shm", ""
-            digest = hashlib.blake2b(incarnation.encode(), digest_size=4).hexdigest()
-            # With mark and token at most 30 characters, for macOS.
-            self._prefix = f"{_PREFIX}{digest}-"
+        if url.scheme == "shm":
+            remove_at_end()  # the names of segments go at the end of a process
+
+    def start_anew(self) -> None:
+        """Have no region and no other file: in a forked child."""
+        self._own.start_anew()
+        self._sent = 0
+        self.close()
+
+    def _spans(self, path: str) -> list[Span]:
+        return [label.span for label in self._labels() if label.path == path]
+
+    # -- sending -----------------------------------------------------------------------------------
 
     @contextmanager
-    def sending(
-        self, content: bytes | Encoded, is_labelled: Callable[[str], bool]
-    ) -> Iterator[Label]:
+    def sending(self, content: bytes | Encoded) -> Iterator[Label]:
         """Store an object; inside the `with` its label is to be committed.
 
-        An exception inside the `with` removes the memory again, unless the label was committed.
+        What has no label in the ring after the `with`, for whatever reason, is gone.
 
         Args:
             content: what `codec.encode` gave.
-            is_labelled: whether the ring holds a label with that name.
 
         Raises:
-            OSError: ENOSPC: there is no room for it; nothing is left behind.
+            NoRoom: there is no room for it; nothing is left behind.
         """
-        self._sweep_sometimes(is_labelled)
+        if self._sent % _SWEEP == 0:
+            self.sweep()
+        self._sent += 1
         pieces, size = _pieces_of(content)
         nonce = secrets.token_bytes(OVERFLOW_NONCE)
         pieces.append(_END.pack(nonce, OVERFLOW_MAGIC))
-        name, forget = self._new_name()
-        fd = -1
+        held, path = Held(), ""
+        regions = self._own
         try:
-            while (fd := self._make(name)) < 0:
-                if self._unlink(name) or not self._tracked:
-                    forget()  # else the process that removed it has told the tracker
-                name, forget = self._new_name()
-            _write(fd, pieces, size, str(self._place(name)))  # step: overflow.write
-            if not self._tracked:
-                forget()  # step: overflow.forget
-            yield Label(name, nonce, size, type(content) is Encoded)
-        except BaseException:
-            # The label may have been committed before the exception: then the memory stays.
-            if not is_labelled(name) and (fd < 0 or self._unlink(name)):
-                forget()
-            raise
+            try:
+                _store(regions, held, pieces, size)
+            except NoRoom as full:
+                regions.give(held)
+                path = self._spill_path
+                try:
+                    regions = self._regions(path, make=True)
+                    _store(regions, held, pieces, size)
+                except OSError as error:
+                    raise self._no_room(size, full, error) from error
+            yield Label(nonce, held.start, size, type(content) is Encoded, path)
         finally:
-            # This unlocks it: from now on a sweep may judge it.
-            if fd >= 0:
-                os.close(fd)
+            regions.give(held)
+            # Not committed; or received already, when the lock was still in the receiver's way.
+            if held.end:
+                regions.reclaim((held.start, held.start + size + _END.size))
 
-    def _sweep_sometimes(self, is_labelled: Callable[[str], bool]) -> None:
-        if self._pid != os.getpid():  # a forked child counts its own
-            self._pid, self._sent = os.getpid(), 0
-        if self._sent % _SWEEP == 0:
-            self.sweep(is_labelled)
-        self._sent += 1
+    def _no_room(self, size: int, full: OSError, error: OSError) -> NoRoom:
+        spill = (
+            f", nor in {self._spill_path}: {error.strerror}{_why(error)}"
+            if self._spill_path
+            else ""
+        )
+        return NoRoom(
+            errno.ENOSPC,
+            f"no room for an object of {size} bytes, which is larger than its queue: not in the "
+            f"queue's memory{_why(full)}{spill}; send less at once, or take a queue on a "
+            "'file:PATH' that has room",
+            str(self._url),
+        )
 
-    def _new_name(self) -> tuple[str, Callable[[], None]]:
-        """A fresh name that the tracker removes after a kill; and the call that ends that."""
-        mark = "" if self._kind == "file" else _TRACKED if self._tracked else _UNTRACKED
-        name = self._prefix + mark + secrets.token_hex(_TOKEN // 2)
-        tracked = self._kind == "shm"
-        if tracked:
-            # Before the memory exists: after a kill in between, the tracker knows the name.
-            resource_tracker.register(f"/{name}", _TRACKED_AS)
+    def is_in_use(self) -> bool:
+        """Whether a region may come free, as others have some, or the ring has labels."""
+        return self._own.is_in_use() or any(
+            regions.is_in_use() for _, regions in list(self._spills.values())
+        )
 
-        def forget() -> None:
-            nonlocal tracked
-            if tracked:
-                tracked = False
-                resource_tracker.unregister(f"/{name}", _TRACKED_AS)
-
-        return name, forget
-
-    def _make(self, name: str) -> int:
-        """Make empty memory and lock it; -1 if a sweep came between the two."""
-        url = self._place(name)
-        backend = backend_for(url.scheme)
-        fd = backend.create(url.name, 0o600)  # step: overflow.create
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # step: overflow.lock
-            # A sweep before the lock may have removed the name.
-            if backend.identify(url.name) == identity_of(os.fstat(fd)):
-                return fd
-        except (BlockingIOError, FileNotFoundError):
-            pass  # a sweep has the lock, or has removed the name
-        except BaseException:
-            self._unlink(name)
-            os.close(fd)
-            raise
-        os.close(fd)
-        return -1
-
-    def open(self, label: Label) -> StoredObject:
-        """Open the memory of an object, to read it.
+    def _regions(self, path: str, *, make: bool = False) -> Regions:
+        """The regions of a spill file, or of the ring's own.
 
         Raises:
-            FileNotFoundError: it is gone: removed by hand, or its sender's whole family was killed
-                before it was received.
-            PermissionError: it is another user's.
-            CorruptSegment: the name leads to other memory, or to less than the label says.
+            FileNotFoundError: it is not there; or there is to be none.
+            PermissionError: it is not this user's.
         """
-        url = self._place(label.name)
-        fd = backend_for(url.scheme).open(url.name, writable=False)
-        try:
-            status = os.fstat(fd)
-            if status.st_uid != os.geteuid():
-                raise PermissionError(
-                    errno.EPERM,
-                    f"belongs to user {status.st_uid}; a pickle is code, and only your own is run",
-                    str(url),
-                )
-            if status.st_size < label.size or _nonce_at_end(fd, status.st_size) != label.nonce:
-                raise _broken(url, label.size, "the name leads to other memory, or it was cut off")
-        except BaseException:
-            os.close(fd)
-            raise
-        return StoredObject(label, url, fd)
+        if not path and not make:
+            return self._own
+        found = self._spills.get(path)
+        if found is None:
+            if make and not self._spill_path:
+                raise FileNotFoundError(errno.ENOENT, "all of a file's objects are in it", path)
+            if make:
+                sweep_spills(os.path.dirname(path))  # noqa: PTH120
+            spill = Spill(path, (self._url, self._identity) if make else None)
+            regions = Regions(spill.descriptor, PAGE, partial(self._spans, path))
+            # Another thread may have been faster.
+            found = self._spills.setdefault(path, (spill, regions))
+            if found[0] is not spill:
+                spill.close()
+        return found[1]
 
-    def names(self) -> list[str]:
-        """Names of all objects of this ring that are stored.
+    # -- receiving ---------------------------------------------------------------------------------
 
-        Links, pipes and directories of such a name are not ours: they are neither opened nor
-        removed.
+    def receive(self, label: Label) -> Received:
+        """Copy an object out.
+
+        Raises:
+            FileNotFoundError: the spill file is not there now.
+            PermissionError: it is another user's, or this process may not open it.
+            CorruptSegment: there are other bytes, or fewer than the label says.
         """
-        folder = self._folder if self._kind == "file" else _SHM
-        try:
-            with os.scandir(folder) as entries:
-                return [
-                    entry.name
-                    for entry in entries
-                    if self._is_ours(entry.name) and entry.is_file(follow_symlinks=False)
-                ]
-        except FileNotFoundError:
-            return []  # no /dev/shm, or the ring's directory is gone
+        regions = self._regions(label.path)
+        end = label.start + label.size
+        packed = regions.read_bytes(end, _END.size) if regions.size() >= label.span[1] else b""
+        if packed != _END.pack(label.nonce, OVERFLOW_MAGIC):
+            raise self._broken(label, "there are other bytes in its place, or it was cut off")
+        stored = _Stored(regions, label, partial(self._broken, label))
+        if label.encoded:
+            return decode(stored)
+        return Received(stored.bytes(0, label.size), [])
 
-    def _is_ours(self, name: str) -> bool:
-        if not name.startswith(self._prefix):
-            return False
-        token = name[len(self._prefix) :]
-        if self._kind != "file":
-            mark, token = token[:1], token[1:]
-            if mark not in (_TRACKED, _UNTRACKED):
-                return False
-        return len(token) == _TOKEN and not set(token) - _HEXADECIMAL
+    def _broken(self, label: Label, detail: str) -> CorruptSegment:
+        where = label.path or str(self._url)
+        return CorruptSegment(
+            f"an object of {label.size} bytes at {label.start} in {where!r} is broken: {detail}; "
+            "what was in it is lost",
+            where=where,
+            detail=detail,
+        )
 
-    def sweep(self, is_labelled: Callable[[str], bool]) -> int:
-        """Remove what is not being sent and will not be received.
+    def remove(self, label: Label) -> None:
+        """Empty the region of an object whose label was released."""
+        # It was received: what fails now leaves garbage, for a sweep.
+        with suppress(OSError):
+            self._regions(label.path).reclaim(label.span)
 
-        Args:
-            is_labelled: whether the ring holds a label with that name.
+    # -- cleaning up -------------------------------------------------------------------------------
 
-        Returns:
-            How many were removed.
-        """
-        removed = 0
-        for name in self.names():
-            with _unsent(self._place(name)) as is_unsent:
-                # The lock before the label: a sender commits before it unlocks.
-                if is_unsent and not is_labelled(name):
-                    self.remove(name)
-                    removed += 1
-        return removed
+    def sweep(self) -> int:
+        """Empty what is not being sent and will not be received; how many runs of data that was."""
+        return self._own.sweep() + sum(
+            regions.sweep() for _, regions in list(self._spills.values())
+        )
 
     def flush(self) -> None:
-        """Have what is stored in files on the disk, with its names.
+        """Have what is stored in the ring's own file on the disk.
 
         Raises:
             OSError: the file system could not write.
         """
-        if self._kind != "file":
-            return
-        # "" is the folder: syncing it makes the names durable.
-        for name in [*self.names(), ""]:
-            try:
-                fd = os.open(self._place(name).name, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # received meanwhile
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        if self._url.scheme == "file":
+            self._own.flush()
 
     def note_last(self) -> None:
         """Note that this handle was the ring's last participant."""
         self._is_last = True
 
+    def close(self) -> None:
+        """Close what other files were opened."""
+        while self._spills:
+            self._spills.popitem()[1][0].close()
+
     def remove_all(self) -> None:
-        """Remove every object, if no process has the ring and none can find it again.
+        """Close all, and remove the spill file if no process has the ring and none can find it.
 
         It is asked twice: the participants' locks tell of processes that hide from our /proc, and
-        /proc tells of a forked child or a receiver that is not yet a participant. This process
-        itself does not count: views may keep the memory mapped, or it is about to end.
+        /proc tells of a forked child or a receiver that is not yet a participant.
         """
-        names = self.names() if self._is_last else []
-        if names and not is_somewhere(self._url, self._identity, but=os.getpid()):
-            for name in names:
-                self.remove(name)
-
-    def remove(self, name: str) -> None:
-        """Remove an object that was received, or that cannot be received."""
-        if self._unlink(name) and self._tracked and name.startswith(self._prefix + _TRACKED):
-            resource_tracker.unregister(f"/{name}", _TRACKED_AS)
-
-    def _unlink(self, name: str) -> bool:
-        url = self._place(name)
-        try:
-            backend_for(url.scheme).unlink(url.name)
-        except (FileNotFoundError, PermissionError):
-            return False  # another process was first, or another user has something of such a name
-        return True
-
-    def _place(self, name: str) -> Url:
-        return Url(self._kind, f"{self._folder}/{name}" if self._kind == "file" else name)
+        self.close()
+        if self._is_last and self._spill_path:
+            remove_spill(self._spill_path, self._url, self._identity)
 
 
-class StoredObject(Source):
-    """An object opened by its receiver."""
+class _Stored(Source):
+    """An object in a region, for its receiver."""
 
-    __slots__ = ("_fd", "_label", "_url", "name")
+    __slots__ = ("_broken", "_label", "_regions", "size")
 
-    def __init__(self, label: Label, url: Url, fd: int) -> None:
-        self.name = label.name
+    def __init__(
+        self, regions: Regions, label: Label, broken: Callable[[str], CorruptSegment]
+    ) -> None:
+        self.size = label.size
+        self._regions = regions
         self._label = label
-        self._url = url
-        self._fd = fd
-
-    def receive(self) -> Received:
-        """Copy the content out.
-
-        Raises:
-            CorruptSegment: there is less than the label says.
-        """
-        if self._label.encoded:
-            return decode(self)
-        return Received(self.bytes(0, self._label.size), [])
-
-    def bytes(self, at: int, size: int) -> bytes:
-        """A copy of `size` bytes from `at` on."""
-        got = os.pread(self._fd, size, at)
-        # One read gives 2 GiB at most.
-        return got if len(got) == size else super().bytes(at, size)
+        self._broken = broken
 
     def fill(self, at: int, target: memoryview) -> None:
         """Copy as many bytes from `at` on as `target` has."""
-        done = 0
-        while done < len(target):
-            got = os.preadv(self._fd, [target[done:]], at + done)
-            if not got:
-                raise _broken(self._url, self._label.size, f"it ends at byte {at + done}")
-            done += got
+        done = self._regions.read(self._label.start + at, target)
+        if done < len(target):
+            raise self._broken(f"it ends at byte {at + done}")
 
-    def __enter__(self) -> Self:
-        return self
+    def bytes(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes from `at` on."""
+        got = self._regions.read_bytes(self._label.start + at, size)
+        return got if len(got) == size else super().bytes(at, size)
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+
+def _store(regions: Regions, held: Held, pieces: list[bytes | memoryview], size: int) -> None:
+    """Take a region, and write an object into it."""
+    regions.take(held, size + _END.size)  # step: overflow.take
+    regions.write(held, pieces, size)  # step: overflow.write
 
 
 def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]:
@@ -386,68 +358,5 @@ def _pieces_of(content: bytes | Encoded) -> tuple[list[bytes | memoryview], int]
     return pieces, end
 
 
-def _write(fd: int, pieces: list[bytes | memoryview], size: int, where: str) -> None:
-    """Write all pieces. A write takes pages without clearing them; a map clears each one."""
-    volume = os.fstatvfs(fd)
-    rooms = [volume.f_bavail * volume.f_frsize, free_memory() if where[:4] == "shm:" else None]
-    free = min(room for room in rooms if room is not None)
-    try:
-        # Asked before the first write: filling all memory would hurt every process.
-        if size > free:
-            raise OSError(errno.ENOSPC, "")
-        rest = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
-        while rest:
-            done = os.writev(fd, rest[:_AT_ONCE])
-            while rest and done >= len(rest[0]):
-                done -= len(rest.pop(0))
-            if done:
-                rest[0] = rest[0][done:]
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            f"no room for an object of {size} bytes, which is larger than its ring and needs memory"
-            f" of its own; {free} are free: send less at once, or take a queue on a 'file:PATH'",
-            where,
-        ) from error
-
-
-def _nonce_at_end(fd: int, size: int) -> bytes:
-    """The random number at the end of stored bytes; b"" if there is none."""
-    end = size - _END.size
-    if end < 0:
-        return b""
-    nonce, magic = _END.unpack(os.pread(fd, _END.size, end))
-    return bytes(nonce) if magic == OVERFLOW_MAGIC else b""
-
-
-@contextmanager
-def _unsent(url: Url) -> Iterator[bool]:
-    """Whether no live process is sending this object, nor begins to inside the `with`.
-
-    False also if it is gone, or not this user's to open.
-    """
-    try:
-        fd = backend_for(url.scheme).open(url.name, writable=False)
-    except (FileNotFoundError, PermissionError):
-        yield False
-        return
-    try:
-        try:
-            # Shared, where a sender's is exclusive: two sweeps do not take each other for one.
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            is_unsent = True
-        except BlockingIOError:
-            is_unsent = False  # its sender has the lock
-        yield is_unsent
-    finally:
-        os.close(fd)
-
-
-def _broken(url: Url, size: int, detail: str) -> CorruptSegment:
-    return CorruptSegment(
-        f"{str(url)!r}, an object of {size} bytes, is broken: {detail}; what was in it is lost",
-        where=str(url),
-        detail=detail,
-    )
+def _why(error: OSError) -> str:
+    return str(error.strerror) if isinstance(error, NoRoom) else ""

@@ -6,7 +6,9 @@ still come.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from operator import index
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shmkit.channels.objects.object_ring import ObjectRing
 from shmkit.channels.ring import attempt, stored
@@ -27,27 +29,74 @@ from shmkit.segment.words import (
 from shmkit.sync.doorbell import Doorbell
 
 if TYPE_CHECKING:
-    from shmkit.memory.url import Where
+    from shmkit.memory.url import Url, Where
     from shmkit.segment.segment import Segment
 
-__all__ = ["JoinableRing", "QueueRing", "make_ring"]
+__all__ = ["PARTICIPANTS", "JoinableRing", "QueueRing", "make_ring"]
 
 PARTICIPANTS: Final = 256
+"""How many handles a queue may have at a time, unless its creator says otherwise."""
+
 _OVERHEAD: Final = 4096  # more than an object's frame has around it
+_MOST: Final = 1 << 40  # bytes
 
 R = TypeVar("R", bound=ObjectRing)
 
 
-def make_ring(kind: type[R], where: Where, maxsize: int, capacity: int) -> R:
-    """Make a new ring for a queue, with room for an object of `capacity` bytes."""
+def make_ring(
+    kind: type[R],
+    where: Where | Url,
+    maxsize: int,
+    capacity: int,
+    *,
+    ensure: bool = False,
+    keep: bool,
+    mode: int,
+    participants: int,
+) -> R:
+    """Make a new ring for a queue, with room for an object of `capacity` bytes.
+
+    Raises:
+        TypeError: a number that is none.
+        ValueError: a bad name, capacity or number of participants.
+    """
+    hint = f"; for a queue of this name, Queue(where={maxsize!r})" if _is_place(maxsize) else ""
+    most = max(0, _number("maxsize", maxsize, f"of objects{hint}"))
+    _number("participants", participants, "of handles")
+    _number("mode", mode, "of permission bits, such as 0o600")
+    if not 0 < _number("capacity", capacity, "of bytes") <= _MOST:
+        raise ValueError(
+            f"capacity={capacity}: the bytes of the largest object that goes through the queue's "
+            f"own memory, 1 to {_MOST}"
+        )
 
     def fill(words: memoryview[int]) -> None:
-        words[MAXSIZE] = max(0, maxsize)
+        words[MAXSIZE] = most
         # The state word of the bell for `join`, which waits on after a shutdown.
         words[ALWAYS_OPEN] = 1
 
     flags, size = stored(where, capacity + _OVERHEAD, "many", "many", "block")
-    return kind._create(where, size, fill=fill, flags=flags, participants=PARTICIPANTS, keep=False)
+    return kind._create(
+        where,
+        size,
+        ensure=ensure,
+        fill=fill,
+        flags=flags,
+        participants=participants,
+        keep=keep,
+        mode=mode,
+    )
+
+
+def _number(name: str, value: Any, unit: str) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: it is a number {unit}") from None
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, (str, PathLike))
 
 
 class QueueRing(ObjectRing):

@@ -14,7 +14,7 @@ The common case of put and get is below all of these, in shmkit/core.py.
 from __future__ import annotations
 
 from shmkit.channels.ring.in_place import Frame
-from shmkit.channels.ring.lending import Wait, attempt, insist
+from shmkit.channels.ring.lending import Wait, attempt, insist, take_role
 from shmkit.channels.ring.options import stored
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.ring import Ring, RingStatistics
@@ -30,4 +30,5 @@ __all__ = [
     "attempt",
     "insist",
     "stored",
+    "take_role",
 ]

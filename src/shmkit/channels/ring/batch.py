@@ -6,13 +6,16 @@ that note every frame (`Cursor.notes`).
 
 from __future__ import annotations
 
+import reprlib
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmkit.channels.frame import as_bytes, second_word, step_of
+from shmkit.channels.handle import deadline_of, whole_number
 from shmkit.channels.ring.lending import Wait, insist
 from shmkit.deadline import Deadline
-from shmkit.errors import Full, PeerDied, ShmkitError
+from shmkit.errors import CorruptSegment, Full, PeerDied, ShmkitError
 from shmkit.segment.words import FRAME_HEADER
 
 if TYPE_CHECKING:
@@ -21,11 +24,16 @@ if TYPE_CHECKING:
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
 
-__all__ = ["get_many", "put_many"]
+__all__ = ["checked_most", "get_many", "intact_frame", "put_many"]
 
 
 def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> int:
     """As `Ring.put_many`."""
+    if isinstance(frames, (str, bytes, bytearray, memoryview)) or not hasattr(frames, "__iter__"):
+        raise TypeError(
+            f"put_many takes several frames, as a list of them, not {reprlib.repr(frames)}: put() "
+            "takes one"
+        )
     given = list(frames)
     done = writer.put_many(given, 0)
     if done == len(given):
@@ -33,7 +41,7 @@ def put_many(writer: Writer, frames: Iterable[Any], timeout: float | None) -> in
     batch = [as_bytes(frame) for frame in given]
     # All sizes first: a frame that never fits must not leave half a batch in the ring.
     writer.check_size(max(map(len, batch), default=0))
-    deadline = Deadline(timeout)
+    deadline = deadline_of(timeout)
     try:
         while done < len(batch):
             done += writer.put_many(batch, done) or _put_run(writer, batch, done, deadline)
@@ -102,20 +110,29 @@ def _write_run(
 
 def get_many(reader: Reader, max_frames: int | None, timeout: float | None) -> list[bytes]:
     """As `Ring.get_many`."""
-    if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
-    most = sys.maxsize if max_frames is None else max_frames
-    taken = reader.get_many(most)
-    if taken is not None:
+    most = checked_most(max_frames)
+    # The step of an iterator written in C, as in core.py: in CPython no signal handler runs between
+    # the store of the head and the caller's statement. A call could lose the batch.
+    for taken in iter(partial(reader.get_many, most), None):
         return taken
 
     def attempt() -> list[bytes] | Wait:
         at = reader.find()
         return at if isinstance(at, Wait) else _take_all(reader, at, most)
 
-    frames = insist(reader, attempt, Deadline(timeout))
+    frames = insist(reader, attempt, deadline_of(timeout))
     reader.give_room()
     return frames
+
+
+def checked_most(max_frames: int | None) -> int:
+    """How many frames are taken at most; ValueError if that is none."""
+    if max_frames is None:
+        return sys.maxsize
+    max_frames = whole_number("max_frames", max_frames, "frames")
+    if max_frames < 1:
+        raise ValueError(f"max_frames={max_frames}: ask for 1 frame or more")
+    return min(max_frames, sys.maxsize)
 
 
 def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:
@@ -129,13 +146,22 @@ def _take_all(reader: Reader, at: int, most: int) -> list[bytes]:
         at = _take_run(reader, at, most, frames)
         if len(frames) == most or at >= last:
             break
-        found = reader.next_frame(at)
-        if isinstance(found, Wait):
+        found = intact_frame(reader, at)
+        if found is None:
             break
         at = found
     # One store for all frames: a kill before it leaves every one of them in the ring.
     reader.release(at)
     return frames
+
+
+def intact_frame(reader: Reader, at: int) -> int | None:
+    """The position of the next frame of a batch; None if there is none, or it is damaged."""
+    try:
+        found = reader.next_frame(at)
+    except CorruptSegment:
+        return None  # what is before it is taken first: the next call raises this
+    return None if isinstance(found, Wait) else found
 
 
 def _take_run(reader: Reader, at: int, most: int, frames: list[bytes]) -> int:

@@ -1,18 +1,23 @@
 """Frames in place: memory of the ring lent to the caller, for as long as a `with` lasts.
 
 The side is the caller's own until then (lending.py), between processes by the side's mutex.
-Afterwards the views are released: using them is a ValueError. Only an array that was made of one
-and still lives keeps its memory mapped; what it shows then is the ring's again.
+Afterwards a frame, its slices and a view are released: using them is a ValueError. Only what was
+made of a view otherwise (a slice of a peeked view, an array) and still lives keeps the memory
+mapped; what it shows then is the ring's again.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from sys import getrecursionlimit, setrecursionlimit
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from shmkit.channels.frame import step_of
+from shmkit.channels.frame import step_of, writable
+from shmkit.channels.handle import deadline_of, whole_number
+from shmkit.channels.ring.batch import checked_most, intact_frame
 from shmkit.channels.ring.lending import Loan, Wait, attempt, check_loan, give_back, wait
 from shmkit.compiled import Exporter
+from shmkit.core import DEPTH
 from shmkit.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -21,9 +26,12 @@ if TYPE_CHECKING:
     from shmkit.channels.ring.read import Reader
     from shmkit.channels.ring.write import Writer
 
-__all__ = ["Frame", "get_into", "peek", "reserve"]
+__all__ = ["Frame", "get_into", "peek", "peek_many", "reserve"]
 
 T = TypeVar("T")
+
+RELEASED: Final = memoryview(b"")
+RELEASED.release()
 
 
 class Frame(Exporter):
@@ -32,11 +40,12 @@ class Frame(Exporter):
     It is indexed and sliced as a writable `memoryview` of bytes; `buf` is that view.
     """
 
-    __slots__ = ("_size", "buf")
+    __slots__ = ("_parts", "_size", "buf")
 
     def __init__(self, buf: memoryview) -> None:
         self.buf = buf
         self._size = len(buf)
+        self._parts: list[memoryview] = []  # what else was lent of it
 
     def truncate(self, size: int) -> None:
         """Commit only the first `size` bytes.
@@ -44,15 +53,20 @@ class Frame(Exporter):
         Raises:
             ValueError: more than were reserved, or fewer than 0.
         """
+        size = whole_number("size", size, "bytes")
         if not 0 <= size <= self._size:
             raise ValueError(f"{size} bytes of a frame of {self._size}: reserve more")
+        self._parts.append(self.buf)
         self.buf, self._size = self.buf[:size], size
 
     def __len__(self) -> int:
         return len(self.buf)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.buf[index]
+        part = self.buf[index]
+        if isinstance(part, memoryview):
+            self._parts.append(part)
+        return part
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.buf[index] = value
@@ -64,15 +78,20 @@ class Frame(Exporter):
         return self.buf
 
     def __repr__(self) -> str:
-        return f"<Frame of {len(self.buf)} bytes>"
+        return "<Frame, released>" if self.buf is RELEASED else f"<Frame of {self._size} bytes>"
+
+    def _take_back(self) -> None:
+        _release(self.buf, *self._parts)
+        self.buf = RELEASED  # also if an array made of it is still in use
 
 
 @contextmanager
 def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]:
     """As `Ring.reserve`."""
+    size = whole_number("size", size, "bytes")
     if size < 0:
         raise ValueError(f"a frame of {size} bytes: reserve 0 or more")
-    deadline = Deadline(timeout)
+    deadline = deadline_of(timeout)
     with _lent(writer, lambda: writer.admit(size, deadline), deadline) as (loan, at):
         if at is None:  # dropped by the policy: let the caller write, and throw it away
             whole = memoryview(bytearray(size))
@@ -89,14 +108,15 @@ def reserve(writer: Writer, size: int, timeout: float | None) -> Iterator[Frame]
                 writer.commit(at, at + step_of(frame._size))
             give_back(writer, loan)
         finally:
-            _release(frame.buf, whole)
+            frame._take_back()
+            _release(whole)
     writer.announce()
 
 
 @contextmanager
 def peek(reader: Reader, timeout: float | None) -> Iterator[memoryview]:
     """As `Ring.peek`."""
-    with _lent(reader, reader.find, Deadline(timeout)) as (loan, at):
+    with _lent(reader, reader.find, deadline_of(timeout)) as (loan, at):
         start, size = reader.payload_of(at)
         view = memoryview(reader.data)[start : start + size].toreadonly()
         try:
@@ -111,6 +131,43 @@ def peek(reader: Reader, timeout: float | None) -> Iterator[memoryview]:
 
 
 @contextmanager
+def peek_many(
+    reader: Reader, max_frames: int | None, timeout: float | None
+) -> Iterator[list[memoryview]]:
+    """As `Ring.peek_many`."""
+    most = checked_most(max_frames)
+    with _lent(reader, reader.find, deadline_of(timeout)) as (loan, at):
+        views: list[memoryview] = []
+        try:
+            end = _view_all(reader, at, most, views)
+            yield list(views)
+            check_loan(reader, loan)
+            reader.release(end)
+            give_back(reader, loan)
+        finally:
+            _release(*views)
+    reader.give_room()
+
+
+def _view_all(reader: Reader, at: int, most: int, views: list[memoryview]) -> int:
+    """Views of frames from a checked one on; where the last one ends."""
+    if reader.notes or reader.mark is not None:
+        most = 1  # as in batch.py: a note counts one object for each store of the head
+    last = reader.seen
+    with memoryview(reader.data).toreadonly() as data:
+        while True:
+            start, size = reader.payload_of(at)
+            views.append(data[start : start + size])
+            at += step_of(size)
+            if len(views) == most or at >= last:
+                return at
+            found = intact_frame(reader, at)
+            if found is None:
+                return at
+            at = found
+
+
+@contextmanager
 def _lent(
     side: Writer | Reader, act: Callable[[], T | Wait], deadline: Deadline
 ) -> Iterator[tuple[Loan, T]]:
@@ -122,22 +179,22 @@ def _lent(
             if not isinstance(result, Wait):
                 yield loan, result
                 break
-        finally:
+        except BaseException as error:
+            more = DEPTH if isinstance(error, RecursionError) else 0
+            setrecursionlimit(getrecursionlimit() + more)
             try:
                 # Twice: a signal handler may raise as the first one begins.
                 give_back(side, loan)
             finally:
                 give_back(side, loan)
+                setrecursionlimit(getrecursionlimit() - more)
+            raise
         wait(side, result.seen, deadline)
 
 
 def get_into(reader: Reader, buffer: Any, timeout: float | None) -> int:
     """As `Ring.get_into`."""
-    target = memoryview(buffer)
-    if target.readonly or not target.c_contiguous:
-        raise TypeError("get_into needs a writable, contiguous buffer")
-    # cast() refuses an empty view.
-    target = target.cast("B") if target.nbytes else target
+    target = writable(buffer)
     with peek(reader, timeout) as frame:
         size = len(frame)
         if size > target.nbytes:

@@ -8,11 +8,12 @@ that the same thread makes from a signal handler or finalizer is refused.
 from __future__ import annotations
 
 import threading
+from sys import getrecursionlimit, setrecursionlimit
 from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from shmkit.core import BUSY, CAREFUL, CLOSED, FREE, LENT, NO_ROLE, PATIENCE
+from shmkit.core import BUSY, CAREFUL, CLOSED, DEPTH, FREE, LENT, NO_ROLE, PATIENCE
 from shmkit.errors import ClosedError
 from shmkit.segment.semaphores import SLICE
 
@@ -129,8 +130,11 @@ def attempt(
         end = max(deadline.at, monotonic() + PATIENCE)
         _borrow(side, loan, end)
         mutex = side.mutex
-        if mutex is not None and not mutex.acquire(True, _seconds_to(end)):
-            raise _late(side)
+        if mutex is not None:
+            if mutex.held:  # no call of this handle is inside: the word was overwritten
+                raise side.segment.poison(f"a lock is marked as held by this {side.role.role}")
+            if not mutex.acquire(True, _seconds_to(end)):
+                raise _late(side)
         # A handler that ran during the wait may have closed the handle, or forked.
         check_loan(side, loan)
         side.state = BUSY
@@ -139,12 +143,15 @@ def attempt(
             give_back(side, loan)
         else:
             side.state = LENT
-    except BaseException:
+    except BaseException as error:
+        more = DEPTH if isinstance(error, RecursionError) else 0
+        setrecursionlimit(getrecursionlimit() + more)
         # Twice: a signal handler may raise as the first one begins.
         try:
             give_back(side, loan)
         finally:
             give_back(side, loan)
+            setrecursionlimit(getrecursionlimit() - more)
         raise
     return result
 
@@ -167,6 +174,10 @@ def wait(side: Writer | Reader, seen: int, deadline: Deadline) -> None:
         ClosedError: the handle was closed meanwhile.
     """
     if side.never_waits or deadline.is_now:
+        if side.tells_deaths:
+            side.peer.raise_if_seen_dead(side.title, side.moves, seen)
+        if side.watch is not None:
+            side.watch.arm(seen)
         raise side.refusal(f"{side.title} is {side.why}")
 
     def look() -> None:
@@ -175,6 +186,8 @@ def wait(side: Writer | Reader, seen: int, deadline: Deadline) -> None:
             side.peer.raise_if_dead(side.title, side.moves, seen)
 
     if not side.sleeps_at.wait(side.moves, seen, deadline, look):
+        if side.watch is not None:
+            side.watch.arm(seen)
         raise side.refusal(f"{side.title} stayed {side.why} until the timeout")
 
 

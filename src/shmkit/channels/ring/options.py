@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Final
 
+from shmkit.channels.handle import whole_number
 from shmkit.memory.url import Url
 from shmkit.segment.words import (
     CHECKED,
@@ -40,7 +40,9 @@ def stored(
     ):
         if value not in choices:
             raise ValueError(f"{name}={value!r}: it is one of {', '.join(map(repr, choices))}")
-    capacity = operator.index(capacity)
+    if isinstance(where, int):
+        raise TypeError(f"where={where!r} is no place: did you mean capacity={where}?")
+    capacity = whole_number("capacity", capacity, "bytes")
     if not 0 < capacity <= _MOST:
         raise ValueError(f"capacity={capacity}: a ring has 1 byte or more, and fits into memory")
     flags = POLICIES.index(when_full) << POLICY_SHIFT

@@ -18,7 +18,7 @@ from shmkit.channels.handle import checked_state
 from shmkit.channels.ring.lending import Wait, attempt, check_loan, take_role, wait
 from shmkit.compiled import copied
 from shmkit.core import COUNTER, FREE, IMPOSSIBLE, LARGE_COPY, ReadCursor
-from shmkit.errors import Empty, ShutDown
+from shmkit.errors import CorruptSegment, Empty, ShutDown
 from shmkit.segment.fences import STRONG_ORDER, fence
 from shmkit.segment.words import (
     CUT,
@@ -27,14 +27,17 @@ from shmkit.segment.words import (
     HEAD,
     KIND_MASK,
     PAD,
+    POISONED,
     READY,
     SIZE_MASK,
     SKIP,
+    STATE,
     TAIL,
 )
 
 if TYPE_CHECKING:
     from shmkit.channels.ring.lending import Parts
+    from shmkit.channels.watch import Watch
     from shmkit.deadline import Deadline
     from shmkit.sync.mutex import Mutex
 
@@ -47,6 +50,9 @@ class Reader(ReadCursor):
     Args:
         ring: what it is made of.
         mutex: the lock between consumers; None where there is one.
+
+    Attributes:
+        watch: what the ring's descriptor belongs to, once it was asked for.
     """
 
     # What this side waits for, and what its errors say.
@@ -66,6 +72,7 @@ class Reader(ReadCursor):
         self.data_bell = self.sleeps_at = ring.data_bell
         self.role, self.peer = ring.consumers, ring.producers
         self.checked, self.tells_deaths = ring.checked, ring.tells_deaths
+        self.watch: Watch | None = None
 
     def get_carefully(self, deadline: Deadline) -> Any:
         """Take the oldest frame out, waiting while there is none."""
@@ -126,9 +133,7 @@ class Reader(ReadCursor):
             # Behind `skip` the rest of the lap holds nothing: the next frame begins the next lap.
             start = (head | self.mask) + 1 if words[SKIP] == head else head
             if (head | tail) & IMPOSSIBLE or not 0 <= tail - start <= self.size:
-                raise self.segment.poison(
-                    f"tail {tail} and head {head} in a ring of {self.size} bytes"
-                )
+                raise self.corrupt(head, tail)
             if start == tail:
                 break
             self.seen = tail
@@ -136,11 +141,9 @@ class Reader(ReadCursor):
             size, left = word & SIZE_MASK, self.bound(start) - start
             # The header is checked before it is used: damage must not lead out of the ring.
             if size > left - FRAME_HEADER:
-                raise self.segment.poison(
-                    f"a frame of {size} bytes at {start}, with {left} left there"
-                )
+                raise self._damaged(f"a frame of {size} bytes at {start}, with {left} left there")
             if word & ~(SIZE_MASK | KIND_MASK | PAD):
-                raise self.segment.poison(f"frame header {word:#x} at {start}")
+                raise self._damaged(f"frame header {word:#x} at {start}")
             if not word & PAD:
                 if self.checked:
                     self._check_sum(start, word)
@@ -162,12 +165,70 @@ class Reader(ReadCursor):
         return self.base + (at & self.mask) + FRAME_HEADER, self.word_at(at) & SIZE_MASK
 
     def _check_sum(self, at: int, word: int) -> None:
-        start, size = self.payload_of(at)
-        payload = memoryview(self.data)[start : start + size]
-        if self.words[(start >> 3) - 1] != second_word(word, at, payload):
-            raise self.segment.poison(
-                f"the checksum of the frame of {size} bytes at {at} does not fit it"
+        if not self._fits_sum(at, word):
+            raise self._damaged(
+                f"the checksum of the frame of {word & SIZE_MASK} bytes at {at} does not fit it"
             )
+
+    def _fits_sum(self, at: int, word: int) -> bool:
+        start, size = self.payload_of(at)
+        stored = self.words[(start >> 3) - 1]
+        # The position is in it in plain, too: most of what is no frame is told without a sum.
+        if stored & SIZE_MASK != at >> 4 & SIZE_MASK:
+            return False
+        with memoryview(self.data) as data, data[start : start + size] as payload:
+            return stored == second_word(word, at, payload)
+
+    def _damaged(self, detail: str) -> Exception:
+        """The error for a frame that is not as it was put."""
+        if not self.checked:
+            return self.segment.poison(detail)
+        # The positions are sound: the ring goes on behind the frame, and is not marked as broken.
+        where = str(self.segment.buffer.url)
+        return CorruptSegment(
+            f"{self.title} is damaged: {detail}; skip_damaged() goes on behind it",
+            where=where,
+            detail=detail,
+        )
+
+    def skip_damaged(self) -> int:
+        """Release what is damaged at the head, up to the next whole frame; how many bytes."""
+        words = self.words
+        if checked_state(self.segment, words, damaged=True) == CUT:
+            raise ShutDown(f"{self.title} was shut down at once")
+        take_role(self)
+        head, tail = words[HEAD], words[TAIL]
+        start = (head | self.mask) + 1 if words[SKIP] == head != tail else head
+        if (head | tail) & IMPOSSIBLE or not 0 <= tail - start <= self.size:
+            raise self.corrupt(head, tail)
+        self.seen, at = tail, start
+        # Frames are 16-aligned. A sum has the position in it: no older frame passes.
+        while at < tail and not self._is_whole(at):
+            if self._is_pad(at):
+                if at == start:
+                    start = (at | self.mask) + 1  # sound: it holds nothing
+                at = (at | self.mask) + 1
+            else:
+                at += FRAME_HEADER
+        if at != head:
+            self.release(at)
+        if words[STATE] == POISONED:
+            words[STATE] = READY
+        return max(at - start, 0)
+
+    def _is_whole(self, at: int) -> bool:
+        word, left = self.word_at(at), self.bound(at) - at
+        if word & ~(SIZE_MASK | KIND_MASK) or word & SIZE_MASK > left - FRAME_HEADER:
+            return False
+        return self._fits_sum(at, word)
+
+    def _is_pad(self, at: int) -> bool:
+        lap_end = (at | self.mask) + 1
+        return self.word_at(at) == lap_end - at - FRAME_HEADER | PAD and lap_end <= self.seen
+
+    def corrupt(self, head: int, tail: int) -> Exception:
+        """The error for positions that can not be."""
+        return self.segment.poison(f"tail {tail} and head {head} in a ring of {self.size} bytes")
 
     def take(self, at: int) -> Any:
         """Copy the frame at a position out and release it, in this order: a kill loses nothing."""
@@ -179,6 +240,18 @@ class Reader(ReadCursor):
                 frame = copied(view)  # step: get.copy
         self.release(at + step_of(size))
         return frame
+
+    def void(self, at: int) -> None:
+        """Have the frame at a position skipped, as if it only filled the lap.
+
+        One that is the oldest is released.
+        """
+        words, index = self.words, (self.base + (at & self.mask)) >> 3
+        words[index] = words[index] & SIZE_MASK | PAD  # step: get.void
+        first = self.next_frame(words[HEAD])
+        end = first.seen if isinstance(first, Wait) else first
+        if end != words[HEAD]:
+            self.release(end)
 
     def release(self, end: int) -> None:
         """Let the producers have everything up to `end`."""

@@ -12,19 +12,28 @@ one aligned 8-byte word, and that store is the commit point.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from shmkit import compiled
 from shmkit.channels.frame import as_bytes, step_of
-from shmkit.channels.handle import STATES, Handle, checked_state, until_shut_down
+from shmkit.channels.handle import (
+    STATES,
+    Handle,
+    checked_shutdown,
+    checked_state,
+    deadline_of,
+    until_shut_down,
+)
 from shmkit.channels.ring import batch, in_place, lending
 from shmkit.channels.ring.lending import Parts
 from shmkit.channels.ring.options import ALL_FLAGS, stored
 from shmkit.channels.ring.read import Reader
 from shmkit.channels.ring.write import Writer
 from shmkit.channels.roles import Side
+from shmkit.channels.watch import Watch
 from shmkit.compiled import twin
-from shmkit.core import IMPOSSIBLE
+from shmkit.core import IMPOSSIBLE, PATIENCE
 from shmkit.deadline import Deadline
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import PARTICIPANTS, Segment
@@ -152,6 +161,7 @@ class Ring(compiled.RingCore, Handle):
         self._reader = self._READER(parts, Mutex(membership, words, 1) if many_get else None)
         if drops:
             self._writer.drop_one = self._reader.drop_one
+        self._unwatch: Callable[[], object] = _nothing
         membership.presence.call_after_fork(self._start_anew)
         membership.watch(self, self._closer(segment), self._WARNING.format(self._name))
 
@@ -160,6 +170,8 @@ class Ring(compiled.RingCore, Handle):
         return segment.close
 
     def _start_anew(self) -> None:
+        self._unwatch()  # its thread is the parent's
+        self._reader.watch, self._unwatch = None, _nothing
         self._writer.start_anew()
         self._reader.start_anew()
 
@@ -174,6 +186,7 @@ class Ring(compiled.RingCore, Handle):
         when_full: str = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
         """Make a new ring.
 
@@ -187,6 +200,8 @@ class Ring(compiled.RingCore, Handle):
                 (the frame is not put) or "drop-oldest" (frames at the other end give way).
             participants: how many handles may be attached at a time, of all processes.
             keep: leave a named segment in place when its creator goes; files always stay.
+            mode: permissions of a segment or file, less the umask; a process of another user has
+                to say `trust_owner=True` as well.
 
         Raises:
             FileExistsError: there is something of that name.
@@ -194,7 +209,9 @@ class Ring(compiled.RingCore, Handle):
             OSError: ENOSPC, no room for it.
         """
         flags, size = stored(where, capacity, producers, consumers, when_full)
-        return cls._create(where, size, flags=flags, participants=participants, keep=keep)
+        return cls._create(
+            where, size, flags=flags, participants=participants, keep=keep, mode=mode
+        )
 
     @classmethod
     def ensure(
@@ -207,6 +224,8 @@ class Ring(compiled.RingCore, Handle):
         when_full: str = "block",
         participants: int = PARTICIPANTS,
         keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
     ) -> Self:
         """Join the ring of that name, or create it.
 
@@ -218,14 +237,23 @@ class Ring(compiled.RingCore, Handle):
             when_full: as in `create`.
             participants: as in `create`.
             keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
 
         Raises:
-            IncompatibleSegment, CorruptSegment: as `attach`.
+            IncompatibleSegment, CorruptSegment, PermissionError: as `attach`.
             ValueError, OSError: as `create`.
         """
         flags, size = stored(where, capacity, producers, consumers, when_full)
         return cls._create(
-            where, size, ensure=True, flags=flags, participants=participants, keep=keep
+            where,
+            size,
+            ensure=True,
+            flags=flags,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            trust_owner=trust_owner,
         )
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -240,6 +268,7 @@ class Ring(compiled.RingCore, Handle):
             CorruptSegment: the ring was found broken before.
             ClosedError: this handle was closed.
         """
+        checked_shutdown(immediate)
         words = self._open_words()
         # A forked child opens the semaphores here: the bells must reach other processes.
         self._segment.membership.register()
@@ -279,6 +308,7 @@ class Ring(compiled.RingCore, Handle):
         self._closed = True
         for cursor in writer, reader:
             lending.close(cursor)
+        self._unwatch()
         self._segment.close()
         self._data_bell.close()
         self._space_bell.close()
@@ -308,9 +338,10 @@ class Ring(compiled.RingCore, Handle):
         """
         if type(data) is not bytes:
             data = as_bytes(data)
+        is_bool = isinstance(timeout, bool)  # an error, whether or not it has to wait
         # The common case never waits, so it needs no deadline.
-        if not self._writer.put(data):
-            self._writer.put_carefully(data, Deadline(timeout))
+        if is_bool or not self._writer.put(data):
+            self._writer.put_carefully(data, deadline_of(timeout))
 
     def put_nowait(self, data: Any) -> None:
         """`put`, or Full at once."""
@@ -374,9 +405,10 @@ class Ring(compiled.RingCore, Handle):
             ClosedError: this handle was closed.
             RuntimeError: this thread is inside a get on this handle, or peeks at a frame.
         """
-        frame = self._reader.get()
+        is_bool = isinstance(timeout, bool)  # as in `put`
+        frame = None if is_bool else self._reader.get()
         if frame is None:
-            frame = self._reader.get_carefully(Deadline(timeout))
+            frame = self._reader.get_carefully(deadline_of(timeout))
         return frame
 
     def get_nowait(self) -> bytes:
@@ -385,6 +417,9 @@ class Ring(compiled.RingCore, Handle):
 
     def get_many(self, max_frames: int | None = None, timeout: float | None = None) -> list[bytes]:
         """Take out every frame there is, waiting while there is none.
+
+        If a signal handler raises while this runs, the batch may have been taken already, and be
+        gone with the exception. `peek_many` keeps the frames in the ring until they are used.
 
         Args:
             max_frames: at most this many; None for all.
@@ -436,6 +471,88 @@ class Ring(compiled.RingCore, Handle):
             Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
         """
         return in_place.peek(self._reader, timeout)
+
+    def peek_many(
+        self, max_frames: int | None = None, timeout: float | None = None
+    ) -> AbstractContextManager[list[memoryview]]:
+        """Read every frame there is in place; leaving the `with` releases all of them at once.
+
+        An exception inside the `with` leaves them in the ring, whatever raises it: so nothing is
+        lost that was not used, as it can be with `get_many`. Other threads' gets on this handle
+        wait for the end of the `with`.
+
+        Args:
+            max_frames: at most this many; None for all.
+            timeout: seconds to wait for the first; None for ever, 0 not at all.
+
+        Returns:
+            A context manager that gives a list of read-only views, the oldest frame first; using
+            one after the `with` is a ValueError.
+
+        Raises:
+            ValueError: `max_frames` below 1.
+            RuntimeError: this thread is peeking already, or left the `with` in a forked child.
+            Empty, ShutDown, PeerDied, RoleTaken, CorruptSegment, ClosedError: as `get`.
+        """
+        return in_place.peek_many(self._reader, max_frames, timeout)
+
+    def skip_damaged(self) -> int:
+        """Go on behind damage in a ring on a file: release it, up to the next whole frame.
+
+        A get raises CorruptSegment where the oldest frame is damaged; the frames behind it are
+        there still. Each call skips one such place.
+
+        Returns:
+            How many bytes were lost, headers included; 0 if the oldest frame is whole, or there is
+            none.
+
+        Raises:
+            ValueError: the ring is not on a file: its frames have no checksums.
+            CorruptSegment: a position is impossible: what is a frame can not be told.
+            ShutDown: the ring was shut down at once: everything in it is lost.
+            RoleTaken, ClosedError, RuntimeError: as `get`.
+        """
+        reader = self._reader
+        if not reader.checked:
+            raise ValueError(
+                f"{self._title} is not on a file: its frames have no checksums, so that damage can "
+                "not be told from frames; unlink it and create it anew"
+            )
+        lost = lending.attempt(reader, reader.skip_damaged, Deadline(PATIENCE))
+        reader.give_room()
+        return lost
+
+    def fileno(self) -> int:
+        """A descriptor for `select`, `poll` and event loops: readable when a get would not wait.
+
+        Where it is readable nothing may be there, as with a socket that several read: get with a
+        timeout of 0. Only an `Empty` makes it unreadable again. It is the handle's: do not read
+        from it or close it. A thread of its own waits for it; `shmkit.wait` waits for several.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        self._check_open()
+        watch = self._reader.watch
+        return self._armed_fileno() if watch is None else watch.fileno()
+
+    def _armed_fileno(self) -> int:
+        """The descriptor, unreadable unless something is there."""
+        words, reader = self._open_words(), self._reader
+        if reader.watch is None:
+            self._segment.membership.register()  # opens the semaphores
+            peer = self._producers if self._TELLS_DEATHS else None
+            reader.watch = Watch(self._data_bell, TAIL, peer)
+            self._unwatch = weakref.finalize(self, reader.watch.close)
+        reader.watch.arm(words[HEAD])
+        return reader.watch.fileno()
+
+    def _is_ready(self) -> bool:
+        """Whether a get would not wait."""
+        words = self._open_words()
+        if words[TAIL] != words[HEAD] or words[STATE] != READY:
+            return True
+        return self._TELLS_DEATHS and self._producers.has_news()
 
     def __iter__(self) -> Iterator[bytes]:
         """Frame after frame, until the ring is shut down and empty.
@@ -500,21 +617,21 @@ class Ring(compiled.RingCore, Handle):
             CorruptSegment: an index or a frame's length is impossible.
             ClosedError: this handle was closed.
         """
-        words = self._open_words()
-        start, tail = self._glimpse(words)
-        return RingStatistics(
-            capacity=self.capacity,
-            used=tail - start,
-            frames=self.qsize(),
-            committed=words[TAIL],
-            released=words[HEAD],
-            dropped=words[DROPPED],
-            state=STATES.get(words[STATE], "corrupt"),
-            producers=tuple(self._producers.holders()),
-            consumers=tuple(self._consumers.holders()),
-            participants=tuple(self._segment.membership.members()),
-            sleeps=(self._data_bell.sleeps, self._space_bell.sleeps),
-        )
+        with self._open_all_along() as words:
+            start, tail = self._glimpse(words)
+            return RingStatistics(
+                capacity=self.capacity,
+                used=tail - start,
+                frames=self.qsize(),
+                committed=words[TAIL],
+                released=words[HEAD],
+                dropped=words[DROPPED],
+                state=STATES.get(words[STATE], "corrupt"),
+                producers=tuple(self._producers.holders()),
+                consumers=tuple(self._consumers.holders()),
+                participants=tuple(self._segment.membership.members()),
+                sleeps=(self._data_bell.sleeps, self._space_bell.sleeps),
+            )
 
     def __repr__(self) -> str:
         if self._closed:
@@ -570,3 +687,7 @@ class Ring(compiled.RingCore, Handle):
                 f"tail {tail} and head {head} in a ring of {self.capacity} bytes"
             )
         return start, tail
+
+
+def _nothing() -> None:
+    pass

@@ -64,6 +64,7 @@ class Writer(WriteCursor):
     why: Final = "full"
     refusal: Final = Full
     moves: Final = HEAD
+    watch: Final = None
 
     def __init__(self, ring: Parts, mutex: Mutex | None) -> None:
         segment = ring.segment

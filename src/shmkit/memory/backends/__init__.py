@@ -6,11 +6,14 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
+import shmkit.memory.imports  # noqa: F401 - a fork waits for the imports below
+from shmkit.memory.backends.base import THERE_ALREADY
+
 if TYPE_CHECKING:
     from shmkit.memory.backends.base import Backend
     from shmkit.memory.url import Scheme
 
-__all__ = ["backend_for"]
+__all__ = ["THERE_ALREADY", "backend_for"]
 
 
 @cache

@@ -34,8 +34,8 @@ class AnonymousBackend:
     def open(self, name: str, *, writable: bool) -> NoReturn:  # noqa: ARG002
         """There is no name to open it by."""
         raise ValueError(
-            "anonymous memory cannot be attached to by name: inherit it by fork, pickle the buffer "
-            "to the other process, or attach(buffer); for a name use 'shm:NAME'"
+            "anonymous memory cannot be attached to by name: inherit its handle by fork, or pickle "
+            "it to the other process; for a name use 'shm:NAME'"
         )
 
     def identify(self, name: str) -> Identity:  # noqa: ARG002

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Final, Protocol
 
 from shmkit.memory.identity import Identity, identity_of
 
-__all__ = ["Backend", "Identity", "fresh_name", "identity_of"]
+__all__ = ["THERE_ALREADY", "Backend", "Identity", "fresh_name", "identity_of"]
+
+
+THERE_ALREADY: Final = "is there already: attach() to it, or use ensure()"
 
 
 class Backend(Protocol):

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Final
 
+from shmkit.memory.backends.base import THERE_ALREADY
 from shmkit.memory.backends.unnamed import link_unnamed, open_unnamed
 from shmkit.memory.identity import Identity, identity_of, open_flags
 
@@ -14,7 +15,8 @@ __all__ = ["FileBackend"]
 
 # O_NOFOLLOW: another user may plant a symlink in a directory like /tmp.
 # O_NOCTTY: a terminal opened by name does not become this process's. Windows has only O_BINARY.
-_ALWAYS: Final = open_flags("NOFOLLOW", "CLOEXEC", "NOCTTY", "BINARY", "NOINHERIT")
+# O_NONBLOCK: a pipe in the place of a file would wait for its other end.
+_ALWAYS: Final = open_flags("NOFOLLOW", "CLOEXEC", "NONBLOCK", "NOCTTY", "BINARY", "NOINHERIT")
 
 
 class FileBackend:
@@ -38,14 +40,17 @@ class FileBackend:
         try:
             return link_unnamed(fd, name)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, name) from None
+            raise _not_made(error, name) from None
 
     def create(self, name: str, mode: int) -> int:
         """Make an empty file; `mode` loses the bits of the umask."""
-        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _ALWAYS, mode)
+        try:
+            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _ALWAYS, mode)
+        except OSError as error:
+            raise _not_made(error, name) from None
 
     def open(self, name: str, *, writable: bool) -> int:
-        """Open a file, a device or a pipe (which waits for its writer)."""
+        """Open what is at the path itself, without waiting; opening.py takes a user's path."""
         try:
             fd = os.open(name, (os.O_RDWR if writable else os.O_RDONLY) | _ALWAYS)
         except OSError as error:
@@ -69,3 +74,8 @@ class FileBackend:
     def unlink(self, name: str) -> None:
         """Remove the file."""
         os.unlink(name)  # noqa: PTH108
+
+
+def _not_made(error: OSError, name: str) -> OSError:
+    there = error.errno == errno.EEXIST
+    return OSError(error.errno, THERE_ALREADY if there else error.strerror, name)

@@ -5,9 +5,21 @@ from __future__ import annotations
 import errno
 import mmap
 import operator
-from typing import TYPE_CHECKING, Any, Final, SupportsIndex, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from shmkit.memory.buffer.handle import Handle
+from shmkit.memory.checks import byte_of, named_plainly, number_of
 from shmkit.memory.mapping import checked_range
 from shmkit.memory.views import array_view, as_bytes, typed_view
 
@@ -17,15 +29,18 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Buffer
 
-__all__ = ["Content"]
+__all__ = ["Advice", "Content"]
 
 T = TypeVar("T")
 
 _ITERATED: Final = 1 << 16  # bytes copied at a time
 
+Advice: TypeAlias = Literal["sequential", "random", "willneed", "dontneed", "hugepage"]
+
 _ADVICE: Final = ("sequential", "random", "willneed", "dontneed", "hugepage")
 
 
+@named_plainly
 class Content(Handle):
     """A fixed number of bytes, as a sequence of ints and as memory for views of any type."""
 
@@ -112,6 +127,18 @@ class Content(Handle):
         array = self._on_bytes(lambda whole: array_view(whole, shape, dtype, offset, repr(self)))
         return self._exports.add(array, f"ndarray{array.shape} of {array.dtype}")
 
+    def __bytes__(self) -> bytes:
+        return self[:]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The bytes as numpy takes them: an array of uint8 on the memory."""
+        array = self.ndarray(self._size, "u1")
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"the bytes of {self!r} are uint8: as {dtype} they are a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
     def flush(self, offset: SupportsIndex = 0, size: SupportsIndex | None = None) -> None:
         """Write changes to the disk, and return when they are there.
 
@@ -140,17 +167,21 @@ class Content(Handle):
                 raise
             self.flush(offset, size)  # another thread closed or resized it in between
 
-    def advise(self, advice: str) -> None:
+    def advise(
+        self, advice: Advice, offset: SupportsIndex = 0, length: SupportsIndex | None = None
+    ) -> None:
         """Tell the kernel how the bytes will be used. Advice that it does not know has no effect.
 
         Args:
             advice: "sequential", "random", "willneed" (read it now), "dontneed" (give the pages
                 back; the bytes stay where they are), "hugepage".
+            offset: first byte; any. The kernel takes whole pages: the one that it is in counts.
+            length: bytes; None for all from there.
 
         Raises:
             ClosedError: the handle was closed.
-            ValueError: no such advice, or "dontneed" with access "cow", whose private changes it
-                would throw away.
+            ValueError: no such advice; `offset` and `length` reach outside; or "dontneed" with
+                access "cow", whose private changes it would throw away.
         """
         region = self._open_region()
         if advice not in _ADVICE:
@@ -159,18 +190,21 @@ class Content(Handle):
             raise ValueError(
                 f"{self!r}: 'dontneed' would throw its private changes away; close it instead"
             )
+        first, count = checked_range(offset, length, self._size, repr(self))
         option = getattr(mmap, f"MADV_{advice.upper()}", None)
-        if option is None or region.memory is None:
+        if option is None or region.memory is None or not count:
             return
+        begin = region.start + first
+        aligned = begin - begin % mmap.PAGESIZE
         try:
-            region.memory.madvise(option)
+            region.memory.madvise(option, aligned, begin + count - aligned)
         except OSError as error:
             if error.errno != errno.EINVAL:  # a kernel without huge pages
                 raise
         except ValueError:
             if self._region is region:
                 raise
-            self.advise(advice)  # another thread closed or resized it in between
+            self.advise(advice, offset, length)  # another thread closed or resized it in between
 
     def __len__(self) -> int:
         return self._size
@@ -199,6 +233,8 @@ class Content(Handle):
             if self._whole is whole:
                 raise
             return self[key]  # another thread closed or resized it in between
+        except (IndexError, TypeError):
+            raise self._bad_key(key) from None
 
     @overload
     def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
@@ -213,6 +249,16 @@ class Content(Handle):
             if self._whole is whole:
                 raise
             self[key] = value  # another thread closed or resized it in between
+        except IndexError:
+            raise self._bad_key(key) from None
+
+    def __delitem__(self, key: object) -> NoReturn:
+        raise TypeError(f"{self!r} keeps its size: no byte of it can be deleted")
+
+    def _bad_key(self, key: Any) -> Exception:
+        if isinstance(key, SupportsIndex):
+            return IndexError(f"byte {operator.index(key)} is outside of {self!r}")
+        return TypeError(f"bytes are found by an integer or a slice of integers, not {key!r:.80}")
 
     def _check_writable(self) -> None:
         if self._access == "r":
@@ -260,7 +306,7 @@ class Content(Handle):
 
 def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
     if not isinstance(key, slice):
-        whole[operator.index(key)] = operator.index(value)
+        whole[number_of(key, "index")] = byte_of(value)
         return
     target, source = whole[key], as_bytes(value)
     if len(target) != len(source):

@@ -7,15 +7,18 @@ import mmap
 import os
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, Never, Self, SupportsIndex
 
 from shmkit.compiled import Exporter
 from shmkit.errors import ClosedError, IncompatibleSegment
 from shmkit.memory import creation
+from shmkit.memory.allocation import reserve_holes
 from shmkit.memory.buffer.exports import Exports
+from shmkit.memory.checks import named_plainly
 from shmkit.memory.identity import Exact, close_if, identity_of
 from shmkit.memory.mapping import Access, Region, attach_region, checked_access
 from shmkit.memory.ownership import Ownership, remove
+from shmkit.memory.process import this_process
 from shmkit.memory.told import told
 from shmkit.memory.url import Url
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 
+@named_plainly
 class Handle(Exporter):
     """One process's hold on a range of shared memory.
 
@@ -70,10 +74,11 @@ class Handle(Exporter):
     _descriptors: list[int]  # of anonymous memory: the memfd; a list, for its atomic pop
     _pid: int  # the process that has to close this handle; 0: none has to
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Never, **__: Never) -> None:
+        name = type(self).__name__
         raise TypeError(
-            f"{type(self).__name__} has no constructor: use {type(self).__name__}.create(), "
-            ".attach() or .ensure()"
+            f"{name} has no constructor: use {name}.create() for memory that is not there yet, "
+            f"{name}.attach() for what is there, {name}.ensure() for either"
         )
 
     @classmethod
@@ -93,7 +98,7 @@ class Handle(Exporter):
         self._exports = Exports()
         self._buf = None
         self._unlinked = False
-        self._pid = os.getpid()
+        self._pid = this_process()
         keeps_fd = opened.url.scheme == "anon" and opened.fd >= 0
         self._descriptors = [opened.keep_fd()] if keeps_fd else []
         self._stand_on(region)  # last: from now on __del__ counts
@@ -114,9 +119,19 @@ class Handle(Exporter):
         access: Access,
         offset: SupportsIndex = 0,
         length: SupportsIndex | None = None,
+        timeout: float | None = 0,
     ) -> Self:
-        """A handle on a part of memory that was there."""
-        region, first, complete = attach_region(opened.fd, access, offset, length, str(opened.url))
+        """A handle on a part of memory that was there; the timeout is for the writer of a pipe."""
+        region, first, complete = attach_region(
+            opened.fd, access, offset, length, str(opened.url), timeout
+        )
+        if access == "rw" and opened.url.scheme == "file":
+            # A sparse copy of a file has holes: on a full disk, a write into one would be a SIGBUS.
+            try:
+                reserve_holes(opened.fd, first, len(region.whole), opened.url)
+            except BaseException:
+                region.close()
+                raise
         return cls._make(opened, access, region, first, complete=complete)
 
     def _stand_on(self, region: Region) -> None:
@@ -226,8 +241,14 @@ class Handle(Exporter):
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             fd = os.open(f"/proc/self/fd/{kept}", flags)
-        except OSError:
+        except OSError as error:
             self._open_region()
+            if not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
+                raise OSError(
+                    errno.ENOTSUP,
+                    "anonymous memory needs /proc, which this system does not show here, for a "
+                    "second descriptor: mount it, or use 'shm:NAME' or 'file:PATH'",
+                ) from error
             raise
         if identity_of(os.fstat(fd)) == self._identity[:2]:
             return fd
@@ -308,10 +329,13 @@ class Handle(Exporter):
         finally:
             self._close_descriptors()
 
-    def _warn_if_open(self, warn: Any = warnings.warn, getpid: Any = os.getpid) -> None:
-        # The defaults are bound here because a finalizer at exit finds the globals gone. A handle
-        # that came by fork or pickle was not opened by this process's own code: no warning.
-        if self._region is not None and self._pid == getpid():
+    def _is_handed(self) -> bool:
+        """Whether it came by fork or pickle: this process may drop it open without a warning."""
+        return self._pid != this_process()
+
+    def _warn_if_open(self, warn: Any = warnings.warn, process: Any = this_process) -> None:
+        # The defaults are bound here because a finalizer at exit finds the globals gone.
+        if self._region is not None and self._pid == process():
             self._pid = 0  # once
             warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
 

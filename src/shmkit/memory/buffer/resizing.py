@@ -59,13 +59,14 @@ def resize(handle: Handle, size: int) -> None:
 
 
 def _shrink(handle: Handle, fd: int, size: int) -> None:
-    before = handle._size
+    before, what = handle._size, repr(handle)
     # The handle goes to the smaller map first: closing the old one then shows views in use.
     old = handle._move(map_region(fd, "rw", 0, size))
     try:
         if not old.close():
             raise BufferError(
-                f"{handle!r} cannot shrink: views of it are in use: {handle._exports.describe()}"
+                f"{what} cannot shrink to {size} bytes: views of it are in use: "
+                f"{handle._exports.describe()}"
             )
         private = handle._url.scheme == "anon" or not os.fstat(fd).st_mode & 0o077
         _refuse_if_mapped(handle._identity[:2], private=private, what=str(handle._url))

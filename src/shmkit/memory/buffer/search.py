@@ -28,8 +28,8 @@ def find(self: Content, way: Way, needle: bytes, start: Index, end: Index) -> in
         try:
             begin, stop = 0 if start is None else start, size if end is None else end
             found: int = getattr(exact, way)(needle, begin, stop)
-        except (ValueError, OverflowError):
-            pass  # another thread closed or resized it; or the bounds are beyond all indices
+        except (ValueError, OverflowError, TypeError):
+            pass  # another thread closed or resized it; or the bounds are no indices, or beyond all
         else:
             return found
     while True:

@@ -7,7 +7,11 @@ import io
 import mmap
 import operator
 import os
-from typing import TYPE_CHECKING, Final, NoReturn, Self, SupportsIndex
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, SupportsIndex
+
+from shmkit.memory.lines import lines_of
+from shmkit.memory.views import view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,24 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["Stream", "lines"]
 
 _READ_AT_ONCE: Final = 1 << 16
+_READ_FIRST: Final = 1 << 12  # lines ahead in a loop: at first so many bytes, then more
 
 
 def lines(view: memoryview) -> Iterator[bytes]:
     r"""All lines, each with the b"\n" at its end; the last may have none."""
-    begun: list[bytes] = []  # pieces of a line that is not at its end
-    for at in range(0, len(view), _READ_AT_ONCE):
-        lines = io.BytesIO(view[at : at + _READ_AT_ONCE]).readlines()
-        if begun:
-            begun.append(lines[0])
-            if not lines[0].endswith(b"\n"):
-                continue
-            lines[0] = b"".join(begun)
-            begun = []
-        if not lines[-1].endswith(b"\n"):
-            begun.append(lines.pop())
-        yield from lines
-    if begun:
-        yield b"".join(begun)
+    pieces = range(0, len(view), _READ_AT_ONCE)
+    return lines_of(view[at : at + _READ_AT_ONCE] for at in pieces)
 
 
 class Stream(io.BufferedIOBase):
@@ -44,7 +37,14 @@ class Stream(io.BufferedIOBase):
 
     What is written is in the memory at once: there is nothing to flush. `flush()` of the buffer
     brings it to the disk. A stream is for one thread at a time. `fileno()` is not supported.
+
+    A loop over the lines reads many at a time, and hands them out without a call of ours for each.
+    What is meant by the position is settled when it matters next: `_lines` knows how many are left.
     """
+
+    _batch: list[bytes] | None = None  # lines that were read ahead
+    _lines: Any = None  # the iterator over them
+    _counted: int = 0  # how many of them are before `_position`
 
     _memory: mmap.mmap | bytes | bytearray = b""
     _base: int = 0
@@ -88,6 +88,7 @@ class Stream(io.BufferedIOBase):
     def tell(self) -> int:
         """The position: bytes from the beginning."""
         self._check()
+        self._count()
         return self._position
 
     def seek(self, offset: SupportsIndex, whence: int = os.SEEK_SET) -> int:
@@ -96,7 +97,7 @@ class Stream(io.BufferedIOBase):
         Raises:
             ValueError: that is before the beginning, or `whence` is none of these.
         """
-        self._check()
+        self._settle()
         by = operator.index(offset)
         if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
             raise ValueError(f"'whence' must be 0, 1 or 2, not {whence!r}")
@@ -108,8 +109,8 @@ class Stream(io.BufferedIOBase):
 
     def read(self, size: SupportsIndex | None = -1) -> bytes:
         """The next `size` bytes, or as many as there are; all that are left if negative."""
+        self._settle()
         view, start = self._view, self._position
-        self._check()
         wanted = -1 if size is None else operator.index(size)
         data = view[start : start + wanted if wanted >= 0 else None].tobytes()
         self._position = start + len(data)
@@ -119,8 +120,8 @@ class Stream(io.BufferedIOBase):
 
     def readinto(self, into: Buffer) -> int:
         """Fill `into` with the next bytes; returns how many there were."""
-        self._check()
-        target = memoryview(into)
+        self._settle()
+        target = view_of(into)
         if not target.nbytes and not target.readonly:
             return 0  # cast() refuses some of these
         target = target.cast("B")
@@ -133,7 +134,12 @@ class Stream(io.BufferedIOBase):
 
     def readline(self, size: SupportsIndex | None = -1) -> bytes:
         r"""The rest of the line with its b"\n", of at most `size` bytes if not negative."""
-        self._check()
+        if self._lines is not None and size in (-1, None):
+            self._check()
+            line: bytes
+            for line in self._lines:  # a loop has read it already
+                return line
+        self._settle()
         start, end = self._position, len(self._view)
         if size is not None and (most := operator.index(size)) >= 0:
             end = min(end, start + most)
@@ -145,6 +151,37 @@ class Stream(io.BufferedIOBase):
         self._position = end
         return self._view[start:end].tobytes()
 
+    def __iter__(self) -> Iterator[bytes]:
+        self._check()
+        # Iterators over lines, one after the other, without a call of ours for each line.
+        return chain.from_iterable(self._batches())
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def _batches(self) -> Iterator[Iterator[bytes]]:
+        ahead = _READ_FIRST
+        while True:
+            self._settle()
+            start = self._position
+            batch = io.BytesIO(self._view[start : start + ahead]).readlines()
+            ahead = min(2 * ahead, _READ_AT_ONCE)
+            if len(batch) > 1 and not batch[-1].endswith(b"\n"):
+                batch.pop()
+            elif not batch or not batch[0].endswith(b"\n"):
+                line = self.readline()  # a long one, or the last
+                if not line:
+                    return
+                yield iter((line,))
+                continue
+            self._batch, self._counted, self._lines = batch, 0, iter(batch)
+            yield self._lines
+            if self._batch is not batch:
+                ahead = _READ_FIRST  # the loop does something else with the stream, too
+
     def write(self, data: Buffer) -> int:
         """Write all of `data`; returns how many bytes that are.
 
@@ -154,7 +191,8 @@ class Stream(io.BufferedIOBase):
         """
         if not self.writable():
             raise io.UnsupportedOperation(f"{self._buffer!r} is read-only")
-        source = memoryview(data)
+        self._settle()
+        source = view_of(data)
         if source.format != "B" or source.ndim != 1:
             source = memoryview(source.tobytes())
         if not source.nbytes:
@@ -186,7 +224,7 @@ class Stream(io.BufferedIOBase):
             io.UnsupportedOperation: this buffer cannot be resized.
             OSError: ENOSPC: no room.
         """
-        self._check()
+        self._settle()
         wanted = self._position if size is None else operator.index(size)
         if self._buffer.closed:
             raise io.UnsupportedOperation(f"{self._buffer!r} was closed: it keeps its size")
@@ -206,6 +244,8 @@ class Stream(io.BufferedIOBase):
 
     def close(self) -> None:
         """Let go of the memory. The buffer stays as it is."""
+        if not self.closed:
+            self._settle()
         super().close()
         self._let_go()
 
@@ -231,3 +271,18 @@ class Stream(io.BufferedIOBase):
     def _check(self) -> None:
         if self.closed:
             raise ValueError("I/O operation on a closed stream")
+
+    def _settle(self) -> None:
+        """Be open and know the position, and have no lines ahead: they are read anew from here."""
+        self._check()
+        if self._batch is not None:
+            self._count()
+            self._lines.__setstate__(len(self._batch))  # ends it
+            self._batch = self._lines = None
+
+    def _count(self) -> None:
+        """Move the position behind the lines that a loop has got so far."""
+        if self._batch is not None:
+            passed = len(self._batch) - self._lines.__length_hint__()
+            self._position += sum(map(len, self._batch[self._counted : passed]))
+            self._counted = passed

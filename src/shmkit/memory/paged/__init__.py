@@ -2,7 +2,9 @@
 
 A map; each file uses the files below it:
 
-- `paged`: PagedFile: the file as a sequence of bytes, searched through a window of two pages
+- `paged`: PagedFile: the file as a sequence of bytes
+- `stream`: a file object on it
+- `search`: find, count, regular expressions, over bytes that come page by page
 - `pages`: the pages in memory: read when missed, written back when they have to go
 """
 

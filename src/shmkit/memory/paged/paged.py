@@ -5,50 +5,67 @@ from __future__ import annotations
 import errno
 import operator
 import os
+import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, Self, SupportsIndex, overload
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, SupportsIndex, overload
 
 from shmkit.errors import ClosedError
-from shmkit.memory.creation import open_existing
+from shmkit.memory.checks import byte_of, number_of
+from shmkit.memory.creation import Opened
+from shmkit.memory.files import File, file_url, is_path, open_given
+from shmkit.memory.lines import lines_of
 from shmkit.memory.mapping import size_to_map
+from shmkit.memory.opening import kind_of
+from shmkit.memory.paged import search
 from shmkit.memory.paged.pages import PagedStatistics, Pages
-from shmkit.memory.searchable import Searchable, bounds
+from shmkit.memory.paged.search import Match
+from shmkit.memory.paged.stream import opened_on
+from shmkit.memory.searchable import Searchable, bounds, compiled_for_bytes
 from shmkit.memory.told import told
-from shmkit.memory.url import Url
 from shmkit.memory.views import as_bytes
 
 if TYPE_CHECKING:
+    import io
+
+    import numpy as np
     from typing_extensions import Buffer
 
     from shmkit.memory.searchable import Index, Way
 
 __all__ = ["PagedFile"]
 
+_WINDOW: Final = 1 << 18  # bytes that a regular expression sees at a time
+
 
 class PagedFile(Searchable, Sequence[int]):
     """The bytes of a file, of which never more than `max_pages * page_size` are in memory.
 
-    With access "rw" items and slices are written; the file has them after `flush` or `close`, or
-    when their page has to go for another. Only bytes that were written are ever written back.
-    Threads may share it; a forked child has it, too, and begins with what the file has.
+    A file that grows, as a log does, grows here, too; one that shrinks is an error (ESTALE). With
+    access "rw" items and slices are written; the file has them after `flush` or `close`, or when
+    their page has to go for another. Only bytes that were written are ever written back. Threads
+    may share it; a forked child has it, too, and begins with what the file has.
 
     Args:
-        path: of a file, or of a block device.
+        path: of a file or a block device, as open() takes it, or as a "file:" URL. Or a descriptor,
+            or an open file, which may then be closed.
         page_size: bytes that are read at a time.
         max_pages: pages in memory at any time.
         access: "r" to read, "rw" to read and write.
 
     Raises:
         FileNotFoundError: there is no file.
-        OSError: it cannot be opened, has no size (a pipe), or is a symbolic link.
+        OSError: it cannot be opened; ESPIPE: it has no size (a pipe, a device); ELOOP: a symbolic
+            link that others may have planted, and access "rw"; EBADF: a descriptor that is not
+            open for this access.
+        TypeError: this is no file, or not an integer.
         ValueError: an argument that cannot be.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: File,
         page_size: SupportsIndex = 64 * 1024,
         max_pages: SupportsIndex = 16,
         access: str = "r",
@@ -57,30 +74,37 @@ class PagedFile(Searchable, Sequence[int]):
             raise ValueError(
                 f"'access' must be 'r' (read) or 'rw' (read and write), not {access!r}"
             )
-        each, most = operator.index(page_size), operator.index(max_pages)
+        each, most = number_of(page_size, "page_size"), number_of(max_pages, "max_pages")
         for name, value in (("page_size", each), ("max_pages", most)):
             if value < 1:
                 raise ValueError(f"{name!r} must be at least 1, not {value}")
-        url = Url.parse(f"file:{os.fsdecode(path)}")
-        with open_existing(url, writable=access == "rw", timeout=0) as opened:
+        with _opened(path, access) as opened:
+            name = opened.url.name
             size = size_to_map(opened.fd)
             if size is None:
-                raise OSError(
-                    errno.ESPIPE, "has no size and no positions; open_bytes() reads it", url.name
-                )
-            self._pages = Pages(opened.fd, size, each, most, url.name)
+                raise _no_positions(name)
+            self._pages = Pages(opened.fd, size, each, most, name)
             opened.keep_fd()
-        self._size = size
         self._page_size = each
+        self._pid = os.getpid()
         self._access = access
-        self._name = url.name
+        self._name = name
         self._finalizer = weakref.finalize(self, _abandoned, self._pages, repr(self))
 
     name: str = told("_name", "Path of the file.")
-    size: int = told("_size", "Bytes of the file, as it was when it was opened.")
     page_size: int = told("_page_size", "Bytes that are read at a time.")
     max_pages: int = told("_pages.most", "Pages in memory at any time.")
     access: str = told("_access", 'What may be done: "r" or "rw".')
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file has now; when closed, that it had when last looked at.
+
+        Raises:
+            OSError: ESTALE: it has shrunk.
+        """
+        with self._pages.lock:
+            return self._pages.size if self.closed else self._pages.look()
 
     @property
     def closed(self) -> bool:
@@ -92,7 +116,19 @@ class PagedFile(Searchable, Sequence[int]):
         return self._pages.statistics()
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
+
+    def __bytes__(self) -> bytes:
+        return self[:]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """A copy of all bytes as an array of uint8, for numpy."""
+        if copy is False:
+            raise ValueError(f"{self!r} is read, not mapped: an array of it is a copy")
+        import numpy as np
+
+        array = np.frombuffer(bytearray(self[:]), "u1")
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     @overload
     def __getitem__(self, key: SupportsIndex) -> int: ...
@@ -102,7 +138,7 @@ class PagedFile(Searchable, Sequence[int]):
         with self._pages.lock:
             self._check_open()
             if isinstance(key, slice):
-                start, stop, step = key.indices(self._size)
+                start, stop, step = key.indices(self._size_for(key.start, key.stop))
                 if step == 1:
                     return self._read(start, max(start, stop))
                 return bytes([self[at] for at in range(start, stop, step)])
@@ -110,8 +146,8 @@ class PagedFile(Searchable, Sequence[int]):
             return self._pages.get(number)[at]
 
     def __iter__(self) -> Iterator[int]:
-        for start in range(0, self._size, self._page_size):
-            yield from self[start : start + self._page_size]
+        for piece in self.chunks(self._page_size):
+            yield from piece
 
     @overload
     def __setitem__(self, key: SupportsIndex, value: SupportsIndex) -> None: ...
@@ -123,9 +159,10 @@ class PagedFile(Searchable, Sequence[int]):
             if self._access != "rw":
                 raise TypeError(f"{self!r} is read-only: open it with access='rw'")
             if not isinstance(key, slice):
-                self._write(self._place(key), memoryview(bytes((operator.index(value),))))
+                self._write(self._place(key), memoryview(bytes((byte_of(value),))))
                 return
-            places, source = range(*key.indices(self._size)), as_bytes(value)
+            size = self._size_for(key.start, key.stop)
+            places, source = range(*key.indices(size)), as_bytes(value)
             if len(places) != len(source):
                 raise ValueError(
                     f"{len(source)} bytes do not replace {len(places)}: a file keeps its size here"
@@ -135,6 +172,77 @@ class PagedFile(Searchable, Sequence[int]):
                 return
             for at, byte in zip(places, source.tobytes(), strict=True):
                 self[at] = byte
+
+    def chunks(self, size: SupportsIndex) -> Iterator[bytes]:
+        """All bytes that the file has now, in pieces of `size` bytes and a last one of the rest.
+
+        Args:
+            size: bytes, at least 1.
+
+        Raises:
+            ClosedError: it was closed.
+            OSError: a page cannot be read; ESTALE: the file has shrunk.
+            ValueError: `size` is less than 1.
+        """
+        step = number_of(size, "size")
+        if step < 1:
+            raise ValueError(f"'size' must be at least 1 byte, not {step}")
+        self._check_open()
+        end = self.size
+        return (self[at : min(at + step, end)] for at in range(0, end, step))
+
+    def lines(self) -> Iterator[bytes]:
+        r"""All lines that the file has now, each with its b"\n"; the last may have none.
+
+        Raises:
+            ClosedError: it was closed.
+            OSError: as of `chunks`.
+        """
+        return lines_of(self.chunks(self._page_size))
+
+    def finditer(
+        self, pattern: bytes | re.Pattern[bytes], start: Index = None, end: Index = None
+    ) -> Iterator[Match]:
+        """Matches of a regular expression, one after the other, as `re.finditer` has them.
+
+        The file is read in windows of 256 KiB. A match may be of any length. But what tells that
+        there is one, and what the pattern looks at before and behind it, has to be within 128 KiB.
+
+        Args:
+            pattern: of bytes, or compiled from bytes.
+            start: as in `find`; "^" still means the beginning of all.
+            end: as in `find`; None for the end that the file has now.
+
+        Returns:
+            Matches with the methods of `re.Match`; positions count from the beginning of the file.
+
+        Raises:
+            ClosedError: it was closed.
+            OSError: as of `chunks`.
+            TypeError: a pattern of str.
+        """
+        compiled = compiled_for_bytes(pattern)
+        with self._pages.lock:
+            self._check_open()
+            first, last, _ = slice(start, end).indices(self._size_for(start, end))
+        return (
+            search.matches(self._slice, compiled, first, last, _WINDOW)
+            if first <= last
+            else iter(())
+        )
+
+    def open(self) -> io.BufferedReader | io.BufferedRandom:
+        """A file object on the bytes, at position 0: for `csv`, `json`, `zipfile`, `numpy.load`.
+
+        It reads what the file has when it comes there, also what was appended meanwhile. What is
+        written stays within the file's size (ENOSPC behind it), and is here after `flush()` or
+        `close()` of the file object. Closing it leaves this open. It has no `fileno()`.
+
+        Raises:
+            ClosedError: it was closed.
+        """
+        self._check_open()
+        return opened_on(self)
 
     def flush(self) -> None:
         """Write all changes to the disk, and return when they are there.
@@ -172,7 +280,9 @@ class PagedFile(Searchable, Sequence[int]):
     def __del__(self) -> None:
         pages = getattr(self, "_pages", None)
         if pages is not None and pages.fd >= 0:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            # In a forked child it is the parent's that was left open.
+            if self._pid == os.getpid():
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             pages.close()
 
     def __reduce__(self) -> NoReturn:
@@ -181,28 +291,38 @@ class PagedFile(Searchable, Sequence[int]):
     def __repr__(self) -> str:
         state = "closed" if self.closed else self._access
         return (
-            f"<PagedFile {self._name} size={self._size} pages={self.max_pages}*{self._page_size} "
-            f"{state}>"
+            f"<PagedFile {self._name} size={self._pages.size} "
+            f"pages={self.max_pages}*{self._page_size} {state}>"
         )
 
     def _find(self, way: Way, needle: bytes, start: Index, end: Index) -> int:
-        self._check_open()
-        part = bounds(start, end, self._size)
+        part = self._part(start, end)
         if part is None:
             return -1
         if not needle:
             return part[0] if way == "find" else part[1]
-        search = _find_first if way == "find" else _find_last
-        return search(self._slice, needle, *part, self._page_size)
+        find = search.find_first if way == "find" else search.find_last
+        return find(self._slice, needle, *part, self._page_size)
 
     def _count(self, needle: bytes, start: Index, end: Index) -> int:
-        self._check_open()
-        part = bounds(start, end, self._size)
+        part = self._part(start, end)
         if part is None:
             return 0
         if not needle:
             return part[1] - part[0] + 1
-        return _count(self._slice, needle, *part, self._page_size)
+        return search.count(self._slice, needle, *part, self._page_size)
+
+    def _part(self, start: Index, end: Index) -> tuple[int, int] | None:
+        with self._pages.lock:
+            self._check_open()
+            return bounds(start, end, self._size_for(start, end))
+
+    def _size_for(self, *indices: Index) -> int:
+        """The size to reckon with; only looked at if an index may be behind the size known."""
+        known = self._pages.size
+        if all(index is not None and 0 <= operator.index(index) <= known for index in indices):
+            return known
+        return self._pages.look()
 
     def _slice(self, start: int, stop: int) -> bytes:
         return self[start:stop]
@@ -229,11 +349,18 @@ class PagedFile(Searchable, Sequence[int]):
             data[at : at + count] = source[done : done + count]
             done += count
 
+    def __delitem__(self, key: object) -> NoReturn:
+        raise TypeError(f"{self!r} keeps its size: no byte of it can be deleted")
+
     def _place(self, key: SupportsIndex) -> int:
+        if not isinstance(key, SupportsIndex):
+            raise TypeError(
+                f"bytes are found by an integer or a slice of integers, not {key!r:.80}"
+            )
         at = operator.index(key)
         if at < 0:
-            at += self._size
-        if not 0 <= at < self._size:
+            at += self._pages.look()
+        if not 0 <= at < self._pages.size and not 0 <= at < self._pages.look():
             raise IndexError(f"byte {operator.index(key)} is outside of {self!r}")
         return at
 
@@ -242,57 +369,25 @@ class PagedFile(Searchable, Sequence[int]):
             raise ClosedError(f"{self!r} was closed: open it again")
 
 
+def _opened(path: File, access: str) -> Opened:
+    if is_path(path):
+        # Not opened, if it is something else: its other end would notice.
+        url = file_url(path)
+        kind = kind_of(os.stat(url.name).st_mode)  # noqa: PTH116
+        if kind and kind != "a directory":
+            raise _no_positions(url.name)
+    opened = open_given(path, writable=access == "rw", streams=False)
+    if opened is None:
+        raise _no_positions(getattr(path, "name", repr(path)))
+    return opened
+
+
+def _no_positions(name: object) -> OSError:
+    return OSError(errno.ESPIPE, "has no size and no positions; open_bytes() reads it", str(name))
+
+
 def _abandoned(pages: Pages, what: str) -> None:
     """At the end of the interpreter, with the file still open."""
     if pages.fd >= 0:
         warnings.warn(f"unclosed {what}", ResourceWarning, stacklevel=1)
         pages.close()
-
-
-# Searching bytes that come page by page, as if they were in one piece.
-
-_Read = Callable[[int, int], bytes]  # gives the bytes from a start to a stop
-
-
-def _find_first(read: _Read, needle: bytes, first: int, last: int, page_size: int) -> int:
-    """Where a needle of at least one byte begins for the first time between two bytes; or -1."""
-    # An occurrence may reach over the end of a page by so many bytes.
-    more = len(needle) - 1
-    window, at = b"", first  # `at` is where the next page's bytes begin
-    while at < last:
-        stop = min(last, at - at % page_size + page_size)
-        window += read(at, stop)
-        found = window.find(needle)
-        if found >= 0:
-            return stop - len(window) + found
-        window = window[-more:] if more else b""
-        at = stop
-    return -1
-
-
-def _find_last(read: _Read, needle: bytes, first: int, last: int, page_size: int) -> int:
-    """Where it begins for the last time; or -1."""
-    more = len(needle) - 1
-    window, at = b"", last  # `at` is where the last page's bytes began
-    while at > first:
-        begin = max(first, (at - 1) - (at - 1) % page_size)
-        window = read(begin, at) + window
-        found = window.rfind(needle)
-        if found >= 0:
-            return begin + found
-        window = window[:more]
-        at = begin
-    return -1
-
-
-def _count(read: _Read, needle: bytes, first: int, last: int, page_size: int) -> int:
-    """How often it is between two bytes without overlapping itself."""
-    more = len(needle) - 1
-    done, window, at = 0, b"", first  # `at` is where the next page's bytes begin
-    while at < last:
-        stop = min(last, at - at % page_size + page_size)
-        pieces = (window + read(at, stop)).split(needle)
-        done += len(pieces) - 1
-        window = pieces[-1][-more:] if more else b""  # another needle may begin in it
-        at = stop
-    return done

@@ -42,9 +42,9 @@ class PagedStatistics(NamedTuple):
 class _Page:
     __slots__ = ("data", "ranges", "size")
 
-    def __init__(self, data: bytearray, size: int) -> None:
+    def __init__(self, data: bytearray) -> None:
         self.data = data
-        self.size = size  # bytes of the file that are in it: fewer than data has in the last page
+        self.size = 0  # bytes of the file that are in it: fewer than data has in the last page
         self.ranges: list[tuple[int, int]] = []  # changed, not yet in the file
 
 
@@ -70,29 +70,43 @@ class Pages:
         """The bytes of a page; beyond the end of the file they mean nothing.
 
         Raises:
-            OSError: it cannot be read, or another not be written back; ESTALE: the size of the
-                file has changed.
+            OSError: it cannot be read, or another not be written back; ESTALE: the file has shrunk.
         """
         page = self._pages.get(number)
         if page is not None:
             self._hits += 1
             self._pages.move_to_end(number)
-            return page.data
-        # In a file that grew, the last page would end at the wrong byte.
-        self._check_size(grown=True)
-        start = number * self.page_size
-        page = _Page(self._room(), min(self.page_size, self.size - start))
-        self._faults += 1
-        view = memoryview(page.data)[: page.size]
-        done = 0
-        while done < page.size:
-            count = _read_into(self.fd, view[done:], start + done)
-            if not count:
-                self._check_size(grown=True)
-                raise self._changed(start + done)
-            done += count
+        else:
+            self.look()
+            page = _Page(self._room())
+            self._faults += 1
+        if page.size < self.page_size:  # it is new, or was the last one of a file that grew
+            self._fill(page, number * self.page_size)
         self._pages[number] = page
         return page.data
+
+    def look(self) -> int:
+        """How many bytes the file has now; it may have grown.
+
+        Raises:
+            OSError: ESTALE: it has shrunk.
+        """
+        now = os.fstat(self.fd).st_size if self._sized else self.size
+        if now < self.size:
+            raise self._shrunk(now)
+        self.size = now
+        return now
+
+    def _fill(self, page: _Page, start: int) -> None:
+        """Read what a page does not have yet, up to the end of the file as it is known."""
+        size = min(self.page_size, self.size - start)
+        view = memoryview(page.data)
+        while page.size < size:
+            count = _read_into(self.fd, view[page.size : size], start + page.size)
+            if not count:
+                self.look()
+                raise self._shrunk(start + page.size)
+            page.size += count
 
     def will_change(self, number: int, start: int, end: int) -> None:
         """Note that bytes of a page in memory are about to be changed.
@@ -159,8 +173,7 @@ class Pages:
     def _write_back(self, number: int, page: _Page) -> None:
         if not page.ranges:
             return
-        # A file that grew does no harm: only bytes that were changed are written.
-        self._check_size(grown=False)
+        self.look()
         view, base = memoryview(page.data), number * self.page_size
         while page.ranges:
             start, end = page.ranges[-1]
@@ -172,16 +185,10 @@ class Pages:
             else:
                 page.ranges.pop()
 
-    def _check_size(self, *, grown: bool) -> None:
-        now = os.fstat(self.fd).st_size if self._sized else self.size
-        if now < self.size or (grown and now > self.size):
-            raise self._changed(now)
-
-    def _changed(self, now: int) -> OSError:
+    def _shrunk(self, now: int) -> OSError:
         return OSError(
             errno.ESTALE,
-            f"had {self.size} bytes when it was opened and has {now} now: close it, and open it "
-            "again",
+            f"had {self.size} bytes and has {now} now: it has shrunk; close it, and open it again",
             self._name,
         )
 

@@ -7,6 +7,7 @@ What each kind keeps:
     raw        "c" and "Ns": exactly N bytes come back; a shorter value is filled up with NULs
     pascal     "Np": one byte with the length, then up to N - 1 bytes (255 at most)
     text       two bytes with the length, then up to N bytes: str is stored as UTF-8
+    nested     a record in the record
 
 Where the length is stored, a value comes back as it was, with its trailing NULs.
 """
@@ -22,7 +23,7 @@ from typing import Any, Final
 
 from shmkit.errors import CorruptSegment
 
-__all__ = ["ITEM", "Field", "alignment_of", "field_of", "text_of"]
+__all__ = ["ITEM", "Field", "alignment_of", "field_of", "nested_of", "text_of"]
 
 ITEM: Final = re.compile(r"(\d*)([cbB?hHiIlLqQnNefdPsp])")
 _LENGTH: Final = struct.Struct("<H")
@@ -48,6 +49,7 @@ class Field:
         unpack: the value whose bytes begin at a byte of a view.
         dtype: what numpy calls it.
         format: of the `struct` that copies numbers.
+        nested: the layout of a record in the record.
     """
 
     name: str
@@ -57,6 +59,13 @@ class Field:
     unpack: Callable[[memoryview, int], Any]
     dtype: Any
     format: str = ""
+    nested: Any = None  # a Layout, which is made of these
+
+    def pieces(self, value: Any) -> list[tuple[int, bytes]]:
+        """The bytes of a value, in pieces without the gaps, each with its offset in the record."""
+        if self.nested is None:
+            return [(self.offset, self.pack(value))]
+        return [(self.offset + at, data) for at, data in self.nested.packed(value)]
 
     def pack(self, value: Any) -> bytes:
         """The bytes of a value; TypeError or ValueError if the field cannot hold it."""
@@ -149,3 +158,13 @@ def text_of(name: str, offset: int, room: int, *, is_str: bool) -> Field:
 
     dtype = [("length", "<u2"), ("bytes", f"V{room}")]
     return Field(name, offset, _LENGTH.size + room, encode, unpack, dtype)
+
+
+def nested_of(name: str, layout: Any) -> Field:
+    """A record in the record."""
+    make, dtype = layout.item(readonly=False), layout.dtype
+    return Field(name, 0, layout.size, _whole, make, dtype, nested=layout)
+
+
+def _whole(value: Any) -> bytes:
+    raise NotImplementedError  # a nested record is written in pieces

@@ -1,7 +1,7 @@
-"""How a record is laid out: from a format of `struct`, or from a dataclass.
+"""How a record is laid out: from a format of `struct`, a dataclass, a NamedTuple, or by ctypes.
 
 A format means what it means to `struct`, each item a field with a number ("3f" is three), and with
-a name where names are given. What the fields of a dataclass may be stands in the map of this room.
+a name where names are given. What the fields of a class may be stands in the map of this room.
 """
 
 from __future__ import annotations
@@ -9,11 +9,23 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_origin, get_type_hints
 
-from shmkit.memory.records.fields import ITEM, Field, alignment_of, field_of, text_of
+from shmkit.memory.records.fields import (
+    ITEM,
+    Field,
+    alignment_of,
+    field_of,
+    nested_of,
+    text_of,
+)
+from shmkit.memory.records.record import record_type
+
+if TYPE_CHECKING:
+    from shmkit.memory.records.structures import StructureLayout
 
 __all__ = ["Layout", "layout_of"]
 
@@ -27,16 +39,22 @@ class Layout:
     """The fields of a record.
 
     Args:
-        kind: how records are called, a dataclass's name.
+        kind: how records are called, a class's name.
         fields: in their order.
         size: bytes of a record, padding included.
-        make: the dataclass; None for a format.
+        make: the dataclass or NamedTuple; None for a format.
+        alignment: bytes that the offset of one is a multiple of, where C lays it out.
     """
 
     kind: str
     fields: tuple[Field, ...]
     size: int
     make: type[Any] | None = None
+    alignment: int = 1
+
+    def item(self, *, readonly: bool) -> Any:  # noqa: ARG002 - of ctypes' structures
+        """What makes a record of a view and a byte: its class."""
+        return record_type(self)
 
     def dtype(self) -> Any:
         """The same for numpy."""
@@ -45,28 +63,35 @@ class Layout:
         return np.dtype(
             {
                 "names": [field.name or f"f{n}" for n, field in enumerate(self.fields)],
-                "formats": [field.dtype for field in self.fields],
+                "formats": [f.nested.dtype() if f.nested else f.dtype for f in self.fields],
                 "offsets": [field.offset for field in self.fields],
                 "itemsize": self.size,
             }
         )
 
-    def packed(self, value: Any) -> list[bytes]:
-        """The bytes of each field of an instance of the dataclass, or of a value for each."""
+    def packed(self, value: Any) -> list[tuple[int, bytes]]:
+        """The bytes of an instance of the class, or of a value for each field, in pieces."""
         if self.make is not None and isinstance(value, self.make):
             values = [getattr(value, field.name) for field in self.fields]
         else:
-            values = list(value)
+            values = _values(value, self.kind)
         if len(values) != len(self.fields):
             raise ValueError(
                 f"a record of {self.kind} has {len(self.fields)} fields, not {len(values)}"
             )
-        return [field.pack(value) for field, value in zip(self.fields, values, strict=True)]
+        pairs = zip(self.fields, values, strict=True)
+        return [piece for field, one in pairs for piece in field.pieces(one)]
 
-    def value(self, values: Sequence[Any]) -> Any:
-        """A copy of a record: an instance of the dataclass, or a tuple."""
+    def copied(self, view: memoryview, at: int) -> Any:
+        """A copy of a record: an instance of the class, or a tuple."""
+        values = [
+            (field.unpack if field.nested is None else field.nested.copied)(view, at + field.offset)
+            for field in self.fields
+        ]
         if self.make is None:
             return tuple(values)
+        if not dataclasses.is_dataclass(self.make):
+            return self.make(*values)
         given = dict(zip((field.name for field in self.fields), values, strict=True))
         later = {f.name for f in dataclasses.fields(self.make) if not f.init}
         made = self.make(**{name: given[name] for name in given if name not in later})
@@ -75,12 +100,22 @@ class Layout:
         return made
 
 
+def _values(value: Any, kind: str) -> list[Any]:
+    try:
+        return list(value)
+    except TypeError:
+        raise TypeError(
+            f"a record of {kind} is set to one, or to a value for each of its fields, not to "
+            f"{value!r:.80}"
+        ) from None
+
+
 def layout_of(
     source: Any,
     names: str | Sequence[str] | None = None,
     *,
     packed: bool = False,
-) -> Layout:
+) -> Layout | StructureLayout:
     """What `source` says; arguments and errors as of `SharedBuffer.records`."""
     if isinstance(source, struct.Struct):
         source = source.format
@@ -90,11 +125,32 @@ def layout_of(
         if packed:
             raise ValueError("'packed' is for dataclasses: a format with '<', '>' or '=' is packed")
         return _of_format(source, None if names is None else tuple(names))
-    if isinstance(source, type) and dataclasses.is_dataclass(source):
+    if isinstance(source, type):
         if names is not None:
             raise ValueError(f"the fields of {source.__name__} have names: 'names' is for formats")
-        return _of_dataclass(source, packed)
-    raise TypeError(f"a record is a format of struct, a Struct or a dataclass, not {source!r}")
+        if _has_fields(source):
+            return _of_class(source, packed)
+        if "ctypes" in sys.modules:
+            from shmkit.memory.records.structures import StructureLayout, is_structure
+
+            if is_structure(source):
+                if packed:
+                    raise ValueError(
+                        f"'packed' is for dataclasses: {source.__name__} says _pack_ = 1 itself"
+                    )
+                return StructureLayout(source)
+    raise TypeError(
+        "a record is a format of struct, a Struct, a dataclass, a NamedTuple or a structure of "
+        f"ctypes, not {source!r}"
+    )
+
+
+def _has_fields(source: Any) -> bool:
+    """Whether it is a dataclass, or a named tuple."""
+    return isinstance(source, type) and (
+        dataclasses.is_dataclass(source)
+        or (issubclass(source, tuple) and hasattr(source, "_fields"))
+    )
 
 
 @lru_cache(maxsize=256)
@@ -138,13 +194,17 @@ def _name(fields: list[Field], names: tuple[str, ...], what: str) -> None:
 
 
 @lru_cache(maxsize=256)
-def _of_dataclass(source: type[Any], packed: bool) -> Layout:
-    hints = get_type_hints(source, include_extras=True)
+def _of_class(source: type[Any], packed: bool) -> Layout:
+    hints = _hints(source)
+    names = (
+        [f.name for f in dataclasses.fields(source)]
+        if dataclasses.is_dataclass(source)
+        else (source._fields)
+    )
     fields: list[Field] = []
     at, widest = 0, 1
-    for part in dataclasses.fields(source):
-        label = f"{source.__name__}.{part.name}"
-        field, alignment = _field(part.name, hints[part.name], label)
+    for name in names:
+        field, alignment = _field(name, hints.get(name), f"{source.__name__}.{name}", packed)
         if not packed:
             at += -at % alignment
             widest = max(widest, alignment)
@@ -153,15 +213,30 @@ def _of_dataclass(source: type[Any], packed: bool) -> Layout:
         fields.append(field)
     if not at:
         raise ValueError(f"a record of {source.__name__} has no bytes")
-    return Layout(source.__name__, tuple(fields), at + -at % widest, source)
+    return Layout(source.__name__, tuple(fields), at + -at % widest, source, widest)
 
 
-def _field(name: str, hint: Any, label: str) -> tuple[Field, int]:
-    """A field of a dataclass, and what it is aligned to."""
+def _hints(source: type[Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(source, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"{source.__name__}: {error}: define the types of its fields at the top of a module"
+        ) from error
+
+
+def _field(name: str, hint: Any, label: str, packed: bool) -> tuple[Field, int]:
+    """A field of a class, and what it is aligned to."""
     kind, spec = hint, None
     if get_origin(hint) is Annotated:
         kind, *notes = get_args(hint)
         spec = next((note for note in notes if isinstance(note, str | int)), None)
+    if spec is None and _has_fields(kind):
+        try:
+            nested = _of_class(kind, packed)
+        except RecursionError:
+            raise TypeError(f"{label} is a {kind.__name__}, which holds itself") from None
+        return nested_of(name, nested), nested.alignment
     if spec is None:
         spec = _PLAIN.get(kind)
     if isinstance(spec, str):
@@ -169,7 +244,8 @@ def _field(name: str, hint: Any, label: str) -> tuple[Field, int]:
     if spec is None or kind not in (str, bytes):
         raise TypeError(
             f"{label} is {hint!r}, whose size is not known: use int, float, bool, Annotated[int, "
-            "'H'] with a code of struct, or Annotated[str, 30] for up to 30 bytes of text"
+            "'H'] with a code of struct, Annotated[str, 30] for up to 30 bytes of text, a "
+            "dataclass or a NamedTuple"
         )
     if not 0 < spec <= _MOST_TEXT:
         raise ValueError(f"{label} can have room for 1 to {_MOST_TEXT} bytes, not {spec}")

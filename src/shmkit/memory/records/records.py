@@ -4,74 +4,30 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, SupportsIndex, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeVar, overload
 
+from shmkit.compiled import Exporter
 from shmkit.memory.mapping import checked_range
-from shmkit.memory.records.fields import Field
 from shmkit.memory.records.layout import Layout
+from shmkit.memory.records.record import write
 from shmkit.memory.told import told
 from shmkit.memory.views import array_on
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Record", "Records", "records_in"]
+    from shmkit.memory.records.structures import StructureLayout
+
+__all__ = ["Records", "records_in"]
 
 T = TypeVar("T")
 
 
-class Record:
-    """One record, in place: fields by name where they have names, and by number.
-
-    Setting a field writes its bytes and nothing else; a number of up to 8 bytes at once.
-    """
-
-    __slots__ = ("_shm_at", "_shm_view")
-
-    _shm_layout: ClassVar[Layout]
-
-    def __init__(self, view: memoryview, at: int) -> None:
-        self._shm_view = view
-        self._shm_at = at
-
-    def __len__(self) -> int:
-        return len(self._shm_layout.fields)
-
-    def __getitem__(self, key: SupportsIndex | slice) -> Any:
-        view, at = self._shm_view, self._shm_at
-        if isinstance(key, slice):
-            return tuple(f.unpack(view, at + f.offset) for f in self._shm_layout.fields[key])
-        field = self._shm_layout.fields[operator.index(key)]
-        return field.unpack(view, at + field.offset)
-
-    def __setitem__(self, key: SupportsIndex, value: Any) -> None:
-        field = self._shm_layout.fields[operator.index(key)]
-        _write(self._shm_view, self._shm_at + field.offset, field.pack(value))
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self[:])
-
-    def __eq__(self, other: object) -> bool:
-        layout = self._shm_layout
-        if isinstance(other, Record | tuple):
-            return bool(self[:] == tuple(other))
-        if layout.make is not None and isinstance(other, layout.make):
-            return bool(layout.value(self[:]) == other)
-        return NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        pairs = zip(self._shm_layout.fields, self[:], strict=True)
-        shown = (f"{f.name}={value!r}" if f.name else repr(value) for f, value in pairs)
-        return f"{self._shm_layout.kind}({', '.join(shown)})"
-
-
-class Records(Sequence[T], Generic[T]):
+class Records(Exporter, Sequence[T], Generic[T]):
     """Structures in the memory, as a sequence: items, slices, iteration, a numpy array.
 
-    Items are views: they change when the memory does. `read(i)` is a copy.
+    Items are views: they change when the memory does. `read(i)` is a copy. Records without gaps
+    between them are a buffer of their bytes, and each record is one, too.
     """
 
     __slots__ = ("_at", "_count", "_item", "_layout", "_step", "_view")
@@ -79,13 +35,15 @@ class Records(Sequence[T], Generic[T]):
     itemsize: int = told("_layout.size", "Bytes of a record.")
     stride: int = told("_step", "Bytes from one record to the next; negative if backwards.")
 
-    def __init__(self, view: memoryview, layout: Layout, at: int, step: int, count: int) -> None:
+    def __init__(
+        self, view: memoryview, layout: Layout | StructureLayout, at: int, step: int, count: int
+    ) -> None:
         self._view = view
         self._layout = layout
         self._at = at
         self._step = step
         self._count = count
-        self._item = _record_type(layout)
+        self._item = layout.item(readonly=view.readonly)
 
     def __len__(self) -> int:
         return self._count
@@ -96,7 +54,7 @@ class Records(Sequence[T], Generic[T]):
     def __getitem__(self, key: slice) -> Records[T]: ...
     def __getitem__(self, key: SupportsIndex | slice) -> T | Records[T]:
         if not isinstance(key, slice):
-            return self._item(self._view, self._place(key))  # type: ignore[return-value]
+            return self._item(self._view, self._place(key))  # type: ignore[no-any-return]
         start, stop, by = key.indices(self._count)
         count = len(range(start, stop, by))
         at = self._at + start * self._step
@@ -114,8 +72,8 @@ class Records(Sequence[T], Generic[T]):
                     f"{len(values)} records do not replace {len(targets)}: a buffer keeps its size"
                 )
             packed = [self._layout.packed(one) for one in values]
-            for index, parts in enumerate(packed):
-                targets._write(targets._at + index * targets._step, parts)
+            for index, pieces in enumerate(packed):
+                targets._write(targets._at + index * targets._step, pieces)
             return
         self._write(self._place(key), self._layout.packed(value))
 
@@ -123,16 +81,30 @@ class Records(Sequence[T], Generic[T]):
         view, item = self._view, self._item
         stop = self._at + self._count * self._step
         for at in range(self._at, stop, self._step):
-            yield item(view, at)  # type: ignore[misc]
+            yield item(view, at)
 
     def read(self, index: SupportsIndex) -> T:
-        """A copy of a record: an instance of the dataclass, or a tuple.
+        """A copy of a record: an instance of its class, or a tuple.
 
         Raises:
             IndexError: there is no such record.
         """
-        values = self._item(self._view, self._place(index))[:]
-        return self._layout.value(values)  # type: ignore[no-any-return]
+        return self._layout.copied(self._view, self._place(index))  # type: ignore[no-any-return]
+
+    @property
+    def buf(self) -> memoryview:
+        """The bytes of these records, as a memoryview: `records[i : i + 1].buf` is those of one.
+
+        Raises:
+            BufferError: there are gaps between them, or they are backwards.
+        """
+        size = self._layout.size
+        if self._step != size and self._count > 1:
+            raise BufferError(f"{self!r} do not lie side by side: take one of them, or to_numpy()")
+        return self._view[self._at : self._at + self._count * size]
+
+    def _exported(self) -> memoryview:
+        return self.buf
 
     def to_numpy(self) -> np.ndarray[Any, Any]:
         """A structured array on the same memory: one name for each field, "f0" where it has none.
@@ -159,14 +131,14 @@ class Records(Sequence[T], Generic[T]):
             raise IndexError(f"record {operator.index(key)} is outside: there are {self._count}")
         return self._at + index * self._step
 
-    def _write(self, at: int, parts: list[bytes]) -> None:
-        for field, data in zip(self._layout.fields, parts, strict=True):
-            _write(self._view, at + field.offset, data)
+    def _write(self, at: int, pieces: list[tuple[int, bytes]]) -> None:
+        for offset, data in pieces:
+            write(self._view, at + offset, data)
 
 
 def records_in(
     view: memoryview,
-    layout: Layout,
+    layout: Layout | StructureLayout,
     offset: SupportsIndex,
     stride: SupportsIndex | None,
     count: SupportsIndex | None,
@@ -187,30 +159,3 @@ def records_in(
             )
         number = wanted
     return Records(view, layout, first, step, number)
-
-
-def _write(view: memoryview, at: int, data: bytes) -> None:
-    # One copy of all the bytes; struct.pack_into would set them to zero first, for all to see.
-    try:
-        view[at : at + len(data)] = data
-    except TypeError as error:
-        raise TypeError("these records are read-only: attach with access='rw', or 'cow'") from error
-
-
-@lru_cache(maxsize=256)
-def _record_type(layout: Layout) -> type[Record]:
-    body: dict[str, Any] = {"__slots__": (), "_shm_layout": layout}
-    body.update({field.name: _property(field) for field in layout.fields if field.name})
-    return type(layout.kind, (Record,), body)
-
-
-def _property(field: Field) -> property:
-    offset, pack, unpack = field.offset, field.pack, field.unpack
-
-    def get(record: Record) -> Any:
-        return unpack(record._shm_view, record._shm_at + offset)
-
-    def put(record: Record, value: Any) -> None:
-        _write(record._shm_view, record._shm_at + offset, pack(value))
-
-    return property(get, put, doc=f"Field at byte {offset}, {field.size} bytes.")

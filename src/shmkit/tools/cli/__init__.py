@@ -1,4 +1,4 @@
-"""The `shmkit` command. `_app.py` lists the subcommands; each is in a folder of tools/.
+"""The `shmkit` command. `_app.py` lists the subcommands; each is in a module here, or in tools/.
 
 Nothing is imported here that the extra `cli` installs. Processes started by "spawn" import this
 package again, and without the extra there is still a message to print.
@@ -23,10 +23,19 @@ def main() -> None:
         # A KeyboardInterrupt can get lost in the middle of an import. Nothing is made yet, so
         # until a command handles Ctrl-C itself, it just ends the process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if len(sys.argv) == 3 and sys.argv[1] in ("send", "recv") and sys.argv[2][:1] != "-":
+        from shmkit.tools.cli.transfer import transfer
+
+        sys.exit(transfer(sys.argv[1], sys.argv[2]))
+    for stream in (sys.stdout, sys.stderr):
+        # Words and paths may hold any bytes; no encoding may refuse to print them.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         import rich  # noqa: F401 - a command needs it later, on a terminal: better to fail now
 
         from shmkit.tools.cli._app import app
+
+        app(prog_name="shmkit")  # `top` alone needs textual and psutil
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "shmkit":
             raise
@@ -35,7 +44,3 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    for stream in (sys.stdout, sys.stderr):
-        # Words and paths may hold any bytes; no encoding may refuse to print them.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app(prog_name="shmkit")
