@@ -193,8 +193,7 @@ DICT: Final = _table(
     0x098  u64     dead          writer, with the lock         bytes of entries that were replaced or deleted
     0x0a0  u64     used          writer, with the lock         slots that are not empty
     0x0a8  u64     compactions   writer, with the lock         how often a generation followed another
-    0x0b0  u64     capacity      writer, with the lock         bytes of a generation; grows if the dict may
-    0x0b8  u64     unsettled     writer, with the lock         1 while a write goes on: what it was to count is counted anew
+    0x0b0  u64     unsettled     writer, with the lock         1 while a write goes on: what it was to count is counted anew
     0x180  16 u64  generations   writer, with the lock         of each of the last four, at its number modulo 4: start, size, slots, tail
     0x280  u64     readers_bell  waiters set, writer clears    a waiter may be asleep
     0x288  u64     readers_rung  writer, with the lock         how often the bell was rung
@@ -270,7 +269,7 @@ PARTICIPANT: Final = _table(
     0x018  u64    roles     the participant  bit 0: puts or writes; bit 1: gets
     0x020  6 u64  phases    the participant  for each of two locks: phase, ticks, entries
     0x050  u64    tokens    with the lock    of a semaphore: low half, tokens it holds; high half, tokens it made
-    0x070  u64    pinned    the participant  of a SharedDict: 1 + the oldest generation it has views of; 0: none
+    0x070  u64    pinned    the participant  of a SharedDict: the pages it has views of: first << 32 | last + 1; 0: none
     """,
 )
 
@@ -488,7 +487,6 @@ DICT_LIVE: Final = DICT.word("live")
 DICT_DEAD: Final = DICT.word("dead")
 DICT_USED: Final = DICT.word("used")
 DICT_COMPACTIONS: Final = DICT.word("compactions")
-DICT_CAPACITY: Final = DICT.word("capacity")
 DICT_UNSETTLED: Final = DICT.word("unsettled")
 DICT_GENERATIONS: Final = DICT.word("generations")
 GENERATION_WORDS: Final = 4

@@ -36,8 +36,8 @@ def delete(shared: SharedDict) -> None:
 
 def fill_up(shared: SharedDict) -> None:
     """Until it was compacted, twice."""
-    before = shared.statistics()["compactions"]
-    while shared.statistics()["compactions"] < before + 2:
+    before = shared.statistics().compactions
+    while shared.statistics().compactions < before + 2:
         shared["again"] = b"A" * 500
 
 

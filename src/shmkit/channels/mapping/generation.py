@@ -15,11 +15,11 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from shmkit.channels.mapping.keys import decode_key
 from shmkit.segment.words import DICT_ENTRY_HEAD
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Iterator
 
 __all__ = ["DELETED", "HEAD", "Broken", "Entry", "Generation", "hash_of", "room_of", "slot_word"]
 
@@ -80,9 +80,20 @@ class Generation:
         start: byte of the map where it begins.
         size: its bytes.
         slots: how many slots it has, a power of two.
+        verified: whether entries have to fit their checksums.
     """
 
-    def __init__(self, memory: mmap.mmap, number: int, start: int, size: int, slots: int) -> None:
+    def __init__(
+        self,
+        memory: mmap.mmap,
+        number: int,
+        start: int,
+        size: int,
+        slots: int,
+        *,
+        verified: bool = False,
+    ) -> None:
+        self.verified = verified
         self.memory = memory
         self.number = number
         self.start = start
@@ -102,21 +113,10 @@ class Generation:
         Raises:
             Broken: see there.
         """
-        slots, mask = self.slots, self.mask
-        tag, at = hashed >> 8, hashed & mask
-        for _ in range(mask + 1):
-            word = slots[at]
-            if word == 0:
-                return None
-            if word >> _TAG_SHIFT == tag and word != DELETED:
-                entry = self.entry(word)
-                if self.key_of(entry) == key:
-                    return entry
-            at = at + 1 & mask
-        raise Broken("no slot is empty")
+        return self.place(key, hashed)[1]
 
     def place(self, key: bytes, hashed: int) -> tuple[int, Entry | None]:
-        """The slot for a key: its own, or one to be used for it.
+        """The slot for a key: its own with its entry, or one to be used for it.
 
         Raises:
             Broken: see there.
@@ -131,10 +131,22 @@ class Generation:
                 free = at if free < 0 else free
             elif word >> _TAG_SHIFT == tag:
                 entry = self.entry(word)
-                if self.key_of(entry) == key:
+                # Another key with the same tag is rare: it may be this one, damaged.
+                is_it = self.key_of(entry) == key
+                if self.verified and not self.is_whole(entry):
+                    raise Broken(f"the entry of slot {at} does not fit its checksum")
+                if is_it:
                     return at, entry
             at = at + 1 & mask
         raise Broken("no slot is empty")
+
+    def fill_slot(self, hashed: int, word: int) -> None:
+        """Enter a key that is not there, while no process knows this generation."""
+        slots, mask = self.slots, self.mask
+        at = hashed & mask
+        while slots[at]:
+            at = at + 1 & mask
+        slots[at] = word
 
     def entry(self, word: int) -> Entry:
         """The entry that a slot names.
@@ -148,6 +160,8 @@ class Generation:
         entry = Entry(at, *HEAD.unpack_from(self.memory, at))
         if entry.end > self.end:
             raise Broken(f"the entry at byte {at - self.start} is longer than the log")
+        if entry.version >> 63:
+            raise Broken(f"the entry at byte {at - self.start} has version {entry.version}")
         return entry
 
     def key_of(self, entry: Entry) -> bytes:
@@ -161,24 +175,41 @@ class Generation:
 
     def is_whole(self, entry: Entry) -> bool:
         """Whether the bytes of an entry fit its checksum."""
-        return entry.checksum == checksum(
-            entry.version, entry.kind, self.memory[entry.at + HEAD.size : entry.end], entry.key_size
-        )
+        rest = memoryview(self.memory)[entry.at + HEAD.size : entry.end]
+        return entry.checksum == checksum(entry.version, entry.kind, rest, entry.key_size)
 
-    def words(self) -> list[int]:
-        """The slots in use, at one moment each."""
-        return [word for word in self.slots.tolist() if word > DELETED]
+    def words(self) -> list[tuple[int, int]]:
+        """Each slot in use, and what it says; at one moment each."""
+        return [(at, word) for at, word in enumerate(self.slots.tolist()) if word > DELETED]
 
-    def entries(self) -> Iterator[Entry]:
-        """Every entry that a slot names.
+    def entries(self, words: list[tuple[int, int]]) -> list[Entry]:
+        """The entries that slots name, in the order in which they were written.
 
         Raises:
-            Broken: as `entry`.
+            Broken: as `entry`; or one does not fit its checksum.
         """
-        return map(self.entry, self.words())
+        entries = []
+        for at, word in words:
+            entry = self.entry(word)
+            if self.verified and not self.is_whole(entry):
+                raise Broken(f"the entry of slot {at} does not fit its checksum")
+            entries.append(entry)
+        return sorted(entries)
+
+    def damaged(self) -> list[int]:
+        """The slots whose entries are broken, or have a key that is none."""
+        return [at for at, word in self.words() if not self._is_sound(word)]
+
+    def _is_sound(self, word: int) -> bool:
+        try:
+            entry = self.entry(word)
+            decode_key(self.key_of(entry))
+        except (Broken, ValueError):
+            return False
+        return not self.verified or self.is_whole(entry)
 
 
-def checksum(version: int, kind: int, rest: bytes, key_size: int) -> int:
+def checksum(version: int, kind: int, rest: bytes | memoryview, key_size: int) -> int:
     """CRC-32 of an entry: of its key and value, and of what its head says of them."""
     head = _AFTER_CHECKSUM.pack(version, key_size, len(rest) - key_size, kind)
     return zlib.crc32(rest, zlib.crc32(head))

@@ -7,35 +7,35 @@ out is the reader's own, and changing it changes nothing here.
 
 from __future__ import annotations
 
-import errno
 import operator
-import os
-import threading
+import reprlib
 import weakref
-from collections import Counter
-from collections.abc import ItemsView, Iterator, KeysView, MutableMapping, ValuesView
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from collections import Counter, deque
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
-from shmkit.channels.handle import Handle
-from shmkit.channels.mapping.generation import Broken, Entry, Generation, hash_of
+from shmkit.channels.handle import Handle, deadline_of, whole_number
+from shmkit.channels.mapping.generation import DELETED, Broken, Entry, Generation, hash_of
 from shmkit.channels.mapping.keys import Key, decode_key, encode_key
-from shmkit.channels.mapping.store import NOTHING, Store, fields_at
+from shmkit.channels.mapping.store import LIMIT, NOTHING, Store, fields_at
 from shmkit.channels.mapping.values import (
     ARRAY,
     FLOAT,
     INT,
+    Damaged,
     decode_value,
     encode_value,
     view_array,
 )
-from shmkit.channels.mapping.writing import Writer, slots_for
+from shmkit.channels.mapping.writing import Writer, pin_of, slots_for
 from shmkit.deadline import Deadline
+from shmkit.errors import Empty
+from shmkit.memory.process import this_process
 from shmkit.segment.fences import STRONG_ORDER, fence, join_fence_all
 from shmkit.segment.header import data_offset
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.segment import PARTICIPANTS
 from shmkit.segment.words import (
-    DICT_CAPACITY,
     DICT_COMPACTIONS,
     DICT_DEAD,
     DICT_KIND,
@@ -48,15 +48,42 @@ from shmkit.segment.words import (
     PINNED,
     VERIFIED,
 )
+from shmkit.sync.threads import ThreadGuard
 
 if TYPE_CHECKING:
     from shmkit.memory.url import Where
     from shmkit.segment.segment import Segment
 
-__all__ = ["SharedDict"]
+__all__ = ["DictStatistics", "SharedDict"]
 
 _TRIES: Final = 10  # of a look at everything beside writers, before it takes the lock
+_MOST: Final = (1 << 32) - 1  # bytes of a key, and of a value
 _MISSING: Final[Any] = object()
+_MISSING_TOO: Final[Any] = object()
+
+
+class DictStatistics(NamedTuple):
+    """What a dict looked like at one moment.
+
+    Attributes:
+        capacity: bytes for keys, values and the index.
+        entries: how many keys there are.
+        live_bytes: bytes of their entries.
+        dead_bytes: bytes of entries that were replaced or deleted; the next compaction frees them.
+        index_bytes: bytes of the index.
+        writes: the number of the last write.
+        compactions: how often the live entries were copied together.
+        participants: pids of all that are attached.
+    """
+
+    capacity: int
+    entries: int
+    live_bytes: int
+    dead_bytes: int
+    index_bytes: int
+    writes: int
+    compactions: int
+    participants: tuple[int, ...]
 
 
 class SharedDict(Handle, MutableMapping[Key, Any]):
@@ -76,18 +103,9 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
 
     def __init__(self, segment: Segment) -> None:
         """Take over a segment; `create`, `attach` and `ensure` are the ways to make a handle."""
-        owner = os.fstat(segment.membership.presence.descriptor).st_uid
-        if owner != os.geteuid():
-            raise PermissionError(
-                errno.EPERM,
-                f"belongs to user {owner}; values may be pickles, pickles are code, and only your "
-                "own is run",
-                str(segment.buffer.url),
-            )
         super().__init__(segment)
         self._store = Store(segment)
         self._writer = Writer(self._store, self._title)
-        self._verified = bool(segment.header.flags & VERIFIED)
         self._pop_at = 0
         self._begin()
         membership = segment.membership
@@ -95,8 +113,9 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         membership.watch(self, segment.close, f"unclosed {self._title}")
 
     def _begin(self) -> None:
-        self._pins: Counter[int] = Counter()
-        self._pinning = threading.Lock()
+        self._pins: Counter[tuple[int, int]] = Counter()
+        self._pin_changes: deque[tuple[tuple[int, int], int]] = deque()
+        self._pinning = ThreadGuard()
         self._may_sleep = False
 
     def _begin_in_child(self) -> None:
@@ -118,7 +137,8 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
 
         Args:
             where: its memory: None, "NAME", "shm:NAME", "file:PATH" or a Path.
-            capacity: bytes for keys, values and the index; as much again while it is compacted.
+            capacity: bytes for keys, values and the index, up to 8 TiB. The first compaction takes
+                as much again.
             grow: become larger when it is full.
             keep: leave the name in place when its creator goes.
             mode: permissions, less the umask.
@@ -126,7 +146,8 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
 
         Raises:
             FileExistsError: it is there.
-            ValueError: a bad name, or a capacity that is no number of bytes.
+            TypeError: `capacity` or `participants` is no whole number.
+            ValueError: a bad name; a number that is too small or too large.
             OSError: ENOSPC, no room for it.
         """
         return cls._new(where, capacity, grow, keep, mode, participants, ensure=False)
@@ -172,17 +193,17 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
     ) -> Self:
         from shmkit.memory.url import Url
 
-        capacity = operator.index(capacity)
-        if not 0 < capacity < 1 << 47:
-            raise ValueError(f"capacity={capacity}: a dict takes 1 byte to 128 TiB")
+        capacity = whole_number("capacity", capacity, "bytes")
+        if not 0 < capacity <= LIMIT:
+            raise ValueError(f"capacity={capacity}: a dict takes 1 byte to 8 TiB")
         size = max(LEAST_DATA, capacity + -capacity % PAGE)
         start, slots = data_offset(participants), slots_for(size)
         is_file = Url.parse(where).scheme == "file"
 
         def fill(words: memoryview[int]) -> None:
             at = fields_at(1)
-            words[at : at + 4] = memoryview(_words(start, size, slots, start + 8 * slots))
-            words[DICT_CAPACITY] = size
+            for step, number in enumerate((start, size, slots, start + 8 * slots)):
+                words[at + step] = number
             words[DICT_ROOT] = 1
 
         return cls._create(
@@ -198,7 +219,7 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def _read(self, key: object) -> tuple[Entry, Generation, bytes] | None:
+    def _find(self, key: object, *, copy: bool = True) -> tuple[Entry, Generation, bytes] | None:
         """An entry and the bytes of its value, as they were at one moment."""
         self._check_open()
         spelled = encode_key(key)
@@ -207,27 +228,49 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             generation, content, problem = store.current(), b"", ""
             try:
                 entry = generation.find(spelled, hashed)
-                if entry is not None:
+                if entry is not None and copy:
                     content = generation.content_of(entry)
-                    if self._verified and not generation.is_whole(entry):
-                        problem = f"the entry of {key!r} does not fit its checksum"
             except Broken as error:
-                problem = str(error)
+                problem = f"{error}, where {reprlib.repr(key)} is looked for"
             if not STRONG_ORDER:
                 fence()
             if store.is_current(generation):
-                if problem:
-                    raise store.corrupt(problem)
                 if generation.number == NOTHING:
                     self._check_open()
+                if problem:
+                    raise store.corrupt(problem)
                 return None if entry is None else (entry, generation, content)
-            self._check_open()
+
+    def _decode(self, key: object, kind: int, content: bytes) -> Any:
+        try:
+            return decode_value(kind, content)
+        except Damaged as error:
+            raise self._store.corrupt(f"{error}, that of {reprlib.repr(key)}") from error
+
+    def _decode_key(self, spelled: bytes) -> Key:
+        try:
+            return decode_key(spelled)
+        except ValueError as error:
+            raise self._store.corrupt(str(error)) from error
+
+    def _read(self, key: object) -> tuple[Any, int] | None:
+        """A value and its version; None if the key is not there."""
+        found = self._find(key)
+        if found is None:
+            return None
+        return self._decode(key, found[0].kind, found[2]), found[0].version
 
     def __getitem__(self, key: Key) -> Any:
+        """The value of a key.
+
+        Raises:
+            KeyError: it is not there.
+            TypeError, ClosedError, CorruptSegment: as `get`.
+        """
         found = self._read(key)
         if found is None:
             raise KeyError(key)
-        return decode_value(found[0].kind, found[2])
+        return found[0]
 
     def get(self, key: Key, default: Any = None, *, view: bool = False) -> Any:
         """The value of a key.
@@ -236,34 +279,44 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             key: the key.
             default: what to give if it is not there.
             view: give an array as a read-only view of the shared memory, without a copy. It keeps
-                its value: the memory is not used for anything else while the view is there.
+                its value: the memory is not used for anything else while the view is there, and
+                this handle is open, in this process.
 
         Raises:
+            TypeError: no such key can be in a shared dict.
             ClosedError: this handle was closed.
             CorruptSegment: it was overwritten; on a file, a page of it may be torn.
+            Exception: what unpickling the value raises.
         """
-        found = self._view(key) if view else self._read(key)
-        if found is None:
-            return default
-        entry, generation, content = found
-        if view and entry.kind == ARRAY:
-            return self._array_at(entry, generation)
-        return decode_value(entry.kind, content)
+        if view:
+            array = self._view(key)
+            if array is not None:
+                return array
+        found = self._read(key)
+        return default if found is None else found[0]
 
     def version(self, key: Key) -> int:
-        """The number of the write that set a key; 0 if it is not there. It only grows."""
-        found = self._read(key)
+        """The number of the write that set a key; 0 if it is not there. It only grows.
+
+        Raises:
+            TypeError, ClosedError, CorruptSegment: as `get`.
+        """
+        found = self._find(key, copy=False)
         return found[0].version if found else 0
 
     def __contains__(self, key: object) -> bool:
         try:
-            return self._read(key) is not None
+            return self._find(key, copy=False) is not None
         except TypeError:
             hash(key)  # what no dict can have is an error, as in a dict
             return False
 
     def __len__(self) -> int:
-        return self._open_words()[DICT_LIVE]
+        words = self._open_words()
+        live, generation = words[DICT_LIVE], self._store.current()
+        if live > generation.mask and generation.number != NOTHING:
+            raise self._store.corrupt(f"it counts {live} entries")
+        return live
 
     def wait(self, key: Key, newer_than: int = 0, timeout: float | None = None) -> tuple[Any, int]:
         """Wait until a key has a value newer than one that is known.
@@ -277,25 +330,29 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             The value, and its version.
 
         Raises:
-            TimeoutError: there was none in that time.
+            Empty: there was none in that time.
+            TypeError: a timeout that is no number.
+            ValueError: a timeout of NaN.
             ClosedError, CorruptSegment: as `get`.
         """
-        deadline = Deadline(timeout)
+        deadline = deadline_of(timeout)
         while True:
-            seen = self._open_words()[DICT_WRITES]
-            found = self._read(key)
+            words = self._open_words()
+            seen = words[DICT_WRITES]
+            found = self._find(key)
             if found is not None and found[0].version > newer_than:
-                return decode_value(found[0].kind, found[2]), found[0].version
+                return self._decode(key, found[0].kind, found[2]), found[0].version
             if not self._may_sleep:
                 self._segment.membership.register()  # a forked child opens the semaphores here
                 join_fence_all()
                 self._may_sleep = True
-            words = self._open_words()
             if not self._writer.bell.wait(DICT_WRITES, seen, deadline, self._check_open):
-                raise TimeoutError(
-                    f"no value of {key!r} newer than version {newer_than} within {timeout} s"
+                raise Empty(
+                    f"{self._title} has no value of {reprlib.repr(key)} newer than version "
+                    f"{newer_than}"
                 )
             if words[DICT_WRITES] == seen:  # a state that ends every wait
+                self._check_open()
                 raise self._store.corrupt("its state was overwritten")
 
     # -- looking at all ----------------------------------------------------------------------------
@@ -308,34 +365,34 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             slots, problem = generation.words(), ""
             if words[DICT_WRITES] != writes:
                 continue
+            found: list[tuple[bytes, int, bytes]] = []
             try:
-                found = self._copy(generation, slots, values)
+                found = _copy(generation, slots, values)
             except Broken as error:
                 problem = str(error)
+            if not STRONG_ORDER:
+                fence()
             if self._store.is_current(generation):
+                self._check_open()
                 if problem:
                     raise self._store.corrupt(problem)
                 return found
         return self._writer.alone(self._copy_alone, values)
 
-    def _copy(
-        self, generation: Generation, slots: list[int], values: bool
-    ) -> list[tuple[bytes, int, bytes]]:
-        entries = sorted(map(generation.entry, slots))
-        return [
-            (generation.key_of(each), each.kind, generation.content_of(each) if values else b"")
-            for each in entries
-        ]
-
     def _copy_alone(self, values: bool) -> list[tuple[bytes, int, bytes]]:
         generation = self._store.current()
         try:
-            return self._copy(generation, generation.words(), values)
+            return _copy(generation, generation.words(), values)
         except Broken as error:
             raise self._store.corrupt(str(error)) from error
 
     def __iter__(self) -> Iterator[Key]:
-        return iter([decode_key(key) for key, _, _ in self._snapshot(values=False)])
+        return iter([self._decode_key(key) for key, _, _ in self._snapshot(values=False)])
+
+    def _pairs(self) -> Iterator[tuple[Key, Any]]:
+        for spelled, kind, content in self._snapshot(values=True):
+            key = self._decode_key(spelled)
+            yield key, self._decode(key, kind, content)
 
     def keys(self) -> KeysView[Key]:
         """The keys; an iteration sees those of one moment."""
@@ -353,40 +410,66 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         """A dict of this process with what is there at one moment."""
         return dict(self.items())
 
-    def __or__(self, other: MutableMapping[Key, Any]) -> dict[Key, Any]:
-        return self.copy() | dict(other)
+    def __or__(self, other: Any) -> dict[Key, Any]:
+        return self.copy() | dict(other) if isinstance(other, Mapping) else NotImplemented
 
-    def __ror__(self, other: MutableMapping[Key, Any]) -> dict[Key, Any]:
-        return dict(other) | self.copy()
+    def __ror__(self, other: Any) -> dict[Key, Any]:
+        return dict(other) | self.copy() if isinstance(other, Mapping) else NotImplemented
 
-    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
+    def __ior__(self, other: Any) -> Self:
         self.update(other)
         return self
 
     # -- writing -----------------------------------------------------------------------------------
 
     def __setitem__(self, key: Key, value: Any) -> None:
+        """Set a key, by one commit.
+
+        Raises:
+            TypeError: no such key can be in a shared dict.
+            ValueError: the key or the value takes 4 GiB or more.
+            Full: there is no room; what is there is as it was. Not with `grow=True`.
+            OSError: ENOSPC: it was to grow, or to be compacted, and the system has no room.
+            RuntimeError: it is called from inside another write of the same thread and handle.
+            ClosedError: this handle was closed.
+            CorruptSegment: it was overwritten.
+            Exception: what pickling the value raises.
+        """
+        self._put(key, value, None)
+
+    def _put(self, key: Key, value: Any, expected: int | None) -> int:
+        """Set a key if it has the version expected; 0: if it is not there."""
         self._check_open()
-        self._writer.alone(self._writer.put, encode_key(key), *encode_value(value))
+        spelled, (kind, content) = encode_key(key), encode_value(value)
+        if max(len(spelled), len(content)) > _MOST:
+            raise ValueError(
+                f"the key takes {len(spelled)} bytes, and its value {len(content)}: a shared dict "
+                f"takes up to {_MOST} of each"
+            )
+        return self._writer.alone(self._writer.put, spelled, kind, content, expected)
 
     def __delitem__(self, key: Key) -> None:
+        """Remove a key.
+
+        Raises:
+            KeyError: it is not there.
+            TypeError, RuntimeError, ClosedError, CorruptSegment: as setting it.
+        """
         self._check_open()
         if not self._writer.alone(self._writer.delete, encode_key(key)):
             raise KeyError(key)
 
-    def _replace(self, key: Key, value: Any, expected: int) -> bool:
-        """Set a key if it has the version expected; 0: if it is not there."""
-        self._check_open()
-        put, spelled = self._writer.put, encode_key(key)
-        return bool(self._writer.alone(put, spelled, *encode_value(value), expected))
-
     def setdefault(self, key: Key, default: Any = None) -> Any:
-        """The value of a key; if it is not there, it is set to `default` first."""
+        """The value of a key; if it is not there, it is set to `default` first.
+
+        Raises:
+            Exception: as `get`, and as setting it.
+        """
         while True:
             found = self._read(key)
             if found is not None:
-                return decode_value(found[0].kind, found[2])
-            if self._replace(key, default, 0):
+                return found[0]
+            if self._put(key, default, 0):
                 return default
 
     def pop(self, key: Key, default: Any = _MISSING) -> Any:
@@ -394,6 +477,7 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
 
         Raises:
             KeyError: it is not there, and there is no default.
+            Exception: as `get`, and as removing it.
         """
         while True:
             found = self._read(key)
@@ -401,8 +485,8 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
                 if default is _MISSING:
                     raise KeyError(key)
                 return default
-            value = decode_value(found[0].kind, found[2])
-            if self._writer.alone(self._writer.delete, encode_key(key), found[0].version):
+            value, version = found
+            if self._writer.alone(self._writer.delete, encode_key(key), version):
                 return value
 
     def popitem(self) -> tuple[Key, Any]:
@@ -410,14 +494,15 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
 
         Raises:
             KeyError: there is none.
+            Exception: as `pop`.
         """
         while True:
             self._check_open()
             key = self._writer.alone(self._any_key)
             if key is None:
                 raise KeyError("the dict is empty")
-            value = self.pop(key, _GONE)
-            if value is not _GONE:
+            value = self.pop(key, _MISSING_TOO)
+            if value is not _MISSING_TOO:
                 return key, value
 
     def _any_key(self) -> Key | None:
@@ -425,9 +510,13 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         slots, mask = generation.slots, generation.mask
         for step in range(mask + 1):
             at = self._pop_at + step & mask
-            if slots[at] > 1:
+            if slots[at] > DELETED:
                 self._pop_at = at
-                return decode_key(generation.key_of(generation.entry(slots[at])))
+                try:
+                    spelled = generation.key_of(generation.entry(slots[at]))
+                except Broken as error:
+                    raise self._store.corrupt(str(error)) from error
+                return self._decode_key(spelled)
         return None
 
     def increment(self, key: Key, by: float = 1) -> Any:
@@ -441,19 +530,22 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             The sum.
 
         Raises:
-            TypeError: the value is no number.
+            TypeError: the value, or `by`, is no int or float.
+            Exception: as setting it.
         """
         self._check_open()
-        if not isinstance(by, int | float):
-            raise TypeError(f"by={by!r}: an int or a float is added")
-        return self._writer.alone(self._increment, key, by)
+        given: Any = by  # a subclass, as numpy's, would be kept as a pickle
+        number = float(given) if isinstance(given, float) else operator.index(given)
+        return self._writer.alone(self._increment, key, number)
 
     def _increment(self, key: Key, by: float) -> Any:
-        found, value = self._read(key), 0
+        found, value = self._find(key), 0
         if found is not None:
             if found[0].kind not in (INT, FLOAT):
-                raise TypeError(f"the value of {key!r} is no number, and can not be incremented")
-            value = decode_value(found[0].kind, found[2])
+                raise TypeError(
+                    f"the value of {reprlib.repr(key)} is no int or float: increment adds to these"
+                )
+            value = self._decode(key, found[0].kind, found[2])
         total = value + by
         self._writer.put(encode_key(key), *encode_value(total))
         return total
@@ -462,19 +554,32 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         """Set a key if its value equals another one; no write of others comes between.
 
         Args:
-            key: the key; if it is not there, nothing equals it.
+            key: the key; if it is not there, nothing equals it: `setdefault` sets it then.
             old: the value it has to have.
             new: the value it gets.
 
         Returns:
             Whether it was set.
+
+        Raises:
+            Exception: as `get`, and as setting it; what comparing the values raises.
         """
         while True:
             found = self._read(key)
-            if found is None or decode_value(found[0].kind, found[2]) != old:
+            if found is None or not found[0] == old:  # noqa: SIM201 - `!=` may be another thing
                 return False
-            if self._replace(key, new, found[0].version):
+            if self._put(key, new, found[1]):
                 return True
+
+    def drop_damaged(self) -> int:
+        """Remove the entries that were overwritten, or that a crash of the machine left torn.
+
+        Returns:
+            How many there were. Of a dict on a file each is told by its checksum; elsewhere only
+            those are found that can not be entries.
+        """
+        self._check_open()
+        return self._writer.alone(self._writer.drop_damaged)
 
     def clear(self) -> None:
         """Remove every key, at one moment."""
@@ -483,41 +588,64 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
 
     # -- views -------------------------------------------------------------------------------------
 
-    def _view(self, key: Key) -> tuple[Entry, Generation, bytes] | None:
-        """As `_read`, with the entry's generation pinned if it is an array."""
+    def _view(self, key: Key) -> Any | None:
+        """A view of an array; None if the value is none, or there is none."""
+        self._check_open()
         self._segment.membership.register()
         while True:
-            found = self._read(key)
+            found = self._find(key, copy=False)
             if found is None or found[0].kind != ARRAY:
-                return found
-            number = found[1].number
-            self._pin(number, 1)
-            fence()  # between the pin and the look at the root
-            if self._store.is_current(found[1]):
-                return found
-            self._pin(number, -1)
+                return None
+            entry, generation, _ = found
+            region = generation.start, generation.end
+            if self._pinning.is_mine():
+                raise RuntimeError(
+                    f"a view inside another call on {self._title}: a signal handler or a "
+                    "finalizer needs a handle of its own"
+                )
+            self._pin(region, 1)
+            try:
+                fence()  # between the pin and the look at the root
+                if self._store.is_current(generation):
+                    return self._array_at(key, entry, generation)
+            finally:
+                self._pin(region, -1)  # the array has one of its own
 
-    def _pin(self, number: int, change: int) -> None:
-        with self._pinning:
-            self._pins[number] += change
-            if not self._pins[number]:
-                del self._pins[number]
-            if not self._closed:
-                line = self._segment.membership.line()
-                self._words[line + PINNED] = 1 + min(self._pins) if self._pins else 0
+    def _pin(self, region: tuple[int, int], change: int) -> None:
+        """Pin a region once more, or once less.
 
-    def _array_at(self, entry: Entry, generation: Generation) -> Any:
+        From inside another call of this thread, as by a finalizer, the outer call does it.
+        """
+        self._pin_changes.append((region, change))
+        while self._pin_changes and not self._pinning.is_mine():
+            try:
+                self._pinning.take(Deadline(None))
+                self._write_pins()
+            finally:
+                self._pinning.leave()
+
+    def _write_pins(self) -> None:
+        pins = self._pins
+        while self._pin_changes:
+            region, change = self._pin_changes.popleft()
+            pins[region] += change
+            if not pins[region]:
+                del pins[region]
+        if not self._closed:
+            pinned = pin_of(min(pins)[0], max(end for _, end in pins)) if pins else 0
+            self._words[self._segment.membership.line() + PINNED] = pinned
+
+    def _array_at(self, key: Key, entry: Entry, generation: Generation) -> Any:
         content = memoryview(generation.memory)[entry.value_at : entry.end].toreadonly()
-        unpin = weakref.WeakMethod(self._pin)
-
-        def let_go(number: int, pid: int = os.getpid()) -> None:
-            pin = unpin()
-            if pin is not None and pid == os.getpid():
-                pin(number, -1)
-
-        array = view_array(content)
+        try:
+            array = view_array(content)
+        except Damaged as error:
+            raise self._store.corrupt(f"{error}, that of {reprlib.repr(key)}") from error
+        region = generation.start, generation.end
+        self._pin(region, 1)
         # Not the array: slices of it may outlive it, and keep this.
-        weakref.finalize(array.base, let_go, generation.number)
+        let_go = weakref.finalize(array.base, _unpin, weakref.ref(self), region, this_process())
+        let_go.atexit = False
         return array
 
     # -- the rest ----------------------------------------------------------------------------------
@@ -525,24 +653,39 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
     @property
     def capacity(self) -> int:
         """Bytes for keys, values and the index, as of now."""
-        return self._open_words()[DICT_CAPACITY]
+        self._check_open()
+        generation = self._store.current()
+        return generation.end - generation.start
 
-    def statistics(self) -> dict[str, int]:
-        """Entries, bytes of several kinds, capacity, writes and compactions, as of now."""
-        words, generation = self._open_words(), self._store.current()
-        dead = words[DICT_DEAD]
-        return {
-            "entries": words[DICT_LIVE],
-            "live_bytes": max(0, words[self._store.tail_word(generation)] - generation.log - dead),
-            "dead_bytes": dead,
-            "index_bytes": generation.log - generation.start,
-            "capacity": words[DICT_CAPACITY],
-            "writes": words[DICT_WRITES],
-            "compactions": words[DICT_COMPACTIONS],
-        }
+    def statistics(self) -> DictStatistics:
+        """The dict at this moment.
+
+        Raises:
+            ClosedError: this handle was closed.
+            CorruptSegment: it was overwritten.
+        """
+        with self._open_all_along() as words:
+            generation, dead = self._store.current(), words[DICT_DEAD]
+            used = words[self._store.tail_word(generation)] - generation.log
+            self._check_open()
+            return DictStatistics(
+                capacity=generation.end - generation.start,
+                entries=words[DICT_LIVE],
+                live_bytes=max(0, used - dead),
+                dead_bytes=dead,
+                index_bytes=generation.log - generation.start,
+                writes=words[DICT_WRITES],
+                compactions=words[DICT_COMPACTIONS],
+                participants=tuple(self._segment.membership.members()),
+            )
 
     def flush(self) -> None:
-        """Have what was written on the disk when this returns, if it is on a file."""
+        """Have what was written on the disk when this returns, if it is on a file.
+
+        Raises:
+            ClosedError: this handle was closed.
+            OSError: the disk could not be written.
+        """
         self._check_open()
         self._store.flush()
 
@@ -550,9 +693,10 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         """Leave. The dict goes on for every other handle. Idempotent.
 
         Views of arrays stay readable; their memory may be used again from now on.
+
+        Raises:
+            RuntimeError: it is called from inside a write of the same thread and handle.
         """
-        if self._closed:
-            return
         self._closed = True
         self._writer.retire()
         self._store.close()
@@ -562,10 +706,7 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
     def __repr__(self) -> str:
         if self._closed:
             return f"<SharedDict {self._name} closed>"
-        return f"<SharedDict {self._name} {len(self)} entries>"
-
-
-_GONE: Final[Any] = object()
+        return f"<SharedDict {self._name} {self._open_words()[DICT_LIVE]} entries>"
 
 
 class _Items(ItemsView[Key, Any]):
@@ -573,10 +714,7 @@ class _Items(ItemsView[Key, Any]):
 
     def __iter__(self) -> Iterator[tuple[Key, Any]]:
         shared: Any = self._mapping  # type: ignore[attr-defined]
-        return (
-            (decode_key(key), decode_value(kind, content))
-            for key, kind, content in shared._snapshot(values=True)
-        )
+        return iter(shared._pairs())
 
 
 class _Values(ValuesView[Any]):
@@ -584,10 +722,20 @@ class _Values(ValuesView[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         shared: Any = self._mapping  # type: ignore[attr-defined]
-        return (decode_value(kind, content) for _, kind, content in shared._snapshot(values=True))
+        return (value for _, value in shared._pairs())
 
 
-def _words(*numbers: int) -> Any:
-    from array import array
+def _copy(
+    generation: Generation, slots: list[tuple[int, int]], values: bool
+) -> list[tuple[bytes, int, bytes]]:
+    return [
+        (generation.key_of(each), each.kind, generation.content_of(each) if values else b"")
+        for each in generation.entries(slots)
+    ]
 
-    return array("Q", numbers)
+
+def _unpin(shared: weakref.ref[SharedDict], region: tuple[int, int], process: int) -> None:
+    """The end of a view; in a forked child it is the parent's, and nothing to do."""
+    one = shared()
+    if one is not None and process == this_process():
+        one._pin(region, -1)

@@ -2,17 +2,21 @@
 
 The memory grows behind the segment's own bytes. A process that finds a generation beyond its map
 maps the memory anew. Views of the old map stay valid, for both show the same pages.
+
+Pages are never given back: a reader that is still in an old generation would fault on a hole, and
+where the system has no page for it that is a SIGBUS. The next compaction uses them.
 """
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.mapping.generation import Generation
-from shmkit.memory.allocation import reserve
+from shmkit.errors import CorruptSegment
+from shmkit.memory.allocation import fill_holes, reserve
+from shmkit.memory.mapping import map_region
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.words import (
     DICT_GENERATIONS,
@@ -20,20 +24,24 @@ from shmkit.segment.words import (
     GENERATION_WORDS,
     GENERATIONS,
     PAGE,
+    VERIFIED,
 )
 
 if TYPE_CHECKING:
-    from shmkit.errors import CorruptSegment
     from shmkit.segment.segment import Segment
 
-__all__ = ["NOTHING", "Store", "fields_at"]
+__all__ = ["LIMIT", "NOTHING", "Store", "fields_at"]
+
+LIMIT: Final = 1 << 43
+"""No capacity is larger: a slot has 40 bits for an eighth of an entry's offset."""
 
 NOTHING: Final = 0
 """The root of a closed handle; generations count from 1."""
 
 _NO_MAP: Final[Any] = bytes(8)
+_CLOSED: Final = Generation(_NO_MAP, NOTHING, 0, 8, 1)
+_LAST: Final = 1 << 63  # no number of a generation gets so far
 _START, _SIZE, _SLOTS, _TAIL = range(GENERATION_WORDS)
-_NO_HOLES: Final = {errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.ENOSYS}
 
 
 def fields_at(number: int) -> int:
@@ -44,6 +52,8 @@ def fields_at(number: int) -> int:
 class Store:
     """The memory of one dict, as one handle sees it.
 
+    Threads share it: what is assigned here is a later map, or none, and any of them will do.
+
     Args:
         segment: the segment.
     """
@@ -51,67 +61,87 @@ class Store:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.words = segment.words
+        self._verified = bool(segment.header.flags & VERIFIED)
         self._map = segment.map
-        self._now = self._open_generation(self.words[DICT_ROOT])
+        self._now = _CLOSED
+        self.current()
 
     def current(self) -> Generation:
-        """The generation that counts.
+        """The generation that counts; an empty one, number NOTHING, if the store is closed.
 
         Raises:
             CorruptSegment: what says where it is can not be.
             OSError: the memory grew, and can not be mapped.
         """
-        now, root = self._now, self.words[DICT_ROOT]
-        while now.number != root:
-            now = self._open_generation(root)
-            if self.is_current(now):
+        while True:
+            words = self.words
+            now, root = self._now, words[DICT_ROOT]
+            if words is NO_WORDS:
+                return _CLOSED
+            if now.number != root:
+                now = self._open_generation(words, root)
+                if words[DICT_ROOT] != root:
+                    continue  # another one followed meanwhile, and its fields may be here
                 self._now = now
-                return now
-            root = self.words[DICT_ROOT]  # another one followed meanwhile
-        return now
+                if self.words is NO_WORDS:  # `close` was faster, and the map is to go
+                    self._now, self._map = _CLOSED, _NO_MAP
+            return now
 
     def is_current(self, generation: Generation) -> bool:
         """Whether a generation still counts: then what was read of it before is sound."""
         return self.words[DICT_ROOT] == generation.number
 
-    def region(self, number: int) -> tuple[int, int]:
-        """Where one of the last generations begins and ends, in bytes of the memory."""
-        at = fields_at(number)
-        return self.words[at + _START], self.words[at + _START] + self.words[at + _SIZE]
+    def tail_of(self, generation: Generation) -> int:
+        """Where in the map the next entry of a generation begins.
+
+        Raises:
+            CorruptSegment: the word was overwritten.
+        """
+        tail = self.words[self.tail_word(generation)]
+        if tail % 8 or not generation.log <= tail <= generation.end:
+            raise self.corrupt(f"its tail is at byte {tail}")
+        return tail
 
     def tail_word(self, generation: Generation) -> int:
         """Index of the word that says where the next entry of a generation begins."""
         return fields_at(generation.number) + _TAIL
 
-    def _open_generation(self, number: int) -> Generation:
+    def _open_generation(self, words: memoryview[int], number: int) -> Generation:
         at = fields_at(number)
-        start, size, slots, tail = self.words[at : at + GENERATION_WORDS].tolist()
-        first = self.segment.header.data_offset
+        start, size, slots, tail = words[at : at + GENERATION_WORDS].tolist()
+        end = start + size
         sound = (
-            number > NOTHING
-            and start >= first
+            NOTHING < number < _LAST
+            and start >= self.segment.header.data_offset
             and start % PAGE == size % PAGE == 0
-            and slots > 0
+            and 0 < size <= LIMIT
+            and 0 < slots < 1 << 40
             and slots & (slots - 1) == 0
-            and start + 8 * slots <= tail <= start + size
+            and start + 8 * slots <= tail <= end
         )
-        if sound and start + size > len(self._map):
-            sound = start + size <= self.size()
-            if sound:
-                self._map = mmap.mmap(self.descriptor, start + size)
-        if not sound and self.words[DICT_ROOT] == number:
+        memory = self._map
+        if sound and end > len(memory):
+            sound = end <= self.size()
+            memory = self._map_to(end) if sound else memory
+        if sound:
+            return Generation(memory, number, start, size, slots, verified=self._verified)
+        if words is self.words and words[DICT_ROOT] == number:
             raise self.corrupt(
                 f"generation {number} begins at byte {start}, has {size} bytes, {slots} slots and "
                 f"its tail at {tail}"
             )
-        if not sound:
-            return self._now  # its fields are those of a later one by now
-        return Generation(self._map, number, start, size, slots)
+        return _CLOSED  # not to be used: the root is another one by now
+
+    def _map_to(self, end: int) -> mmap.mmap:
+        region = map_region(self.descriptor, "rw", 0, end)
+        assert region.memory is not None  # of no bytes only
+        self._map = region.memory
+        return region.memory
 
     def close(self) -> None:
         """Let go of the memory: what is left is an empty generation, number NOTHING."""
-        self.words, self._map = NO_WORDS, _NO_MAP
-        self._now = Generation(_NO_MAP, NOTHING, 0, 8, 1)
+        self.words = NO_WORDS  # first: see `current`
+        self._now, self._map = _CLOSED, _NO_MAP
 
     # -- the memory --------------------------------------------------------------------------------
 
@@ -124,50 +154,68 @@ class Store:
         """Bytes of the memory, with what it grew by."""
         return os.fstat(self.descriptor).st_size
 
+    def fill_holes(self, start: int, end: int) -> None:
+        """Have room for what is there: a copy of a file may have holes, and a store is a SIGBUS.
+
+        Raises:
+            OSError: ENOSPC: there is no room; nothing was changed.
+        """
+        url = self.segment.buffer.url
+        if url.scheme != "anon":
+            fill_holes(self.descriptor, end, url, start=start)
+
     def make_room(self, start: int, end: int) -> None:
         """Have memory that is there, and may be written, from one byte to another.
 
         Raises:
             OSError: ENOSPC: there is no room; nothing was changed.
         """
-        url, present = self.segment.buffer.url, self.size()
-        if start < present and url.scheme != "anon" and hasattr(os, "posix_fallocate"):
-            # Pages that were given back have no room any more: a store would be a SIGBUS.
-            os.posix_fallocate(self.descriptor, start, min(end, present) - start)
+        present = self.size()
+        if start < present:
+            self.fill_holes(start, min(end, present))
         if end > present:
-            reserve(self.descriptor, end, url, start=present)
+            reserve(self.descriptor, end, self.segment.buffer.url, start=present)
 
     def open_new(self, number: int, start: int, size: int, slots: int) -> Generation:
         """A generation to be filled: with empty slots, and known to no other process."""
-        if start + size > len(self._map):
-            self._map = mmap.mmap(self.descriptor, start + size)
-        generation = Generation(self._map, number, start, size, slots)
+        memory = self._map
+        if start + size > len(memory):
+            memory = self._map_to(start + size)
+        generation = Generation(memory, number, start, size, slots, verified=self._verified)
         # Bytes of a generation from long ago may be there.
-        self._map[start : generation.log] = bytes(8 * slots)
+        memory[start : generation.log] = bytes(8 * slots)
         return generation
 
     def publish(self, generation: Generation, tail: int) -> None:
         """Have a generation count in place of the one before it."""
         words, at = self.words, fields_at(generation.number)
+        if self._verified:  # what was on the disk stays there, if the machine stops
+            self._sync(generation, generation.start, generation.end)
         words[at + _START] = generation.start
         words[at + _SIZE] = generation.end - generation.start
         words[at + _SLOTS] = generation.mask + 1
         words[at + _TAIL] = tail  # step: dict.fields
         words[DICT_ROOT] = generation.number  # step: dict.root
         self._now = generation
+        if self._verified:  # before the old one is overwritten
+            self._sync(generation, 0, PAGE)
 
-    def give_back(self, start: int, end: int) -> None:
-        """Let the system have the pages of a region that no process needs."""
-        try:
-            self._map.madvise(mmap.MADV_REMOVE, start, end - start)
-        except (OSError, AttributeError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_HOLES:
-                raise
+    def _sync(self, generation: Generation, start: int, end: int) -> None:
+        first = start - start % mmap.PAGESIZE
+        generation.memory.flush(first, end - first)
 
     def flush(self) -> None:
         """Write what was changed to the disk, for files."""
-        self._map.flush()
+        generation = self.current()
+        if generation.number != NOTHING:
+            generation.memory.flush()
 
     def corrupt(self, detail: str) -> CorruptSegment:
-        """The error that says what is broken."""
-        return self.segment.corrupt(detail)
+        """The error that says what is broken, and what helps."""
+        where = str(self.segment.buffer.url)
+        return CorruptSegment(
+            f"dict {where!r} is corrupt: {detail}; drop_damaged() removes the entries that are "
+            "broken, if that is all; else unlink it and create it anew",
+            where=where,
+            detail=detail,
+        )

@@ -7,7 +7,16 @@ import struct
 import sys
 from typing import Any, Final
 
-__all__ = ["ARRAY", "FLOAT", "INT", "KINDS", "PICKLE", "decode_value", "encode_value", "view_array"]
+__all__ = [
+    "ARRAY",
+    "FLOAT",
+    "INT",
+    "PICKLE",
+    "Damaged",
+    "decode_value",
+    "encode_value",
+    "view_array",
+]
 
 PICKLE: Final = 0
 BYTES: Final = 1
@@ -15,11 +24,14 @@ TEXT: Final = 2
 INT: Final = 3
 FLOAT: Final = 4
 ARRAY: Final = 5
-KINDS: Final = 6
 
 _ALIGN: Final = 8
 _FLOAT: Final = struct.Struct("<d")
 _LENGTH: Final = struct.Struct("<Q")
+
+
+class Damaged(Exception):
+    """The bytes of a value were overwritten."""
 
 
 def encode_value(value: object) -> tuple[int, bytes]:
@@ -48,9 +60,20 @@ def decode_value(kind: int, content: bytes) -> Any:
     """Give back the value; arrays are copies, and writable.
 
     Raises:
-        Exception: whatever the pickle's own code raises.
-        ValueError: there is no such kind.
+        Damaged: its bytes are none of this kind, or there is no such kind.
+        Exception: whatever a pickle's own code raises.
     """
+    if kind == PICKLE:
+        return pickle.loads(content)
+    if kind == ARRAY:
+        return view_array(memoryview(bytearray(content)))
+    try:
+        return _decode_plain(kind, content)
+    except (ValueError, struct.error) as error:
+        raise Damaged(f"its value is no value of kind {kind}") from error
+
+
+def _decode_plain(kind: int, content: bytes) -> Any:
     if kind == BYTES:
         return content
     if kind == TEXT:
@@ -59,10 +82,6 @@ def decode_value(kind: int, content: bytes) -> Any:
         return int.from_bytes(content, "little", signed=True)
     if kind == FLOAT:
         return _FLOAT.unpack(content)[0]
-    if kind == ARRAY:
-        return view_array(memoryview(bytearray(content)))
-    if kind == PICKLE:
-        return pickle.loads(content)
     raise ValueError(f"no value has kind {kind}")
 
 
@@ -86,12 +105,17 @@ def view_array(content: memoryview) -> Any:
     """The array in the bytes of a value, without a copy; read-only if they are.
 
     Raises:
-        ValueError: they do not hold what they say they hold.
+        Damaged: they do not hold what they say they hold.
     """
     import numpy as np
 
-    (length,) = _LENGTH.unpack_from(content)
-    start = _LENGTH.size + length
-    shape, dtype, order = pickle.loads(content[_LENGTH.size : start])
-    numbers = content[start + -start % _ALIGN :]
-    return np.ndarray(shape, dtype, numbers, order=order)
+    try:
+        (length,) = _LENGTH.unpack_from(content)
+        start = _LENGTH.size + length
+        shape, dtype, order = pickle.loads(content[_LENGTH.size : start])
+        if np.dtype(dtype).hasobject:
+            raise TypeError("an array of objects")
+        return np.ndarray(shape, dtype, content[start + -start % _ALIGN :], order=order)
+    except Exception as error:
+        # Whatever a broken pickle of numbers raises; there is no code of others in it.
+        raise Damaged("its value is no array") from error

@@ -7,9 +7,9 @@
 A writer that is killed anywhere leaves the old value or the new one, at worst with bytes of the log
 that nothing names. What it was to count is counted anew by the next one: `unsettled` says so.
 
-A reader may have views of a generation. It pins it, in its own line of the participants, as a
-hazard pointer does (Michael, "Hazard Pointers", 2004): it stores the pin, fences, and looks at the
-root again. A writer that has switched the root fences, and then looks at the pins.
+A reader may have views of a generation. It pins its bytes, in its own line of the participants: a
+hazard pointer (Michael, "Hazard Pointers", 2004). It stores the pin, fences, and looks at the root
+again. A writer that has switched the root fences, and then looks at the pins.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from shmkit.channels.mapping.generation import (
     room_of,
     slot_word,
 )
+from shmkit.channels.mapping.store import LIMIT
+from shmkit.core import COUNTER
 from shmkit.deadline import Deadline
-from shmkit.errors import Full
+from shmkit.errors import ClosedError, Full
 from shmkit.segment.acquired import NO
 from shmkit.segment.fences import STRONG_ORDER, fence, join_fence_all
+from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.words import (
-    DICT_CAPACITY,
     DICT_COMPACTIONS,
     DICT_DEAD,
     DICT_LIVE,
     DICT_UNSETTLED,
     DICT_USED,
     DICT_WRITES,
-    GENERATIONS,
     GROWS,
     PAGE,
     PINNED,
@@ -55,10 +56,12 @@ if TYPE_CHECKING:
 
     from shmkit.channels.mapping.store import Store
 
-__all__ = ["Writer", "slots_for"]
+__all__ = ["Writer", "pin_of", "slots_for"]
 
 T = TypeVar("T")
 _LEAST_SLOTS: Final = 64
+_SLICE: Final = 0.5  # seconds until a wait for the lock looks whether its handle was closed
+_PAGE_BITS: Final = (1 << 32) - 1
 _PER_SLOT: Final = 64  # bytes of a generation for each slot
 
 
@@ -87,6 +90,7 @@ class Writer:
         self.bell = EventCount(
             segment.words, READERS_BELL, STATE, segment.membership.semaphores, names
         )
+        self._retired = False
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -101,30 +105,43 @@ class Writer:
 
         Raises:
             RuntimeError: from inside another call of this thread: by a signal handler.
+            ClosedError: the handle was closed.
+            OSError: ENOSPC: the file is a copy with holes, and there is no room to fill them.
             BaseException: what the method raises; the lock was given back.
         """
-        guard = self._guard
-        if guard.is_mine():
-            raise RuntimeError(
-                f"a call inside another one on {self._title}: a signal handler or a finalizer "
-                "needs a handle of its own"
-            )
+        self._refuse_inside()
         try:
             try:
-                guard.take(Deadline(None))
-                if self._mutex.acquire() is NO:
-                    raise AssertionError("a wait without end ended")
+                self._guard.take(Deadline(None))
+                self._acquire()
                 if not self._joined:
                     # Where every sleeper fences for the writer, too, a write needs none.
                     self._fenced, self._joined = not join_fence_all(), True
+                    generation = self._store.current()
+                    self._store.fill_holes(generation.start, generation.end)
                 if self._words[DICT_UNSETTLED]:
                     self._settle()
+                    # The dead may have committed what it did not count: a snapshot has to see it.
+                    self._words[DICT_WRITES] = self._next_version()
                 return act(*args)
             finally:
                 self._leave()
         except BaseException:
             self._leave()  # again: a handler may have raised as the first began
             raise
+
+    def _acquire(self) -> None:
+        while not self._retired:
+            if self._mutex.acquire(timeout=_SLICE) is not NO:
+                return
+        raise ClosedError(f"this handle on {self._title} is closed")
+
+    def _refuse_inside(self) -> None:
+        if self._guard.is_mine():
+            raise RuntimeError(
+                f"a call inside another one on {self._title}: a signal handler or a finalizer "
+                "needs a handle of its own"
+            )
 
     def _leave(self) -> None:
         if self._guard.is_mine():
@@ -135,9 +152,20 @@ class Writer:
                 self._guard.leave()
 
     def retire(self) -> None:
-        """Make it unusable for this handle, which is to leave."""
-        self._mutex.retire()
-        self.bell.close()
+        """Make it unusable for this handle, which is to leave; a call that is at work ends first.
+
+        Raises:
+            RuntimeError: from inside such a call: by a signal handler.
+        """
+        self._refuse_inside()
+        self._retired = True  # a thread that waits for the lock sees it within a slice
+        try:
+            self._guard.take(Deadline(None))
+            self._mutex.retire()
+            self.bell.close()
+            self._words = NO_WORDS
+        finally:
+            self._guard.leave()
 
     # -- with the lock -----------------------------------------------------------------------------
 
@@ -164,34 +192,38 @@ class Writer:
         if expected is not None and expected != (old.version if old else 0):
             return 0
         room = room_of(key, content)
-        tail = words[store.tail_word(generation)]
+        tail = store.tail_of(generation)
         is_new = not generation.slots[slot]
         if tail + room > generation.end or (is_new and words[DICT_USED] >= generation.most):
             generation = self._compact(room)
             slot, old = self._place(generation, key, hashed)
-            tail = words[store.tail_word(generation)]
+            tail = store.tail_of(generation)
             is_new = not generation.slots[slot]
-        version = words[DICT_WRITES] + 1
+        version = self._next_version()
         words[DICT_UNSETTLED] = 1
         words[store.tail_word(generation)] = tail + room  # step: dict.tail
-        rest = key + content
-        total = checksum(version, kind, rest, len(key))
-        HEAD.pack_into(generation.memory, tail, version, len(key), len(content), total, kind)
-        generation.memory[tail + HEAD.size : tail + HEAD.size + len(rest)] = (
-            rest  # step: dict.entry
-        )
+        self._write_entry(generation, tail, version, key, kind, content)
         if not STRONG_ORDER:
             fence()
         generation.slots[slot] = slot_word(hashed, tail - generation.start)  # step: dict.slot
         words[DICT_WRITES] = version  # step: dict.writes
         if old is None:
-            words[DICT_LIVE] += 1
-            words[DICT_USED] += is_new
+            self._count(DICT_LIVE, 1)
+            self._count(DICT_USED, is_new)
         else:
-            words[DICT_DEAD] += _size(old)
+            self._count(DICT_DEAD, _size(old))
         words[DICT_UNSETTLED] = 0  # step: dict.settled
         self._ring()
         return version
+
+    def _write_entry(
+        self, generation: Generation, at: int, version: int, key: bytes, kind: int, content: bytes
+    ) -> None:
+        rest = key + content
+        total = checksum(version, kind, rest, len(key))
+        HEAD.pack_into(generation.memory, at, version, len(key), len(content), total, kind)
+        first = at + HEAD.size
+        generation.memory[first : first + len(rest)] = rest  # step: dict.entry
 
     def delete(self, key: bytes, expected: int | None = None) -> bool:
         """Remove a key.
@@ -210,11 +242,12 @@ class Writer:
         slot, old = self._place(generation, key, hash_of(key))
         if old is None or (expected is not None and expected != old.version):
             return False
+        version = self._next_version()
         words[DICT_UNSETTLED] = 1
         generation.slots[slot] = DELETED  # step: dict.delete
-        words[DICT_WRITES] += 1
-        words[DICT_LIVE] -= 1
-        words[DICT_DEAD] += _size(old)
+        words[DICT_WRITES] = version
+        self._count(DICT_LIVE, -1)
+        self._count(DICT_DEAD, _size(old))
         words[DICT_UNSETTLED] = 0  # step: dict.settled
         self._ring()
         return True
@@ -239,20 +272,48 @@ class Writer:
             fence()
         self.bell.ring()
 
+    def _count(self, word: int, change: int) -> None:
+        self._words[word] = self._words[word] + change & COUNTER  # a peer may have overwritten it
+
+    def _next_version(self) -> int:
+        version = self._words[DICT_WRITES] + 1
+        if version >> 63:
+            raise self._store.corrupt(f"it has {version - 1} writes")
+        return version
+
     def _settle(self) -> None:
         """Count anew: a writer died, or was interrupted, before it had counted."""
         store, words = self._store, self._words
         generation = store.current()
-        try:
-            entries = list(generation.entries())
-        except Broken as error:
-            raise store.corrupt(str(error)) from error
-        log = words[store.tail_word(generation)] - generation.log
+        entries = []
+        for _, word in generation.words():
+            try:
+                entries.append(generation.entry(word))
+            except Broken:
+                continue  # who asks for this one is told
+        log = store.tail_of(generation) - generation.log
         words[DICT_LIVE] = len(entries)
         words[DICT_USED] = sum(map(bool, generation.slots.tolist()))
         words[DICT_DEAD] = max(0, log - sum(map(_size, entries)))
         words[DICT_WRITES] = max([words[DICT_WRITES], *(each.version for each in entries)])
         words[DICT_UNSETTLED] = 0  # step: dict.settled
+
+    def drop_damaged(self) -> int:
+        """Remove the entries that are broken.
+
+        Returns:
+            How many.
+        """
+        generation = self._store.current()
+        damaged = generation.damaged()
+        if damaged:
+            self._words[DICT_UNSETTLED] = 1
+            for slot in damaged:
+                generation.slots[slot] = DELETED
+            self._settle()
+            self._words[DICT_WRITES] = self._next_version()
+            self._ring()
+        return len(damaged)
 
     # -- compaction --------------------------------------------------------------------------------
 
@@ -260,10 +321,14 @@ class Writer:
         """Have a fresh generation, with what is live and `room` bytes for one entry more."""
         store, words, old = self._store, self._words, self._store.current()
         try:
-            entries = sorted(old.entries()) if keep else []
+            entries = old.entries(old.words()) if keep else []
         except Broken as error:
             raise store.corrupt(str(error)) from error
-        capacity, slots = self._size_for(entries, room)
+        live = sum(map(_size, entries))
+        if live > old.end - old.log:
+            raise store.corrupt(f"its entries take {live} bytes of {old.end - old.log}")
+        version = self._next_version()
+        capacity, slots = self._size_for(old, len(entries), live, room)
         start = self._find_place(capacity, old)
         store.make_room(start, start + capacity)
         new = store.open_new(old.number + 1, start, capacity, slots)  # step: dict.compact
@@ -271,65 +336,63 @@ class Writer:
         for entry in entries:
             size = _size(entry)
             new.memory[tail : tail + size] = old.memory[entry.at : entry.at + size]
-            key = old.key_of(entry)
-            hashed = hash_of(key)
-            new.slots[new.place(key, hashed)[0]] = slot_word(hashed, tail - start)
+            hashed = hash_of(old.key_of(entry))
+            new.fill_slot(hashed, slot_word(hashed, tail - start))
             tail += size
         words[DICT_UNSETTLED] = 1
-        words[DICT_CAPACITY] = capacity
         if not STRONG_ORDER:
             fence()
         store.publish(new, tail)
-        words[DICT_COMPACTIONS] += 1
+        self._count(DICT_COMPACTIONS, 1)
         if not keep:
-            words[DICT_WRITES] += 1
+            words[DICT_WRITES] = version
         self._settle()
-        self._give_back(old)
         return new
 
-    def _size_for(self, entries: list[Entry], room: int) -> tuple[int, int]:
+    def _size_for(self, old: Generation, entries: int, live: int, room: int) -> tuple[int, int]:
         """Bytes and slots of the next generation."""
-        live = sum(map(_size, entries))
-        capacity = self._words[DICT_CAPACITY]
-        slots = slots_for(capacity, len(entries) + 1)
+        capacity = old.end - old.start
+        slots = slots_for(capacity, entries + 1)
         if self._store.segment.header.flags & GROWS:
             # Half of it free: so a write moves no more than two entries, over time.
-            while 8 * slots + 2 * live + room > capacity:
+            while 8 * slots + 2 * live + room > capacity and capacity < LIMIT:
                 capacity *= 2
-                slots = slots_for(capacity, len(entries) + 1)
+                slots = slots_for(capacity, entries + 1)
         if 8 * slots + live + room > capacity:
             raise Full(
-                f"{self._title} is full: {len(entries)} entries take {live} bytes, {room} more are "
+                f"{self._title} is full: {entries} entries take {live} bytes, {room} more are "
                 f"wanted, and its capacity is {capacity} with {8 * slots} for the index: delete "
                 "some, or create it with a larger capacity or grow=True"
             )
         return capacity, slots
 
     def _find_place(self, size: int, old: Generation) -> int:
-        """Where a region fits: before the current one, or behind all that are in use."""
-        store = self._store
-        oldest = min([old.number, *self._pins()])
-        first = store.segment.header.data_offset
-        if oldest <= old.number - GENERATIONS:  # where that one is, is not known any more
-            return store.size() + -store.size() % PAGE
-        used = [store.region(number) for number in range(oldest, old.number + 1)]
-        if min(start for start, _ in used) - first >= size:
-            return first
-        return max(end for _, end in used)
+        """Where a region fits that overlaps nothing in use: as near to the beginning as can be."""
+        fence()  # between the store of the root, by whoever it was, and the look at the pins
+        used = [(old.start, old.end), *self._pins()]
+        first = self._store.segment.header.data_offset
+        ends = sorted(end for _, end in used if end > first)
+        for start in first, *ends:
+            if all(start + size <= begin or end <= start for begin, end in used):
+                return start
+        raise AssertionError("there is room behind the last")
 
-    def _pins(self) -> list[int]:
-        """The oldest generation that each live participant has views of."""
-        words = self._words
-        return [
-            words[line + PINNED] - 1
-            for line, lives in self._membership.lines()
-            if words[line + PINNED] and lives()
-        ]
+    def _pins(self) -> list[tuple[int, int]]:
+        """The bytes that each live participant has views of."""
+        words, most = self._words, self._store.size()
+        pins = []
+        for line, lives in self._membership.lines():
+            pinned = words[line + PINNED]
+            if pinned and lives():
+                # No further than the memory, whatever a peer has written there.
+                begin, end = pinned >> 32, pinned & _PAGE_BITS
+                pins.append((begin * PAGE, min(end * PAGE, most + -most % PAGE)))
+        return pins
 
-    def _give_back(self, old: Generation) -> None:
-        fence()  # between the root's store and the look at the pins
-        if all(pin > old.number for pin in self._pins()):
-            self._store.give_back(old.start, old.end)
+
+def pin_of(start: int, end: int) -> int:
+    """What a participant writes to pin bytes of the memory."""
+    return start // PAGE << 32 | end // PAGE
 
 
 def _size(entry: Entry) -> int:
