@@ -23,6 +23,7 @@ from shmkit.channels.mapping.values import (
     FLOAT,
     INT,
     Damaged,
+    base_of,
     decode_value,
     encode_value,
     view_array,
@@ -59,7 +60,6 @@ __all__ = ["DictStatistics", "SharedDict"]
 _TRIES: Final = 10  # of a look at everything beside writers, before it takes the lock
 _MOST: Final = (1 << 32) - 1  # bytes of a key, and of a value
 _MISSING: Final[Any] = object()
-_MISSING_TOO: Final[Any] = object()
 
 
 class DictStatistics(NamedTuple):
@@ -498,25 +498,29 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         """
         while True:
             self._check_open()
-            key = self._writer.alone(self._any_key)
-            if key is None:
+            found = self._writer.alone(self._any_entry)
+            if found is None:
                 raise KeyError("the dict is empty")
-            value = self.pop(key, _MISSING_TOO)
-            if value is not _MISSING_TOO:
+            place, spelled, content = found
+            key = self._decode_key(spelled)
+            value = self._decode(key, place[-1].kind, content)
+            if self._writer.alone(self._writer.delete_at, *place):
                 return key, value
 
-    def _any_key(self) -> Key | None:
+    def _any_entry(self) -> tuple[tuple[Generation, int, int, Entry], bytes, bytes] | None:
         generation = self._store.current()
         slots, mask = generation.slots, generation.mask
         for step in range(mask + 1):
             at = self._pop_at + step & mask
-            if slots[at] > DELETED:
+            word = slots[at]
+            if word > DELETED:
                 self._pop_at = at
                 try:
-                    spelled = generation.key_of(generation.entry(slots[at]))
+                    (entry,) = generation.entries([(at, word)])
                 except Broken as error:
                     raise self._store.corrupt(str(error)) from error
-                return self._decode_key(spelled)
+                place = generation, at, word, entry
+                return place, generation.key_of(entry), generation.content_of(entry)
         return None
 
     def increment(self, key: Key, by: float = 1) -> Any:
@@ -641,11 +645,13 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
             array = view_array(content)
         except Damaged as error:
             raise self._store.corrupt(f"{error}, that of {reprlib.repr(key)}") from error
-        region = generation.start, generation.end
-        self._pin(region, 1)
-        # Not the array: slices of it may outlive it, and keep this.
-        let_go = weakref.finalize(array.base, _unpin, weakref.ref(self), region, this_process())
-        let_go.atexit = False
+        base = base_of(array)
+        if base is not None:
+            region = generation.start, generation.end
+            self._pin(region, 1)
+            # Not the array: slices of it may outlive it, and keep this.
+            let_go = weakref.finalize(base, _unpin, weakref.ref(self), region, this_process())
+            let_go.atexit = False
         return array
 
     # -- the rest ----------------------------------------------------------------------------------
@@ -697,6 +703,7 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         Raises:
             RuntimeError: it is called from inside a write of the same thread and handle.
         """
+        self._writer.refuse_inside()
         self._closed = True
         self._writer.retire()
         self._store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import struct
 import sys
@@ -104,6 +105,8 @@ def _encode_array(array: Any) -> bytes:
 def view_array(content: memoryview) -> Any:
     """The array in the bytes of a value, without a copy; read-only if they are.
 
+    It, and all that is made of it without a copy, keep a memoryview: `base_of`.
+
     Raises:
         Damaged: they do not hold what they say they hold.
     """
@@ -115,7 +118,20 @@ def view_array(content: memoryview) -> Any:
         shape, dtype, order = pickle.loads(content[_LENGTH.size : start])
         if np.dtype(dtype).hasobject:
             raise TypeError("an array of objects")
-        return np.ndarray(shape, dtype, content[start + -start % _ALIGN :], order=order)
+        count = math.prod(shape)
+        if not count:
+            return np.empty(shape, dtype)
+        # Not numpy.ndarray(buffer=...): that would keep the map below the view, not the view.
+        flat = np.frombuffer(content[start + -start % _ALIGN :], dtype, count)
+        return flat.reshape(shape, order=order)
     except Exception as error:
         # Whatever a broken pickle of numbers raises; there is no code of others in it.
         raise Damaged("its value is no array") from error
+
+
+def base_of(array: Any) -> Any:
+    """What is below an array that `view_array` made: a memoryview; None if it has no elements."""
+    base = array.base
+    while base is not None and not isinstance(base, memoryview):
+        base = base.base
+    return base

@@ -109,7 +109,7 @@ class Writer:
             OSError: ENOSPC: the file is a copy with holes, and there is no room to fill them.
             BaseException: what the method raises; the lock was given back.
         """
-        self._refuse_inside()
+        self.refuse_inside()
         try:
             try:
                 self._guard.take(Deadline(None))
@@ -136,7 +136,8 @@ class Writer:
                 return
         raise ClosedError(f"this handle on {self._title} is closed")
 
-    def _refuse_inside(self) -> None:
+    def refuse_inside(self) -> None:
+        """RuntimeError in a signal handler or a finalizer that runs inside of `alone`."""
         if self._guard.is_mine():
             raise RuntimeError(
                 f"a call inside another one on {self._title}: a signal handler or a finalizer "
@@ -157,7 +158,7 @@ class Writer:
         Raises:
             RuntimeError: from inside such a call: by a signal handler.
         """
-        self._refuse_inside()
+        self.refuse_inside()
         self._retired = True  # a thread that waits for the lock sees it within a slice
         try:
             self._guard.take(Deadline(None))
@@ -238,11 +239,23 @@ class Writer:
         Raises:
             CorruptSegment: it was overwritten.
         """
-        words, generation = self._words, self._store.current()
+        generation = self._store.current()
         slot, old = self._place(generation, key, hash_of(key))
         if old is None or (expected is not None and expected != old.version):
             return False
-        version = self._next_version()
+        self._empty(generation, slot, old)
+        return True
+
+    def delete_at(self, generation: Generation, slot: int, word: int, entry: Entry) -> bool:
+        """Remove an entry from its slot; False if the slot says something else by now."""
+        is_current = generation.number == self._store.current().number
+        if not is_current or generation.slots[slot] != word:
+            return False
+        self._empty(generation, slot, entry)
+        return True
+
+    def _empty(self, generation: Generation, slot: int, old: Entry) -> None:
+        words, version = self._words, self._next_version()
         words[DICT_UNSETTLED] = 1
         generation.slots[slot] = DELETED  # step: dict.delete
         words[DICT_WRITES] = version
@@ -250,7 +263,6 @@ class Writer:
         self._count(DICT_DEAD, _size(old))
         words[DICT_UNSETTLED] = 0  # step: dict.settled
         self._ring()
-        return True
 
     def clear(self) -> None:
         """Remove every key, by one commit.
@@ -346,7 +358,9 @@ class Writer:
         self._count(DICT_COMPACTIONS, 1)
         if not keep:
             words[DICT_WRITES] = version
-        self._settle()
+        words[DICT_LIVE] = words[DICT_USED] = len(entries)
+        words[DICT_DEAD] = 0
+        words[DICT_UNSETTLED] = 0  # step: dict.settled
         return new
 
     def _size_for(self, old: Generation, entries: int, live: int, room: int) -> tuple[int, int]:
