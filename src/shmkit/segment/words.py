@@ -394,7 +394,7 @@ EVENT_KIND: Final = Kind(17, "event", (("data", 0),), control=True)
 SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0), ("put", 1)), ("put",), control=True)
 ONCE_KIND: Final = Kind(32, "once", (("put", 1),), ("put",), control=True)
 ARRAY_KIND: Final = Kind(0x41, "shared array")
-DICT_KIND: Final = Kind(0x42, "dict", (*_BELLS, ("put", 1)), ("put",))
+DICT_KIND: Final = Kind(0x42, "shared dict", (*_BELLS, ("put", 1)), ("put",))
 
 KINDS: Final = {
     kind.number: kind

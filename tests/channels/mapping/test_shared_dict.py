@@ -284,7 +284,7 @@ def test_close_waits_for_a_write_of_another_thread(monkeypatch: pytest.MonkeyPat
     write.join(20)
     close.join(20)
     assert other["a"] == 1
-    with pytest.raises(ClosedError, match="this handle on dict"):
+    with pytest.raises(ClosedError, match="this handle on shared dict"):
         shared["a"] = 2
     other.close()
 

@@ -214,7 +214,7 @@ class Store:
         """The error that says what is broken, and what helps."""
         where = str(self.segment.buffer.url)
         return CorruptSegment(
-            f"dict {where!r} is corrupt: {detail}; drop_damaged() removes the entries that are "
+            f"{self.segment.kind.noun} {where!r} is corrupt: {detail}; drop_damaged() removes the entries that are "
             "broken, if that is all; else unlink it and create it anew",
             where=where,
             detail=detail,
