@@ -6,14 +6,13 @@ import errno
 import os
 import random
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
 
 from shmkit import Full, SharedDict
 from shmkit.tools.testing import kill_points, run_until
-from tests.processes import wait_until
+from tests.kill.dict_soak import soak
 
 STEPS = sorted(
     point
@@ -90,50 +89,11 @@ def settled(shared: SharedDict) -> bool:
     return len(shared) == len(shared.copy())
 
 
-def count_up(shared: SharedDict, ledger: SharedDict, number: int) -> None:
-    """Note what is begun, do it, note that it was done; and disturb the rest meanwhile."""
-    step = 0
-    dice = random.Random(os.getpid())
-    while True:
-        step += 1
-        ledger[number, "begun"] = step
-        shared["own", number] = step.to_bytes(4, "little") * dice.randrange(1, 50)
-        ledger[number, "done"] = step
-        shared.increment("together")
-        if not step % 7:
-            shared.pop(("own", dice.randrange(3)), None)
-            shared["own", number] = step.to_bytes(4, "little")
-
-
-def test_writers_killed_at_random_moments(
-    make_where: Any, backend: str, context: Any, start_process: Callable[..., BaseProcess]
-) -> None:
-    with (
-        SharedDict.create(make_where(backend), capacity=1 << 15, grow=True) as shared,
-        SharedDict.create(None, capacity=1 << 15, grow=True) as ledger,
-    ):
-        dice = random.Random(5)
-        for number in range(4):
-            writers = [start_process(count_up, shared, ledger, each) for each in range(2)]
-            before = [ledger.get((each, "done"), 0) for each in range(2)]
-            for each in range(2):
-                wait_until(lambda: ledger.get((each, "done"), 0) not in (0, before[each]))  # noqa: B023
-            together = shared.get("together", 0)
-            wait_until(lambda: shared.get("together", 0) > together + 20)  # noqa: B023
-            victim = dice.randrange(2)
-            writers[victim].kill()
-            writers[victim].join()
-            together = shared["together"]
-            wait_until(lambda: shared["together"] > together + 5)  # noqa: B023
-            value = shared.get(("own", victim), b"")
-            begun, done = ledger[victim, "begun"], ledger.get((victim, "done"), 0)
-            if value:
-                step = int.from_bytes(value[:4], "little")
-                assert value == value[:4] * (len(value) // 4), "torn"
-                assert done <= step <= begun or number
-            writers[1 - victim].kill()
-            writers[1 - victim].join()
-        assert len(shared) == len(shared.copy()) or settled(shared)
+@pytest.mark.parametrize("scheme", ["anon", "file"])
+def test_a_short_soak(scheme: str, make_where: Any) -> None:
+    kills, writes = soak(1, make_where(scheme), seed=5)
+    assert kills > 2
+    assert writes > 100
 
 
 def test_full_is_told_and_nothing_is_lost(where: Any) -> None:

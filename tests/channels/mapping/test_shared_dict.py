@@ -575,3 +575,23 @@ def test_a_death_that_was_not_counted_is_seen_by_snapshots() -> None:
         assert shared._words[DICT_WRITES] == writes + 2
         assert shared._words[DICT_LIVE] == 1
         assert shared._words[DICT_ROOT] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_another_users_is_refused(make_where: Any) -> None:
+    where, before = make_where("shm"), os.umask(0)
+    try:
+        with SharedDict.create(where, mode=0o666):
+
+            def attach() -> str:
+                os.setuid(65534)
+                told = []
+                for trust in False, True:
+                    with pytest.raises(PermissionError) as caught:
+                        SharedDict.attach(where, trust_owner=trust)
+                    told.append(str(caught.value))
+                return " ".join(told)
+
+            assert str(in_child(attach)).count("pickles are code") == 2
+    finally:
+        os.umask(before)

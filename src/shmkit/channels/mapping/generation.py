@@ -16,18 +16,16 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shmkit.channels.mapping.keys import decode_key
-from shmkit.segment.words import DICT_ENTRY_HEAD
+from shmkit.segment.words import DICT_ENTRY_HEAD, DICT_SUMMED, SLOT_DELETED, SLOT_TAG
 
 if TYPE_CHECKING:
     import mmap
 
-__all__ = ["DELETED", "HEAD", "Broken", "Entry", "Generation", "hash_of", "room_of", "slot_word"]
+__all__ = ["HEAD", "Broken", "Entry", "Generation", "hash_of", "room_of", "slot_word"]
 
 HEAD: Final = struct.Struct(DICT_ENTRY_HEAD)
-DELETED: Final = 1
-_TAG_SHIFT: Final = 40
-_OFFSET: Final = (1 << _TAG_SHIFT) - 1
-_AFTER_CHECKSUM: Final = struct.Struct("<QIII")
+_OFFSET: Final = (1 << SLOT_TAG) - 1
+_SUMMED: Final = struct.Struct(DICT_SUMMED)
 
 
 class Broken(Exception):
@@ -68,7 +66,7 @@ def room_of(key: bytes, content: bytes) -> int:
 
 def slot_word(hashed: int, offset: int) -> int:
     """What a slot says of an entry at an offset in its generation."""
-    return hashed >> 8 << _TAG_SHIFT | offset >> 3
+    return hashed >> 8 << SLOT_TAG | offset >> 3
 
 
 class Generation:
@@ -127,9 +125,9 @@ class Generation:
             word = slots[at]
             if word == 0:
                 return at if free < 0 else free, None
-            if word == DELETED:
+            if word == SLOT_DELETED:
                 free = at if free < 0 else free
-            elif word >> _TAG_SHIFT == tag:
+            elif word >> SLOT_TAG == tag:
                 entry = self.entry(word)
                 # Another key with the same tag is rare: it may be this one, damaged.
                 is_it = self.key_of(entry) == key
@@ -180,7 +178,7 @@ class Generation:
 
     def words(self) -> list[tuple[int, int]]:
         """Each slot in use, and what it says; at one moment each."""
-        return [(at, word) for at, word in enumerate(self.slots.tolist()) if word > DELETED]
+        return [(at, word) for at, word in enumerate(self.slots.tolist()) if word > SLOT_DELETED]
 
     def entries(self, words: list[tuple[int, int]]) -> list[Entry]:
         """The entries that slots name, in the order in which they were written.
@@ -211,5 +209,5 @@ class Generation:
 
 def checksum(version: int, kind: int, rest: bytes | memoryview, key_size: int) -> int:
     """CRC-32 of an entry: of its key and value, and of what its head says of them."""
-    head = _AFTER_CHECKSUM.pack(version, key_size, len(rest) - key_size, kind)
+    head = _SUMMED.pack(version, key_size, len(rest) - key_size, kind)
     return zlib.crc32(rest, zlib.crc32(head))

@@ -15,7 +15,7 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 from shmkit.channels.handle import Handle, deadline_of, whole_number
-from shmkit.channels.mapping.generation import DELETED, Broken, Entry, Generation, hash_of
+from shmkit.channels.mapping.generation import Broken, Entry, Generation, hash_of
 from shmkit.channels.mapping.keys import Key, decode_key, encode_key
 from shmkit.channels.mapping.store import LIMIT, NOTHING, Store, fields_at
 from shmkit.channels.mapping.values import (
@@ -41,12 +41,14 @@ from shmkit.segment.words import (
     DICT_DEAD,
     DICT_KIND,
     DICT_LIVE,
+    DICT_MOST,
     DICT_ROOT,
     DICT_WRITES,
     GROWS,
     LEAST_DATA,
     PAGE,
     PINNED,
+    SLOT_DELETED,
     VERIFIED,
 )
 from shmkit.sync.threads import ThreadGuard
@@ -58,7 +60,6 @@ if TYPE_CHECKING:
 __all__ = ["DictStatistics", "SharedDict"]
 
 _TRIES: Final = 10  # of a look at everything beside writers, before it takes the lock
-_MOST: Final = (1 << 32) - 1  # bytes of a key, and of a value
 _MISSING: Final[Any] = object()
 
 
@@ -119,6 +120,7 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         self._may_sleep = False
 
     def _begin_in_child(self) -> None:
+        self._store.start_anew()
         self._writer.start_anew()
         self._begin()
 
@@ -441,10 +443,10 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         """Set a key if it has the version expected; 0: if it is not there."""
         self._check_open()
         spelled, (kind, content) = encode_key(key), encode_value(value)
-        if max(len(spelled), len(content)) > _MOST:
+        if max(len(spelled), len(content)) > DICT_MOST:
             raise ValueError(
                 f"the key takes {len(spelled)} bytes, and its value {len(content)}: a shared dict "
-                f"takes up to {_MOST} of each"
+                f"takes up to {DICT_MOST} of each"
             )
         return self._writer.alone(self._writer.put, spelled, kind, content, expected)
 
@@ -513,7 +515,7 @@ class SharedDict(Handle, MutableMapping[Key, Any]):
         for step in range(mask + 1):
             at = self._pop_at + step & mask
             word = slots[at]
-            if word > DELETED:
+            if word > SLOT_DELETED:
                 self._pop_at = at
                 try:
                     (entry,) = generation.entries([(at, word)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from shmkit.channels.mapping.generation import Generation
@@ -64,7 +65,13 @@ class Store:
         self._verified = bool(segment.header.flags & VERIFIED)
         self._map = segment.map
         self._now = _CLOSED
+        self.start_anew()
         self.current()
+
+    def start_anew(self) -> None:
+        """Hold nothing: at first, and in a forked child."""
+        # Not a descriptor that was closed meanwhile, and may be another file's.
+        self._mapping = threading.RLock()
 
     def current(self) -> Generation:
         """The generation that counts; an empty one, number NOTHING, if the store is closed.
@@ -121,8 +128,11 @@ class Store:
         )
         memory = self._map
         if sound and end > len(memory):
-            sound = end <= self.size()
-            memory = self._map_to(end) if sound else memory
+            with self._mapping:
+                if self.words is NO_WORDS:
+                    return _CLOSED
+                sound = end <= self.size()
+                memory = self._map_to(end) if sound else memory
         if sound:
             return Generation(memory, number, start, size, slots, verified=self._verified)
         if words is self.words and words[DICT_ROOT] == number:
@@ -140,7 +150,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of the memory: what is left is an empty generation, number NOTHING."""
-        self.words = NO_WORDS  # first: see `current`
+        with self._mapping:
+            self.words = NO_WORDS  # first: see `current`
         self._now, self._map = _CLOSED, _NO_MAP
 
     # -- the memory --------------------------------------------------------------------------------
@@ -214,8 +225,8 @@ class Store:
         """The error that says what is broken, and what helps."""
         where = str(self.segment.buffer.url)
         return CorruptSegment(
-            f"{self.segment.kind.noun} {where!r} is corrupt: {detail}; drop_damaged() removes the entries that are "
-            "broken, if that is all; else unlink it and create it anew",
+            f"{self.segment.kind.noun} {where!r} is corrupt: {detail}; drop_damaged() removes the "
+            "entries that are broken, if that is all; else unlink it and create it anew",
             where=where,
             detail=detail,
         )

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shmkit.channels.mapping.generation import (
-    DELETED,
     HEAD,
     Broken,
     Entry,
@@ -44,7 +43,10 @@ from shmkit.segment.words import (
     GROWS,
     PAGE,
     PINNED,
+    PINNED_END,
+    PINNED_FIRST,
     READERS_BELL,
+    SLOT_DELETED,
     STATE,
 )
 from shmkit.sync.eventcount import EventCount
@@ -61,7 +63,6 @@ __all__ = ["Writer", "pin_of", "slots_for"]
 T = TypeVar("T")
 _LEAST_SLOTS: Final = 64
 _SLICE: Final = 0.5  # seconds until a wait for the lock looks whether its handle was closed
-_PAGE_BITS: Final = (1 << 32) - 1
 _PER_SLOT: Final = 64  # bytes of a generation for each slot
 
 
@@ -257,7 +258,7 @@ class Writer:
     def _empty(self, generation: Generation, slot: int, old: Entry) -> None:
         words, version = self._words, self._next_version()
         words[DICT_UNSETTLED] = 1
-        generation.slots[slot] = DELETED  # step: dict.delete
+        generation.slots[slot] = SLOT_DELETED  # step: dict.delete
         words[DICT_WRITES] = version
         self._count(DICT_LIVE, -1)
         self._count(DICT_DEAD, _size(old))
@@ -321,7 +322,7 @@ class Writer:
         if damaged:
             self._words[DICT_UNSETTLED] = 1
             for slot in damaged:
-                generation.slots[slot] = DELETED
+                generation.slots[slot] = SLOT_DELETED
             self._settle()
             self._words[DICT_WRITES] = self._next_version()
             self._ring()
@@ -399,14 +400,14 @@ class Writer:
             pinned = words[line + PINNED]
             if pinned and lives():
                 # No further than the memory, whatever a peer has written there.
-                begin, end = pinned >> 32, pinned & _PAGE_BITS
+                begin, end = pinned >> PINNED_FIRST, pinned & PINNED_END
                 pins.append((begin * PAGE, min(end * PAGE, most + -most % PAGE)))
         return pins
 
 
 def pin_of(start: int, end: int) -> int:
     """What a participant writes to pin bytes of the memory."""
-    return start // PAGE << 32 | end // PAGE
+    return start // PAGE << PINNED_FIRST | end // PAGE
 
 
 def _size(entry: Entry) -> int:
