@@ -33,7 +33,7 @@ class Broken(Exception):
 
 
 class Entry(NamedTuple):
-    """One entry of the log: where it is, and what its head says."""
+    """One entry of the log: where it is, what its head says, and where its value is."""
 
     at: int
     version: int
@@ -41,16 +41,8 @@ class Entry(NamedTuple):
     value_size: int
     checksum: int
     kind: int
-
-    @property
-    def value_at(self) -> int:
-        """Where in the map its value begins."""
-        return self.at + HEAD.size + self.key_size
-
-    @property
-    def end(self) -> int:
-        """Where in the map it ends."""
-        return self.value_at + self.value_size
+    value_at: int
+    end: int
 
 
 def hash_of(key: bytes) -> int:
@@ -155,11 +147,15 @@ class Generation:
         at = self.start + ((word & _OFFSET) << 3)
         if not self.log <= at <= self.end - HEAD.size:
             raise Broken(f"a slot names byte {at - self.start} of {self.end - self.start}")
-        entry = Entry(at, *HEAD.unpack_from(self.memory, at))
+        version, key_size, value_size, total, kind = HEAD.unpack_from(self.memory, at)
+        value_at = at + HEAD.size + key_size
+        entry = Entry(
+            at, version, key_size, value_size, total, kind, value_at, value_at + value_size
+        )
         if entry.end > self.end:
             raise Broken(f"the entry at byte {at - self.start} is longer than the log")
-        if entry.version >> 63:
-            raise Broken(f"the entry at byte {at - self.start} has version {entry.version}")
+        if version >> 63:
+            raise Broken(f"the entry at byte {at - self.start} has version {version}")
         return entry
 
     def key_of(self, entry: Entry) -> bytes:
