@@ -125,7 +125,7 @@ def waiting_is_for_what_is_newer(writer: Latest, reader: Latest) -> None:
             writer.set(value(version))
         assert far.result(10) == (16, value(16))
     with pytest.raises(Empty):
-        reader.wait(timeout=-1)
+        reader.wait(reader.version, -1)
     bad: Any
     for bad, error in ((float("nan"), ValueError), (True, TypeError), ("1", TypeError)):
         with pytest.raises(error, match="timeout"):

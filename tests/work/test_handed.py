@@ -44,7 +44,7 @@ DEVELOPING = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "ignore::DeprecationWarnin
 
 
 def test_what_a_process_was_handed_warns_nowhere(start_method) -> None:
-    assert run_python(HANDED, start_method, env=DEVELOPING, timeout=60).stderr == ""
+    assert run_python(HANDED, start_method, env=DEVELOPING, timeout=120).stderr == ""
 
 
 LEFT = """

@@ -74,6 +74,7 @@ class Membership:
         self._process = this_process()
         self._on_last: Callable[[], None] = _nothing
         self._leaves = False  # `close` has begun, and perhaps was interrupted
+        self._left = -1  # the place it had then
         self._watch: Callable[[], None] | None = None
         self._finalizer: Any = None
 
@@ -236,7 +237,8 @@ class Membership:
     def is_another_inside(self, lock: int) -> bool:
         """Whether another participant, alive or dead, says that it is inside a lock."""
         table = self.participants
-        own, first = table.own, table.at(0) + PHASES + LOCK_WORDS * lock
+        own = table.own if table.own >= 0 else self._left
+        first = table.at(0) + PHASES + LOCK_WORDS * lock
         phases = table.words[first : table.at(table.count) : LINE_WORDS].tolist()
         return any(phase == INSIDE and place != own for place, phase in enumerate(phases))
 
@@ -292,7 +294,7 @@ class Membership:
         leaving = table.enter_door()
         try:
             if table.own >= 0:
-                self._leaves = self._process == this_process()
+                self._leaves, self._left = self._process == this_process(), table.own
                 unlocks = presence.unlocks(PARTICIPANT_BYTE + table.own)
                 # Before the byte: roles in a place without a lock tell of a death.
                 table.words[self.line() + ROLES] = 0  # step: member.roles

@@ -39,6 +39,7 @@ MOST: Final = int(posix_ipc.SEMAPHORE_VALUE_MAX)
 pthread_sigmask: Final = importlib.import_module("_signal").pthread_sigmask
 _SIGNALS: Final = signal.valid_signals() - {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL}
 _FOLDER: Final = "/dev/shm"
+_DEAF: Final = 0.05  # seconds of a wait with signals held back, at most
 _POLL: Final = 0.001  # seconds between tries where the system has no timed wait
 _FORMAT: Final = int.from_bytes(b"by name\0", "little")
 
@@ -109,6 +110,7 @@ class NamedSemaphore:
         return map(self._has_failed, (seconds,)) if seconds > 0 else map(self._mapped.acquire, (0,))
 
     def _has_failed(self, seconds: float) -> bool:
+        seconds = min(seconds, _DEAF)
         mapped = self._mapped  # kept while a thread waits, also after a close() by another
         taken = False
         held_back = pthread_sigmask(SIG_BLOCK, ())

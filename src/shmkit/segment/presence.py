@@ -47,6 +47,7 @@ else:
     _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, len, pid
     _GETLK, _SETLK = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
 
+_FCNTL: Final = fcntl.fcntl
 _POLL: Final = 0.0005  # seconds
 # O_NONBLOCK: the program may have closed the descriptor, and a pipe may have its number.
 _REOPENED: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
@@ -100,8 +101,12 @@ class Presence:
         with _FORKING:  # no other thread forks between these steps
             self._url = buffer.url
             self._fd = buffer.descriptor()
-            self._identity = identity_of(os.fstat(self._fd))
-            self._closer = self._closes(self._fd)
+            try:
+                self._identity = identity_of(os.fstat(self._fd))
+                self._closer = self._closes(self._fd)
+            except BaseException:
+                os.close(self._fd)  # a signal handler raised: nothing else closes it
+                raise
         self._now = [self._fd]  # for `unlocks`, which goes on in a forked child
         self._held: set[int] = set()
         self._after_fork: weakref.WeakMethod[Callable[[], None]] | None = None
@@ -155,7 +160,7 @@ class Presence:
         iterator that is written in C (core.py says more).
         """
         fds: Iterator[int] = map(self._now.__getitem__, repeat(0))
-        unlock = map(fcntl.fcntl, fds, repeat(_SETLK), repeat(_flock(fcntl.F_UNLCK, byte)))
+        unlock = map(_FCNTL, fds, repeat(_SETLK), repeat(_flock(fcntl.F_UNLCK, byte)))
         return zip(unlock, map(self._held.discard, repeat(byte)), strict=False)
 
     def try_door(self, patience: float, where: str) -> None:

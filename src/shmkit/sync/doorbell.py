@@ -6,7 +6,7 @@ It is a flag in shared memory, "a participant may be asleep", and a semaphore:
 
 Without the two fences (segment/fences.py) each could miss the other. A token of the semaphore says
 "look again" and nothing else. So a token too many costs a look, and a lost one (by a kill between
-`flag = 0` and `post`) costs the rest of a slice: sleeps last 50 ms at most.
+`flag = 0` and `post`) costs the rest of a slice: sleeps last half a second at most.
 The steps are in core.py; `tests/model/bell.pml` is this protocol, for Spin.
 """
 

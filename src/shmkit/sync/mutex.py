@@ -146,7 +146,7 @@ class Mutex(MutexCore):
     def _stand(self) -> memoryview[int]:
         """Have this participant's words at the lock."""
         at = self._membership.line() + PHASES + LOCK_WORDS * self._index
-        self._place = place = self._words[at : at + LOCK_WORDS]
+        place = self._words[at : at + LOCK_WORDS]
         phases, flags = repeat(PHASE), repeat(0)
         self.gives = zip(
             map(self._flag.__setitem__, flags, repeat(self._flag_value)),
@@ -155,6 +155,7 @@ class Mutex(MutexCore):
             map(place.__setitem__, phases, repeat(IDLE)),
             strict=False,
         )
+        self._place = place  # last: an interrupted call is done again
         return place
 
     def _wait(self, timeout: float | None) -> Acquired:

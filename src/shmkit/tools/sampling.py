@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "Sampler"]
 
-_SCAN: Final = 10.0  # seconds from one look at all processes to the next
+_SCAN: Final = 15.0  # seconds from one look at all processes to the next
 _FRAMES: Final = 16  # of a ring that are looked at, for how large they are
 _PIDS: Final = 32  # of a segment whose CPU time is added up
 _MEGABYTE: Final = 1e6

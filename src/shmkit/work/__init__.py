@@ -6,6 +6,7 @@
     backlog.py      which calls are in the ring, and which wait
     calls.py        which worker has which call
     supervisor.py   the processes: started, watched, replaced
+    template.py     a process without threads, from which they are forked later
     worker.py       what each of them does
     future.py       the future of a call
 

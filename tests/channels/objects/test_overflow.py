@@ -161,10 +161,20 @@ def test_threads_of_one_handle_have_regions_of_their_own(where: Any) -> None:
 
 
 def test_a_forked_child_has_locks_of_its_own(where: Any) -> None:
-    """With the parent's descriptor, the kernel would give both the same region."""
+    """With the parent's it took the same region, or waited for a thread that it does not have."""
     queue: Queue[Any] = Queue(where=where, capacity=4096)
     overflow = queue._ring._overflow
+    forked, inside = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with overflow._own._guard:
+            inside.set()
+            forked.wait(TIMEOUT)
+
+    thread = threading.Thread(target=hold)
     with overflow.sending(LARGE) as label:
+        thread.start()
+        assert inside.wait(TIMEOUT)
 
         def child() -> bool:
             queue.put("c" * 200_000)
@@ -172,6 +182,8 @@ def test_a_forked_child_has_locks_of_its_own(where: Any) -> None:
             return other.start > label.span[1]
 
         assert in_child(child)
+        forked.set()
+        thread.join(TIMEOUT)
     assert queue.get(timeout=0) == "c" * 200_000
     assert stored(queue._ring) == []
     queue.unlink()

@@ -554,7 +554,7 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda _: Queue(participants=0), ValueError, "participants=0"),
     (lambda _: Queue(participants="x"), TypeError, "participants='x': it is a number of handles"),  # type: ignore[arg-type]
     (lambda _: Queue(where="n", mode="rw"), TypeError, "mode='rw'.*0o600"),  # type: ignore[arg-type]
-    (lambda _: Queue(where=5), TypeError, "'where' must be None, a str or a path object, not int"),  # type: ignore[arg-type]
+    (lambda _: Queue(where=5), TypeError, "where=5 is no place"),  # type: ignore[arg-type]
     (lambda _: Queue(where="a/b"), ValueError, "for a file use 'file:PATH'"),
     (lambda _: Queue(where="file:/nowhere/q"), FileNotFoundError, "/nowhere/q"),
     (lambda _: Queue.attach("nothing"), FileNotFoundError, "nothing"),

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from rich.console import Console
+from textual.coordinate import Coordinate
 from textual.widgets import DataTable, Input, Static
 from typer.testing import CliRunner
 
 import shmkit
 from shmkit.tools.cli._app import app
-from shmkit.tools.cli.rows import COLUMNS, cells, in_order
+from shmkit.tools.cli.rows import COLUMNS, cells, in_order, line, titles
 from shmkit.tools.cli.screen import Top
 from shmkit.tools.sampling import Row, Sampler
 
@@ -83,7 +83,11 @@ def drive(act: Callable[[Top, Any], Awaitable[None]], *rows: Row, width: int = 8
 def names(screen: Top) -> list[str]:
     """The names in the table, from above."""
     table = screen.screen_stack[0].query_one(DataTable)
-    return [str(key.value) for key in table.rows]
+    assert table.row_count == len(screen._shown)
+    for place, each in enumerate(screen._shown):
+        name = str(table.get_cell_at(Coordinate(place, 0))).split()[0]
+        assert name.lstrip("…") in each.where
+    return [each.where for each in screen._shown]
 
 
 def test_a_ring_is_sampled(unique_name) -> None:
@@ -111,13 +115,21 @@ def test_a_ring_is_sampled(unique_name) -> None:
 
 
 def test_a_row_fits_into_80_columns() -> None:
-    assert sum(column.width + 1 for column in COLUMNS) <= 80
-    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     for cell, column in zip(cells(BUSY), COLUMNS, strict=True):
-        console.print(cell, end="")
-        text = console.export_text().strip()
-        assert len(text) <= column.width, text
-    console.file.close()
+        assert len(cell) <= column.width, cell
+    width = COLUMNS[0].width
+    assert len(line(BUSY, width)) == len(titles(width, "MB/s", turned=True)) <= 79
+    assert str(line(BUSY, width)).split() == (
+        ["busy", "ring", "123k", "789", "████▌", "▁▅█", "12", "98.8k", "3", "199"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (999.6, "1.0k"), (1234, "1.2k"), (99_960, "100k"), (5e6, "5.0M")],
+)
+def test_numbers_are_short(number, text) -> None:
+    assert str(cells(row("shm:x", rate=float(number)))[2]) == text
 
 
 def test_a_long_name_keeps_its_end() -> None:
@@ -170,6 +182,26 @@ def test_enter_opens_one_and_escape_goes_back(unique_name) -> None:
             assert names(screen) == [f"shm:{unique_name}"]
 
         drive(act, row(f"shm:{unique_name}"))
+
+
+def test_what_changes_is_shown_and_what_goes_is_not() -> None:
+    async def act(screen: Top, pilot: Any) -> None:
+        given: Any = screen._sampler
+        given.rows = [row("shm:busy", megabytes=1.0), row("shm:new", megabytes=2.0, lost=7)]
+        screen._look()
+        assert names(screen) == ["shm:new", "shm:busy"]
+        table = screen.query_one(DataTable)
+        lines = [str(table.get_row_at(place)[0]).split() for place in range(2)]
+        assert lines == [
+            ["new", "ring", "0", "2.00", "▁", "7", "0"],
+            ["busy", "ring", "0", "1.00", "▁", "0"],
+        ]
+        given.rows = []
+        screen._look()
+        assert names(screen) == []
+        await pilot.press("enter")
+
+    drive(act, BUSY, row("shm:other"))
 
 
 def test_the_mark_stays_on_its_segment() -> None:

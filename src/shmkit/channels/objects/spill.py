@@ -22,7 +22,7 @@ from struct import Struct
 from typing import Final
 
 from shmkit.memory.backends.base import Identity, identity_of
-from shmkit.memory.identity import close_if, open_flags
+from shmkit.memory.identity import close_if, is_own, open_flags
 from shmkit.memory.mappers import is_somewhere
 from shmkit.memory.url import Url
 from shmkit.segment.words import PAGE, SPILL_HEAD, SPILL_MAGIC, SPILL_URL
@@ -193,7 +193,7 @@ def _is_orphan(head: bytes) -> bool:
 
 def _is_ours(status: os.stat_result) -> bool:
     """Whether it is a file of this user."""
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    return stat.S_ISREG(status.st_mode) and is_own(status)
 
 
 def _leads_to(path: str, identity: Identity) -> bool:

@@ -306,7 +306,12 @@ class Content(Handle):
 
 def _assign(whole: memoryview, key: SupportsIndex | slice, value: Any) -> None:
     if not isinstance(key, slice):
-        whole[number_of(key, "index")] = byte_of(value)
+        try:
+            whole[operator.index(key)] = operator.index(value)
+        except (TypeError, ValueError):
+            number_of(key, "index")
+            byte_of(value)  # these say what is wrong, if it is one of them
+            raise
         return
     target, source = whole[key], as_bytes(value)
     if len(target) != len(source):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rich.bar import Bar
 from rich.text import Text
 
 from shmkit.tools.cli import output
@@ -12,13 +11,12 @@ from shmkit.tools.cli import output
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from rich.console import RenderableType
-
     from shmkit.tools.sampling import Row
 
-__all__ = ["COLUMNS", "Column", "cells", "in_order"]
+__all__ = ["COLUMNS", "Column", "cells", "in_order", "line", "titles"]
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
+_BARS: Final = " ▏▎▍▌▋▊▉█"
 _SHORT: Final = {
     "joinable queue": "queue",
     "object ring": "objects",
@@ -70,7 +68,7 @@ def in_order(rows: Iterable[Row], title: str, *, turned: bool = False) -> list[R
     return sorted(by_name, key=column.key, reverse=is_down is not turned)
 
 
-def cells(row: Row, width: int = COLUMNS[0].width) -> list[RenderableType]:
+def cells(row: Row, width: int = COLUMNS[0].width) -> list[Text]:
     """The cells of a row; the name takes as many characters as it is given."""
     name = output.printable(row.where.removeprefix("shm:"))
     if len(name) > width:  # the end of a name or path tells more
@@ -79,16 +77,45 @@ def cells(row: Row, width: int = COLUMNS[0].width) -> list[RenderableType]:
     about = "" if row.rate_is_exact else "~"
     return [
         Text(name, colour),
-        _SHORT.get(row.kind, row.kind)[:7],
-        "" if row.rate is None else about + _few(row.rate),
-        "" if row.megabytes is None else _decimal(row.megabytes),
-        "" if row.depth is None else Bar(1, 0, row.depth, width=6, color=_fullness(row.depth)),
-        "".join(_BLOCKS[min(7, int(share * 8))] for share in row.history[-8:]),
-        _shown(row.waits),
+        Text(_SHORT.get(row.kind, row.kind)[:7]),
+        Text("" if row.rate is None else about + _few(row.rate)),
+        Text("" if row.megabytes is None else _decimal(row.megabytes)),
+        Text() if row.depth is None else Text(_bar(row.depth, 6), _fullness(row.depth)),
+        Text("".join(_BLOCKS[min(7, int(share * 8))] for share in row.history[-8:])),
+        Text(_shown(row.waits)),
         Text(_shown(row.lost), "yellow"),
         Text(_shown(row.dead), "red"),
-        "" if row.cpu is None else f"{row.cpu:.0f}",
+        Text("" if row.cpu is None else f"{row.cpu:.0f}"),
     ]
+
+
+def line(row: Row, width: int) -> Text:
+    """A row as one text of fixed width: it is drawn in a tenth of the time of its cells."""
+    made = Text(no_wrap=True, end="")
+    for column, cell in zip(COLUMNS, cells(row, width), strict=True):
+        room = width if column is COLUMNS[0] else column.width
+        cell.align("right" if column.is_number else "left", room)
+        made.append_text(cell).append(" ")
+    return made
+
+
+def titles(width: int, marked: str, *, turned: bool) -> Text:
+    """What stands above the lines; the column that they are sorted by is marked."""
+    made = Text(no_wrap=True, end="")
+    for column in COLUMNS:
+        room = width if column is COLUMNS[0] else column.width
+        mark = "" if column.title != marked else "▴" if turned else "▾"
+        cell = Text(column.title + mark, "bold")
+        # The mark of a column of numbers stands in the gap behind it.
+        room += bool(mark) and column.is_number
+        cell.align("right" if column.is_number else "left", room)
+        made.append_text(cell).append("" if mark and column.is_number else " ")
+    return made
+
+
+def _bar(share: float, width: int) -> str:
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + _BARS[eighths % 8].strip()
 
 
 def _shown(count: int) -> str:
@@ -103,7 +130,7 @@ def _few(number: float) -> str:
     """A number in at most 5 characters: "0", "999", "12.3k", "4.0M"."""
     for unit in ("", "k", "M", "G"):
         if number < 999.5:
-            return f"{number:.0f}" if not unit or number >= 100 else f"{number:.1f}{unit}"
+            return f"{number:.1f}{unit}" if unit and number < 99.95 else f"{number:.0f}{unit}"
         number /= 1000
     return f"{number:.0f}T"
 

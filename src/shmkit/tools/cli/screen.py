@@ -11,17 +11,16 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.coordinate import Coordinate
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from shmkit.tools import inspection
 from shmkit.tools.cli.inspect import print_inspection
 from shmkit.tools.cli.output import printable
-from shmkit.tools.cli.rows import COLUMNS, Column, cells, in_order
+from shmkit.tools.cli.rows import COLUMNS, in_order, line, titles
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from shmkit.tools.sampling import Row, Sampler
 
 __all__ = ["Top"]
@@ -100,6 +99,8 @@ class Top(App[None]):
         super().__init__()
         self._sampler, self._interval = sampler, interval
         self._rows: list[Row] = []
+        self._shown: list[Row] = []  # in the order of the table
+        self._lines: list[Text] = []  # what it shows
         self._sorted, self._turned = "MB/s", False
         self._paused, self._filter = False, ""
 
@@ -122,7 +123,7 @@ class Top(App[None]):
     def on_mount(self) -> None:
         """Begin to look."""
         self._table.focus()
-        self._add_columns()
+        self._add_column()
         self._look()
         self.set_interval(self._interval, self._look)
 
@@ -131,21 +132,17 @@ class Top(App[None]):
         if self._table.columns:
             self._rebuild()
 
-    def _add_columns(self) -> None:
-        table = self._table
+    def _add_column(self) -> None:
+        """One column for all: a cell for each number would take ten times as long to draw."""
+        table, width = self._table, self._name_width()
         table.clear(columns=True)
-        for column in COLUMNS:
-            mark = "" if column.title != self._sorted else "▴" if self._turned else "▾"
-            width = self._name_width() if column is COLUMNS[0] else column.width
-            title = column.title + mark
-            shown = Text(title + " " * (len(title) <= width))
-            shown.justify = "right" if column.is_number else "left"
-            table.add_column(shown, width=width + 1, key=column.title)
+        self._lines = []
+        table.add_column(titles(width, self._sorted, turned=self._turned), width=width + _REST)
 
     def _rebuild(self) -> None:
         """Show it with other columns."""
         marked = self._marked()
-        self._add_columns()
+        self._add_column()
         self._show(marked)
 
     def _name_width(self) -> int:
@@ -162,13 +159,26 @@ class Top(App[None]):
         wanted = self._filter.lower()
         rows = [row for row in self._rows if wanted in f"{row.where} {row.kind}".lower()]
         rows = in_order(rows, self._sorted, turned=self._turned)
-        table.clear()
-        for row in rows:
-            shown = zip(COLUMNS, cells(row, self._name_width()), strict=True)
-            table.add_row(*(_aligned(column, cell) for column, cell in shown), key=row.where)
+        self._fill(table, rows)
         places = {row.where: place for place, row in enumerate(rows)}
-        table.move_cursor(row=places.get(marked, 0), animate=False)
+        place = places.get(marked, 0)
+        if place != table.cursor_row:
+            table.move_cursor(row=place, animate=False)
         self._show_line(rows)
+
+    def _fill(self, table: DataTable[object], rows: list[Row]) -> None:
+        """Have the table show these rows; what is shown already is not drawn again."""
+        width = self._name_width()
+        lines = [line(row, width) for row in rows]
+        if len(lines) != table.row_count:
+            table.clear()
+            self._lines = []
+        for place, shown in enumerate(lines):
+            if place >= len(self._lines):
+                table.add_row(shown)
+            elif shown != self._lines[place]:
+                table.update_cell_at(Coordinate(place, 0), shown)
+        self._lines, self._shown = lines, rows
 
     def _show_line(self, rows: list[Row]) -> None:
         total = sum(row.megabytes or 0 for row in rows)
@@ -183,10 +193,8 @@ class Top(App[None]):
 
     def _marked(self) -> str:
         """Where the segment under the cursor is."""
-        table = self._table
-        if not table.row_count:
-            return ""
-        return str(table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value)
+        place = self._table.cursor_row
+        return self._shown[place].where if place < len(self._shown) else ""
 
     # -- keys --------------------------------------------------------------------------------------
 
@@ -232,12 +240,4 @@ class Top(App[None]):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Open the segment under the cursor."""
-        self.push_screen(Opened(str(event.row_key.value)))
-
-
-def _aligned(column: Column, cell: RenderableType) -> RenderableType:
-    if not column.is_number:
-        return cell
-    text = cell if isinstance(cell, Text) else Text(str(cell))
-    text.justify = "right"
-    return text.append(" ")
+        self.push_screen(Opened(self._shown[event.cursor_row].where))

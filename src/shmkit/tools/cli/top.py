@@ -61,10 +61,9 @@ def processes_cpu() -> Callable[[int], float | None]:
 
     def cpu(pid: int) -> float | None:
         try:
-            process = known.get(pid)
-            if process is None or not process.is_running():
-                process = known[pid] = psutil.Process(pid)
-            return float(process.cpu_percent(None))
+            if pid not in known:
+                known[pid] = psutil.Process(pid)
+            return float(known[pid].cpu_percent(None))
         except psutil.Error:
             known.pop(pid, None)
             return None

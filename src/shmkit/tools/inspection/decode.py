@@ -292,6 +292,7 @@ def decode(
     name: str = "",
     frames: int | None = _FRAMES,
     count: int = MOST_FRAMES,
+    header: bool = True,
 ) -> Inspection:
     """Decode what is in a file, whatever it is.
 
@@ -303,6 +304,7 @@ def decode(
         name: its name in /dev/shm, which tells of files without a header whose they are.
         frames: how many frames to show; None: not even to count them.
         count: how many frames to count at most.
+        header: whether to tell the fields of the header, one by one.
 
     Raises:
         OSError: it cannot be read.
@@ -325,7 +327,7 @@ def decode(
     )
     page = raw.read(0, PAGE)
     if page[: len(MAGIC)] == MAGIC:
-        found = _Decoder(raw, segment, page, frames, count).inspect()
+        found = _Decoder(raw, segment, page, frames, count, header).inspect()
     else:
         found = Inspection(_without_header(raw, segment, page, name))
     return replace(found, segment=_judged(found.segment, holders))
@@ -387,6 +389,7 @@ class _Decoder:
     page: bytes
     frames: int | None
     count: int
+    header: bool
     wrong: list[str] = field(default_factory=list)
 
     def inspect(self) -> Inspection:
@@ -406,7 +409,7 @@ class _Decoder:
             used=max(created, self.segment.used) if created < time.time() else self.segment.used,
             state=_STATES.get(fixed["state"], f"impossible ({fixed['state']})"),
         )
-        found = Inspection(self.segment, header=_fields(kind, page))
+        found = Inspection(self.segment, header=_fields(kind, page) if self.header else ())
         if not self._is_sound(kind, fixed):
             return self._done(replace(found, segment=self._told(sound=False)))
         assert kind is not None

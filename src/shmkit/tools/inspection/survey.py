@@ -43,7 +43,8 @@ def survey(
         count: how many frames to count of each at most.
 
     Returns:
-        The inspections, in the order of their names; what may not be read is left out.
+        The inspections, in the order of their names, without the fields of their headers; what may
+        not be read is left out.
 
     Raises:
         OSError: one of the paths cannot be read.
@@ -134,7 +135,9 @@ def _look(
     """What is there; None if it is gone, not to be read, or no file."""
     try:
         with Raw(path, follow=path.startswith("/proc/")) as raw:
-            return decode(raw, where, path, holders, name=name, frames=frames, count=count)
+            return decode(
+                raw, where, path, holders, name=name, frames=frames, count=count, header=False
+            )
     except (FileNotFoundError, PermissionError, NotAFile):
         return None
     except OSError as error:
