@@ -104,7 +104,7 @@ def measure(
     names = list(makers)
     for column in COLUMNS:
         for number in range(rounds):
-            turn = number % len(names)
+            turn = number % max(1, len(names))
             for name in names[turn:] + names[:turn]:
                 if (name, column) in failures:
                     continue
