@@ -4,7 +4,8 @@ A map of the floors. A module imports from its own floor and from the floors bel
 
     tools      for people: the command line, a demo, help for tests
     work       functions that run elsewhere: once, ProcessPoolExecutor
-    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue, wait
+    channels   messages through memory: Ring, Broadcast, Latest, Queue, JoinableQueue, wait;
+               and SharedDict
     sync       processes that wait for each other: Lock, Semaphore, Event
     core       the hot steps of rings and locks, in one module
     segment    state that processes share: SharedArray, and what channels and locks are made of
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shmkit.channels.fanout import Broadcast as Broadcast
     from shmkit.channels.fanout import Latest as Latest
+    from shmkit.channels.mapping import SharedDict as SharedDict
     from shmkit.channels.objects.queue import JoinableQueue as JoinableQueue
     from shmkit.channels.objects.queue import Queue as Queue
     from shmkit.channels.ring import Ring as Ring
@@ -74,6 +76,7 @@ _HOME = {
     "Semaphore": "shmkit.sync.semaphore",
     "SharedArray": "shmkit.segment.array",
     "SharedBuffer": "shmkit.memory.buffer",
+    "SharedDict": "shmkit.channels.mapping",
     "SharedMemory": "shmkit.memory.shared_memory",
     "ShmkitError": "shmkit.errors",
     "ShutDown": "shmkit.errors",
@@ -105,6 +108,7 @@ __all__ = [
     "Semaphore",
     "SharedArray",
     "SharedBuffer",
+    "SharedDict",
     "SharedMemory",
     "ShmkitError",
     "ShutDown",

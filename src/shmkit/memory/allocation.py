@@ -87,7 +87,7 @@ def reserve(fd: int, size: int, url: Url, *, start: int = 0) -> None:
         raise _no_room(wanted, url, _free_space(fd), "its filesystem") from error
 
 
-def fill_holes(fd: int, size: int, url: Url) -> None:
+def fill_holes(fd: int, size: int, url: Url, *, start: int = 0) -> None:
     """Take the room that a file lacks: a copy has holes where the original had room but no bytes.
 
     Neither bytes nor size change. No other process should write meanwhile: where a filesystem
@@ -95,8 +95,9 @@ def fill_holes(fd: int, size: int, url: Url) -> None:
 
     Args:
         fd: descriptor, open for writing.
-        size: bytes of the file that are to be written through a map.
+        size: byte behind the last that is to be written through a map.
         url: where it is.
+        start: the first such byte.
 
     Raises:
         OSError: ENOSPC: there is no room; the file stays as it is.
@@ -107,10 +108,10 @@ def fill_holes(fd: int, size: int, url: Url) -> None:
     if is_whole or not hasattr(os, "posix_fallocate"):
         return
     try:
-        os.posix_fallocate(fd, 0, size)
+        os.posix_fallocate(fd, start, size - start)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise _no_room(size, url, _free_space(fd), "its filesystem") from error
+            raise _no_room(size - start, url, _free_space(fd), "its filesystem") from error
         if error.errno not in _CANNOT_RESERVE:
             raise
 

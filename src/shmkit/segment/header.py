@@ -19,6 +19,7 @@ from shmkit.segment.words import (
     CALLS_KIND,
     CHECKSUM,
     CHECKSUM_AT,
+    DICT_KIND,
     EVENT_KIND,
     FIXED,
     FIXED_AT,
@@ -67,6 +68,7 @@ _USED_BY: Final = {
     SEMAPHORE_KIND.number: "Semaphore.attach",
     ONCE_KIND.number: "once(name, build)",
     ARRAY_KIND.number: "SharedArray.attach",
+    DICT_KIND.number: "SharedDict.attach",
 }
 
 

@@ -32,6 +32,7 @@ from shmkit.segment.membership import Membership
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.words import (
     CALLS_KIND,
+    DICT_KIND,
     JOINABLE_QUEUE_KIND,
     KEPT,
     LEAST_DATA,
@@ -61,7 +62,14 @@ CONTROL_PARTICIPANTS: Final = 120
 _SCHEMES: Final = ("anon:", "shm:", "file:")
 _WITH_PICKLES: Final = {
     kind.number
-    for kind in (OBJECT_RING_KIND, QUEUE_KIND, JOINABLE_QUEUE_KIND, CALLS_KIND, RESULTS_KIND)
+    for kind in (
+        OBJECT_RING_KIND,
+        QUEUE_KIND,
+        JOINABLE_QUEUE_KIND,
+        CALLS_KIND,
+        RESULTS_KIND,
+        DICT_KIND,
+    )
 }
 
 

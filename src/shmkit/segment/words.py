@@ -184,6 +184,34 @@ LATEST: Final = _table(
     """,
 )
 
+DICT: Final = _table(
+    "SharedDict",
+    """
+    0x080  u64     root          writer, with the lock         number of the generation that counts; a write of it switches
+    0x088  u64     writes        writer, with the lock         committed writes; the number of the last
+    0x090  u64     live          writer, with the lock         entries that are there
+    0x098  u64     dead          writer, with the lock         bytes of entries that were replaced or deleted
+    0x0a0  u64     used          writer, with the lock         slots that are not empty
+    0x0a8  u64     compactions   writer, with the lock         how often a generation followed another
+    0x0b0  u64     unsettled     writer, with the lock         1 while a write goes on: what it was to count is counted anew
+    0x180  16 u64  generations   writer, with the lock         of each of the last four, at its number modulo 4: start, size, slots, tail
+    0x280  u64     readers_bell  waiters set, writer clears    a waiter may be asleep
+    0x288  u64     readers_rung  writer, with the lock         how often the bell was rung
+    """,
+)
+
+DICT_ENTRY: Final = _table(
+    "An entry of a SharedDict, at a multiple of 8 in its generation",
+    """
+    0x000  u64    version     writer, with the lock  number of the write that made it
+    0x008  u32    key_size    writer, with the lock  bytes of the key
+    0x00c  u32    value_size  writer, with the lock  bytes of the value
+    0x010  u32    checksum    writer, with the lock  CRC-32 of the rest
+    0x014  u32    kind        writer, with the lock  of the value: 0 pickle, 1 bytes, 2 str, 3 int, 4 float, 5 array
+    0x018  bytes  key         writer, with the lock  a letter for its type, and the key; the value follows
+    """,
+)
+
 EVENT: Final = _table(
     "Event",
     """
@@ -241,6 +269,7 @@ PARTICIPANT: Final = _table(
     0x018  u64    roles     the participant  bit 0: puts or writes; bit 1: gets
     0x020  6 u64  phases    the participant  for each of two locks: phase, ticks, entries
     0x050  u64    tokens    with the lock    of a semaphore: low half, tokens it holds; high half, tokens it made
+    0x070  u64    pinned    the participant  of a SharedDict: the pages it has views of: first << 32 | last + 1; 0: none
     """,
 )
 
@@ -314,6 +343,8 @@ TABLES: Final = (
     QUEUE,
     BROADCAST,
     LATEST,
+    DICT,
+    DICT_ENTRY,
     EVENT,
     SEMAPHORE,
     ONCE,
@@ -363,6 +394,7 @@ EVENT_KIND: Final = Kind(17, "event", (("data", 0),), control=True)
 SEMAPHORE_KIND: Final = Kind(18, "semaphore", (("data", 0), ("put", 1)), ("put",), control=True)
 ONCE_KIND: Final = Kind(32, "once", (("put", 1),), ("put",), control=True)
 ARRAY_KIND: Final = Kind(0x41, "shared array")
+DICT_KIND: Final = Kind(0x42, "shared dict", (*_BELLS, ("put", 1)), ("put",))
 
 KINDS: Final = {
     kind.number: kind
@@ -380,6 +412,7 @@ KINDS: Final = {
         SEMAPHORE_KIND,
         ONCE_KIND,
         ARRAY_KIND,
+        DICT_KIND,
     )
 }
 
@@ -448,6 +481,24 @@ LATEST_VERSION: Final = LATEST.word("version")
 LATEST_SIZE: Final = LATEST.word("size")
 LATEST_LENGTHS: Final = LATEST.word("lengths")
 
+DICT_ROOT: Final = DICT.word("root")
+DICT_WRITES: Final = DICT.word("writes")
+DICT_LIVE: Final = DICT.word("live")
+DICT_DEAD: Final = DICT.word("dead")
+DICT_USED: Final = DICT.word("used")
+DICT_COMPACTIONS: Final = DICT.word("compactions")
+DICT_UNSETTLED: Final = DICT.word("unsettled")
+DICT_GENERATIONS: Final = DICT.word("generations")
+DICT_MOST: Final = (1 << 32) - 1  # bytes of a key, and of a value
+DICT_SUMMED: Final = "<QIII"  # version, key size, value size, kind: summed before key and value
+SLOT_TAG: Final = 40  # bits of a slot below its tag: an eighth of the entry's offset
+SLOT_DELETED: Final = 1
+GENERATION_WORDS: Final = 4
+GENERATIONS: Final = 4
+DICT_ENTRY_HEAD: Final = DICT_ENTRY.format("version", "kind")
+GROWS: Final = 1  # flags of a dict
+VERIFIED: Final = 2  # a read compares the checksum
+
 EVENT_SET: Final = EVENT.word("is_set")
 EVENT_MARK: Final = EVENT.word("mark")
 EVENT_BELL: Final = EVENT.word("bell")
@@ -486,6 +537,9 @@ PHASES: Final = PARTICIPANT.word("phases")  # LOCK_WORDS for each of LOCKS locks
 TOKENS: Final = PARTICIPANT.word("tokens")
 TOKENS_HELD: Final = (1 << 32) - 1  # what of the word is those it holds
 TOKENS_MADE: Final = 32  # bits by which those it made are shifted
+PINNED: Final = PARTICIPANT.word("pinned")
+PINNED_FIRST: Final = 32  # bits by which the first page is shifted
+PINNED_END: Final = (1 << 32) - 1  # what of the word is the page behind the last
 LOCKS: Final = 2
 LOCK_WORDS: Final = 3
 PHASE: Final = 0  # index among the words of one lock

@@ -117,6 +117,11 @@ def test_what_lives_in_a_segment_is_told(unique_name) -> None:
         latest.set(b"1")
         segment = look_at(name).segment
         assert (segment.kind, segment.passed, segment.passed_unit) == ("latest", 1, "values")
+    with shmkit.SharedDict.create(name := unique_name()) as shared:
+        shared.update(a=1, b=2)
+        segment = look_at(name).segment
+        assert (segment.kind, segment.says) == ("shared dict", "2 entries")
+        assert (segment.passed, segment.passed_unit) == (2, "writes")
     with shmkit.SharedBuffer.create(name := unique_name(), size=10):
         segment = look_at(name).segment
         assert (segment.kind, segment.ours, segment.size) == ("bytes", False, 10)

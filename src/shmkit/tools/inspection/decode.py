@@ -210,7 +210,7 @@ class Segment:
         capacity: bytes or objects there may be; None if there is no limit.
         unit: of depth and capacity: "bytes", "objects", "count"; "" if there is no depth.
         passed: how much was put since creation; only grows.
-        passed_unit: "bytes", "objects" or "values".
+        passed_unit: "bytes", "objects", "values" or "writes".
         lost: frames that a full ring dropped.
         waiting: threads that sleep there; None if it is not told.
         dead: participants that died without leaving.
@@ -546,6 +546,9 @@ class _Decoder:
         if kind is layouts.LATEST_KIND:
             changes = {"passed": word[layouts.LATEST_VERSION], "passed_unit": "values"}
             changes["says"] = f"version {word[layouts.LATEST_VERSION]}"
+        elif kind is layouts.DICT_KIND:
+            changes = {"passed": word[layouts.DICT_WRITES], "passed_unit": "writes"}
+            changes["says"] = f"{word[layouts.DICT_LIVE]} entries"
         elif kind is layouts.EVENT_KIND:
             changes = {"says": "set" if word[layouts.EVENT_SET] else "clear"}
         elif kind is layouts.SEMAPHORE_KIND and found.semaphores:
