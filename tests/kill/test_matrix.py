@@ -50,7 +50,7 @@ SETTLE = {"settle.take", "settle.post", "settle.clear"}
 # These have tests of their own below.
 SPECIAL = {"put.drop", "get.drop", "put.unskip"}
 # No ring of bytes comes there: tests of queues, of the pool, and of broadcasts do.
-COUNTED = {"count.position", "count.number", "count.switch", "get.mark"}
+COUNTED = {"count.position", "count.number", "count.switch", "get.mark", "get.void"}
 EVENTCOUNT = {"bell.count", "bell.pass_on"}
 # Of a semaphore: tests/sync/test_tokens.py.
 TOKENS = {f"semaphore.{step}" for step in ("hold", "count_down", "give", "count_up", "news")}

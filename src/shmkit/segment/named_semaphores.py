@@ -108,10 +108,19 @@ class NamedSemaphore:
     def waiting(self, seconds: float) -> Iterator[int]:
         """`wait` as an iterator of one step."""
         # `acquire` gives None, which is false: it has not failed.
-        return map(self._has_failed, (seconds,)) if seconds > 0 else map(self._mapped.acquire, (0,))
+        if seconds <= 0:
+            return map(self._mapped.acquire, (0,))
+        return map(self._has_failed_in_chunks, (seconds,))
+
+    def _has_failed_in_chunks(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while seconds > 0:
+            if not self._has_failed(min(seconds, _DEAF)):
+                return False
+            seconds = end - time.monotonic()
+        return True
 
     def _has_failed(self, seconds: float) -> bool:
-        seconds = min(seconds, _DEAF)
         mapped = self._mapped  # kept while a thread waits, also after a close() by another
         taken = False
         held_back = pthread_sigmask(SIG_BLOCK, ())

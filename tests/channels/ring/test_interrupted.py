@@ -384,7 +384,7 @@ def raise_interrupted(*_: Any) -> None:
 @each_side
 @pytest.mark.parametrize("call", ["peek", "peek_many", "reserve"])
 def test_a_clean_up_that_is_cut_short(
-    where: Any, many: str, call: str, monkeypatch: pytest.MonkeyPatch
+    where: Any, many: Any, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often handlers raise while a frame is left: the side does not stay lent."""
 
