@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +213,31 @@ def test_nothing_is_left_of_a_watch(channel: Channel) -> None:
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(descriptor)
     wait_until(lambda: set(threading.enumerate()) <= before)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_descriptor_that_became_another_files(
+    channel: Channel, tmp_path: Path, again: bool
+) -> None:
+    """A daemon closes every descriptor: what gets the number then is not touched."""
+    (tmp_path / "other").write_bytes(bytes(20))
+    ring = getattr(channel.reader, "_ring", channel.reader)
+    with (tmp_path / "other").open("r+b") as other:
+        number = ring._armed_fileno()
+        os.close(number)
+        if again:
+            os.dup2(other.fileno(), number)
+        channel.put(b"x")
+        watch = ring._reader.watch if hasattr(ring, "_reader") else ring._watch
+        wait_until(lambda: not watch._armed)
+        with pytest.raises(OSError, match="closed the descriptor of a channel"):
+            channel.reader.fileno()
+        channel.made.close()
+        if again:
+            assert os.path.sameopenfile(other.fileno(), number)
+            os.close(number)
+        assert other.tell() == 0
+        assert other.read() == bytes(20)
 
 
 def test_a_forked_child_has_a_watch_of_its_own(channel: Channel, fork: Any) -> None:

@@ -13,6 +13,7 @@ A descriptor that is readable says "look again": what there was may have been ta
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from typing import TYPE_CHECKING, Final
@@ -51,11 +52,22 @@ class Watch:
         self._lock = threading.RLock()
         self._wanted = threading.Semaphore(0)
         self._read, self._write = _new_descriptors()
+        self._files = {number: _file_of(number) for number in (self._read, self._write)}
         self._pid = os.getpid()
         threading.Thread(target=self._run, name="shmkit watch", daemon=True).start()
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """The descriptor.
+
+        Raises:
+            OSError: EBADF: this program closed it.
+        """
+        if not self._is_own(self._read):
+            raise OSError(
+                errno.EBADF,
+                "this program closed the descriptor of a channel, as daemons close all of them: "
+                "make or attach the handle after that",
+            )
         return self._read
 
     def arm(self, seen: int) -> None:
@@ -72,7 +84,8 @@ class Watch:
                 self._armed = True
             try:
                 # The thread can not write before the lock is free.
-                os.read(self._read, 8)
+                if self._is_own(self._read):
+                    os.read(self._read, 8)
             except BlockingIOError:
                 pass  # it was not readable
 
@@ -96,7 +109,7 @@ class Watch:
             raise _Enough
 
     def _signal(self) -> None:
-        if not self._closed:
+        if not self._closed and self._is_own(self._write):
             os.write(self._write, (1).to_bytes(8, "little"))
 
     def close(self) -> None:
@@ -114,8 +127,21 @@ class Watch:
                 self._signal()
             self._closed = True
             self._wanted.release()
-            for descriptor in {self._read, self._write}:
-                os.close(descriptor)
+            for descriptor in self._files:
+                if self._is_own(descriptor):
+                    os.close(descriptor)
+
+    def _is_own(self, descriptor: int) -> bool:
+        """Not after the program closed it: its number may be another file's since."""
+        return _file_of(descriptor) == self._files[descriptor]
+
+
+def _file_of(descriptor: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _new_descriptors() -> tuple[int, int]:

@@ -660,3 +660,13 @@ def test_eight_putters_and_eight_getters_of_four_threads(make_queue: Callable[..
         for process in processes:
             reap(process)
     assert one.qsize() == two.qsize() == 0
+
+
+@pytest.mark.parametrize("wrong", [3, None, object])
+def test_put_many_of_one_thing_says_put(make_queue: Callable[..., Any], wrong: Any) -> None:
+    queue = make_queue()
+    with pytest.raises(
+        TypeError, match=r"put_many takes several objects, not .*: put\(\) takes one"
+    ):
+        queue.put_many(wrong)
+    assert queue.empty()

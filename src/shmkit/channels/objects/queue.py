@@ -247,6 +247,8 @@ class Queue(Generic[T]):
             Exception: one of them does not pickle; then none goes in.
         """
         deadline = Deadline(_seconds(True, timeout))
+        if not hasattr(objs, "__iter__"):
+            raise TypeError(f"put_many takes several objects, not {objs!r}: put() takes one")
         contents = []
         for obj in objs:
             try:
