@@ -170,7 +170,9 @@ assert made.acquire()
 Semaphore.attach(args[0]).release()
 made.close()
 try:
-    Semaphore(1, args[0], posix=True).close()
+    made = Semaphore(1, args[0], posix=True)
+    made.unlink()
+    made.close()
 except ValueError as error:
     assert "take another name" in str(error), error
 kept = Semaphore.create(args[0], posix=True, tracked=False)

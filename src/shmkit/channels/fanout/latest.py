@@ -398,11 +398,10 @@ class Latest(OneWriter):
             # A damaged length must not lead out of the cell.
             if size <= self._cell:
                 at = self._base + cell * self._cell
-                data = (
-                    values[at : at + size]  # step: read.copy
-                    if target is None
-                    else copied_into(target, values, at, size)
-                )
+                if target is None:
+                    data = values[at : at + size]  # step: read.copy
+                else:
+                    data = copied_into(target, values, at, size)
             if not STRONG_ORDER or size > LARGE:
                 fence()
             passed = words[LATEST_VERSION] - version
