@@ -385,6 +385,7 @@ class Latest(OneWriter):
         if not READY <= words[STATE] <= CUT:
             self._check_open()
             checked_state(self._segment, words)
+        data: Any
         while True:
             version = words[LATEST_VERSION]
             if version >= LIMIT:

@@ -228,11 +228,10 @@ class Subscription:
                 # checked, for the header may be of a frame that was written over.
                 if size <= tail - head - FRAME_HEADER and size <= self._end - at:
                     at += self._payload
-                    frame = (
-                        data[at : at + size]  # step: read.copy
-                        if target is None
-                        else copied_into(target, data, at, size)
-                    )
+                    if target is None:
+                        frame = data[at : at + size]  # step: read.copy
+                    else:
+                        frame = copied_into(target, data, at, size)
                     if not STRONG_ORDER or size > LARGE:
                         fence()
                     # Still whole after the copy: the publisher has not begun to write over it.
