@@ -25,6 +25,7 @@ from shmkit import (
     Lock,
     Queue,
     Ring,
+    Semaphore,
     SharedDict,
     once,
 )
@@ -55,6 +56,7 @@ KINDS = {
     "SharedDict": Kind(SharedDict, SharedDict.create),
     "Lock": Kind(Lock, Lock.create, "last"),
     "Event": Kind(Event, Event.create, "last"),
+    "Semaphore": Kind(Semaphore, Semaphore.create, "last"),
 }
 OPTIONS = {"keep": False, "mode": 0o600}
 

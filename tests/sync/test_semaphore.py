@@ -148,14 +148,16 @@ def test_wrong_calls_say_what_is_right(unique_name: str) -> None:
     for value in (1.5, None, b"1", [1]):
         with pytest.raises(TypeError, match=r"the value of a semaphore is an int"):
             wrong(value)
-    for call in (lambda: wrong(1, 3), lambda: wrong.attach(3), lambda: wrong.create(b"n")):
-        with pytest.raises(TypeError, match=r"the name of a semaphore is a str"):
+    with pytest.raises(TypeError, match=r"the name of a semaphore is a str"):
+        wrong(1, 3)
+    for call in (lambda: wrong.attach(3), lambda: wrong.create(b"n"), lambda: wrong.ensure(3)):
+        with pytest.raises(TypeError, match=r"'shm:NAME', 'file:PATH'"):
             call()
-    for call in (lambda: wrong.create(None), lambda: wrong.attach(None)):
-        with pytest.raises(ValueError, match=r"without a name is made by Semaphore\(value\)"):
+    with pytest.raises(ValueError, match=r"anonymous memory cannot be attached to by name"):
+        wrong.attach(None)
+    for call in (lambda: wrong(1, posix=True), lambda: wrong.attach(None, posix=True)):
+        with pytest.raises(ValueError, match="POSIX semaphore is opened by its name"):
             call()
-    with pytest.raises(ValueError, match="POSIX semaphore is opened by its name"):
-        wrong(1, posix=True)
 
 
 @linux
@@ -167,7 +169,7 @@ def test_any_name_works_or_is_refused(unique_name: str, end: str) -> None:
 from shmkit import Semaphore
 made = Semaphore(1, args[0])
 assert made.acquire()
-Semaphore.attach(args[0]).release()
+Semaphore.attach("shm:" + args[0]).release()
 made.close()
 try:
     made = Semaphore(1, args[0], posix=True)

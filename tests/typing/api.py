@@ -10,7 +10,7 @@ import array
 import io
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from ctypes import Structure, c_float
@@ -44,6 +44,7 @@ from shmkit import (
     Semaphore,
     SharedArray,
     SharedBuffer,
+    SharedDict,
     SharedMemory,
     ShmkitError,
     ShutDown,
@@ -56,6 +57,8 @@ from shmkit.channels.aio import AsyncQueue, AsyncRing
 from shmkit.channels.fanout.broadcast import BroadcastStatistics
 from shmkit.channels.fanout.latest import LatestStatistics
 from shmkit.channels.fanout.subscription import Subscription, SubscriptionStatistics
+from shmkit.channels.mapping.keys import Key
+from shmkit.channels.mapping.shared_dict import DictStatistics
 from shmkit.channels.ring.in_place import Frame
 from shmkit.channels.ring.ring import RingStatistics
 from shmkit.memory.buffer.stream import Stream
@@ -406,6 +409,37 @@ async def asynchronous(r: Ring, q: Queue[str]) -> None:
     await objects.join()
 
 
+def dicts(where: str) -> None:
+    shared = SharedDict.create(where, capacity=1 << 20, grow=True, keep=True, participants=9)
+    assert_type(SharedDict.ensure(where, mode=0o600), SharedDict)
+    assert_type(SharedDict.attach(where, timeout=1), SharedDict)
+    shared["key"] = shared[b"key"] = shared["a", 1] = [1]
+    assert_type(shared.get("key"), Any)
+    assert_type(shared.get("key", view=True), Any)
+    assert_type(shared.pop("key", None), Any)
+    assert_type(shared.popitem(), tuple[Key, Any])
+    assert_type(shared.setdefault("key", 1), Any)
+    assert_type(shared.increment("n", 2), Any)
+    assert_type(shared.compare_and_set("n", 1, 2), bool)
+    assert_type(shared.version("n"), int)
+    assert_type(shared.wait("n", newer_than=3, timeout=1), tuple[Any, int])
+    assert_type(shared.copy(), dict[Key, Any])
+    assert_type(shared.items(), ItemsView[Key, Any])
+    assert_type(shared.keys(), KeysView[Key])
+    assert_type(shared.values(), ValuesView[Any])
+    assert_type(shared.statistics(), DictStatistics)
+    assert_type(shared.capacity, int)
+    assert_type(shared.drop_damaged(), int)
+    assert_type(len(shared), int)
+    assert_type(shared.buffer, SharedBuffer)
+    assert_type((shared.name, shared.url, shared.closed), tuple[str, Url, bool])
+    shared.update({"a": 1})
+    shared.flush()
+    shared.clear()
+    shared.unlink()
+    shared.close()
+
+
 def locks() -> None:
     lock = Lock("name", participants=10, keep=True, mode=0o600, trust_owner=True)
     assert_type(Lock.create(), Lock)
@@ -420,6 +454,9 @@ def locks() -> None:
 
     semaphore = Semaphore(2, "name", posix=True)
     assert_type(Semaphore.create("name", 1), Semaphore)
+    assert_type(Semaphore.ensure("file:x", 1, keep=True), Semaphore)
+    assert_type(semaphore.statistics(), PageStatistics)
+    assert_type(semaphore.url, Url)
     assert_type(Semaphore.attach("name"), Semaphore)
     assert_type(semaphore.acquire(False), bool)
     assert_type(semaphore.get_value(), int)

@@ -8,13 +8,18 @@ from shmkit import compiled
 from shmkit.compiled import twin
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError
-from shmkit.sync.tokens import MOST, Tokens
+from shmkit.memory.url import Url
+from shmkit.segment.segment import CONTROL_PARTICIPANTS, Segment
+from shmkit.segment.words import SEMAPHORE_KIND
+from shmkit.sync.page import PageStatistics
+from shmkit.sync.tokens import MOST, Tokens, filled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
     from shmkit.memory.buffer import SharedBuffer
+    from shmkit.memory.url import Where
     from shmkit.sync.posix_count import PosixCount
 
 __all__ = ["ReleasedTooOften", "Semaphore", "check_name"]
@@ -69,7 +74,11 @@ class Semaphore(compiled.SemaphoreCore):
     Args:
         value: the count it is created with; ignored when it exists.
         name: a name without "/", or None.
-        posix: whether it is a POSIX semaphore, which has to have a name.
+        posix: whether it is a POSIX semaphore, which has to have a name, and no other options.
+        participants: how many handles there may be at a time, of all processes.
+        keep: leave the name in place when its last user leaves.
+        mode: permissions of the name, less the umask.
+        trust_owner: take what another user made, too: one that you trust.
 
     Raises:
         IncompatibleSegment: the name belongs to something else.
@@ -77,11 +86,9 @@ class Semaphore(compiled.SemaphoreCore):
         TypeError: a value that is no int, or a name that is no str.
         ValueError: a bad name, or a value below 0 or too large for a semaphore.
         PermissionError: the name belongs to another user.
-        OSError: no room, or 120 handles are there.
+        OSError: no room, or as many handles are there as there may be.
 
     Notes:
-        At most 120 handles at a time, but for `posix`.
-
         A signal handler may call it. In the middle of a call of the same thread on the same handle
         a `release` is done at the end of that call, and all else is a RuntimeError at once.
     """
@@ -89,11 +96,30 @@ class Semaphore(compiled.SemaphoreCore):
     _count: Tokens | PosixCount
     _takes: Iterable[bool] = ()  # each step takes one, if that is the common case
 
-    def __init__(self, value: int = 1, name: str | None = None, *, posix: bool = False) -> None:
+    def __init__(
+        self,
+        value: int = 1,
+        name: str | None = None,
+        *,
+        posix: bool = False,
+        participants: int = CONTROL_PARTICIPANTS,
+        keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
+    ) -> None:
         _check(value, name, posix)
         self._closed = False
         if name is None or not posix:
-            self._use(Tokens(name, value))
+            segment = Segment.control(
+                name,
+                SEMAPHORE_KIND,
+                participants=participants,
+                keep=keep,
+                mode=mode,
+                fill=filled(value),
+                trust_owner=trust_owner,
+            )
+            self._use(Tokens(segment))
             return
         from shmkit.sync.posix_count import PosixCount
 
@@ -110,57 +136,128 @@ class Semaphore(compiled.SemaphoreCore):
 
     @classmethod
     def create(
-        cls, name: str, value: int = 0, *, posix: bool = False, tracked: bool = True
+        cls,
+        where: Where | Url = None,
+        value: int = 0,
+        *,
+        posix: bool = False,
+        tracked: bool = True,
+        participants: int = CONTROL_PARTICIPANTS,
+        keep: bool = False,
+        mode: int = 0o600,
     ) -> Self:
-        """Create one with a name.
+        """Make a new one.
 
         Args:
-            name: the name it gets.
+            where: its memory: None (anonymous), "NAME", "shm:NAME", "file:PATH" or a Path; of a
+                POSIX semaphore its name.
             value: the count it starts with.
-            posix: whether it is a POSIX semaphore.
+            posix: whether it is a POSIX semaphore; it has no options but `tracked`.
             tracked: of a POSIX semaphore, whether its name is removed at the process's end,
                 however that comes. False leaves it to `unlink`.
+            participants: how many handles there may be at a time, of all processes.
+            keep: leave the name in place when its last user leaves; files always stay.
+            mode: permissions of a segment or file, less the umask.
 
         Raises:
             FileExistsError: there is one of that name.
             TypeError, ValueError, OSError: as the constructor.
         """
-        _check(value, name, posix)
-        if not posix:
-            return cls._of(Tokens.create(_named(name), value))
-        from shmkit.sync.posix_count import PosixCount
+        if posix:
+            name = _posix_name(where, value, tracked=tracked)
+            from shmkit.sync.posix_count import PosixCount
 
-        check_name(_named(name), tracked=tracked)
-        return cls._of(PosixCount(name, value, tracked=tracked))
+            return cls._of(PosixCount(name, value, tracked=tracked))
+        _check(value, None, posix)
+        url = Url.parse(where)
+        segment = Segment.control(
+            None if url.scheme == "anon" else url,
+            SEMAPHORE_KIND,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            fill=filled(value),
+            exclusive=True,
+        )
+        return cls._of(Tokens(segment))
 
     @classmethod
-    def attach(cls, name: str, *, posix: bool = False) -> Self:
-        """Open the one of a name.
+    def attach(
+        cls,
+        where: Where | Url,
+        *,
+        timeout: float | None = 0,
+        posix: bool = False,
+        trust_owner: bool = False,
+    ) -> Self:
+        """Join one that exists.
 
         Args:
-            name: its name.
+            where: its memory: "NAME", "shm:NAME", "file:PATH" or a Path; of a POSIX semaphore its
+                name.
+            timeout: seconds to wait for it to be there; None for ever. Not of a POSIX semaphore.
             posix: whether it is a POSIX semaphore.
+            trust_owner: take what another user made, too: one that you trust.
 
         Raises:
             FileNotFoundError: there is none of that name.
             IncompatibleSegment, CorruptSegment, TypeError, ValueError, OSError: as the constructor.
         """
-        _check(0, name, posix)
         from shmkit.sync.posix_count import PosixCount
 
         if posix:
-            return cls._of(PosixCount(check_name(_named(name))))
+            return cls._of(PosixCount(_posix_name(where, 0)))
         try:
-            return cls._of(Tokens.attach(_named(name)))
+            segment = Segment.attach(
+                where, SEMAPHORE_KIND, timeout=timeout, trust_owner=trust_owner
+            )
         except FileNotFoundError as error:
+            url = Url.parse(where)
             try:
-                PosixCount(check_name(name)).close()
+                PosixCount(check_name(url.name)).close()
             except (OSError, ValueError):
                 raise error from None
             raise FileNotFoundError(
-                f"no semaphore {name!r} of shmkit's own, but a POSIX one of that name: "
+                f"no semaphore {url.name!r} of shmkit's own, but a POSIX one of that name: "
                 "Semaphore.attach(name, posix=True)"
             ) from error
+        return cls._of(Tokens(segment))
+
+    @classmethod
+    def ensure(
+        cls,
+        where: Where | Url,
+        value: int = 1,
+        *,
+        participants: int = CONTROL_PARTICIPANTS,
+        keep: bool = False,
+        mode: int = 0o600,
+        trust_owner: bool = False,
+    ) -> Self:
+        """Join the one of that name, or make it; as the constructor, with any `where`.
+
+        Args:
+            where: as in `create`.
+            value: the count it starts with; what exists keeps its own, also of what follows.
+            participants: as in `create`.
+            keep: as in `create`.
+            mode: as in `create`.
+            trust_owner: as in `attach`.
+
+        Raises:
+            IncompatibleSegment, CorruptSegment, TypeError, ValueError, OSError: as the constructor.
+        """
+        _check(value, None, False)
+        segment = Segment.control(
+            Url.parse(where),
+            SEMAPHORE_KIND,
+            participants=participants,
+            keep=keep,
+            mode=mode,
+            fill=filled(value),
+            trust_owner=trust_owner,
+        )
+        return cls._of(Tokens(segment))
 
     @classmethod
     def _of(cls, count: Tokens | PosixCount) -> Self:
@@ -179,9 +276,15 @@ class Semaphore(compiled.SemaphoreCore):
 
     @property
     def name(self) -> str:
-        """The name of it; "" if it has none."""
+        """Name of the segment or POSIX semaphore, path of the file; "" for anonymous memory."""
         count = self._count
         return count.segment.buffer.name if isinstance(count, Tokens) else count.name
+
+    @property
+    def url(self) -> Url:
+        """Where it is; `str` of it is what `attach` takes. A POSIX one: where Linux has it."""
+        count = self._count
+        return count.segment.buffer.url if isinstance(count, Tokens) else _posix_url(count.name)
 
     @property
     def closed(self) -> bool:
@@ -264,6 +367,20 @@ class Semaphore(compiled.SemaphoreCore):
         elif count.segment.buffer.name:
             count.segment.unlink()
 
+    def statistics(self) -> PageStatistics:
+        """Who uses it at this moment; of a POSIX semaphore nobody knows.
+
+        Raises:
+            ClosedError: this handle was closed.
+        """
+        if self._closed:
+            raise ClosedError(f"{self!r}: attach again, or make another one")
+        count = self._count
+        if not isinstance(count, Tokens):
+            return PageStatistics((), 0)
+        membership = count.segment.membership
+        return PageStatistics(tuple(membership.members()), membership.participants.count)
+
     def __enter__(self) -> Self:
         self.acquire()
         return self
@@ -284,14 +401,12 @@ class Semaphore(compiled.SemaphoreCore):
         return _reattach, (type(self), self.name)
 
     def __repr__(self) -> str:
-        what = f"{self.name!r} " if self.name else ""
-        if self._closed:
-            return f"<Semaphore {what}closed>"
-        return f"<Semaphore {what}value={self.value}>"
+        where = self.url if isinstance(self._count, Tokens) else repr(self.name)
+        return f"<Semaphore {where} {'closed' if self._closed else f'value={self.value}'}>"
 
 
 def _rejoin(cls: type[Semaphore], buffer: SharedBuffer) -> Semaphore:
-    return cls._of(Tokens(buffer))
+    return cls._of(Tokens(Segment.control(buffer, SEMAPHORE_KIND)))
 
 
 def _reattach(cls: type[Semaphore], name: str) -> Semaphore:
@@ -320,7 +435,12 @@ def _check(value: object, name: object, posix: bool) -> None:
         raise ValueError(f"a semaphore counts from 0 to {MOST}, so not from {value}")
 
 
-def _named(name: str | None) -> str:
-    if name is None:
-        raise ValueError("a semaphore without a name is made by Semaphore(value)")
-    return name
+def _posix_name(where: object, value: object, *, tracked: bool = False) -> str:
+    """The name of a POSIX semaphore, checked."""
+    _check(value, where, True)
+    assert isinstance(where, str)
+    return check_name(where, tracked=tracked)
+
+
+def _posix_url(name: str) -> Url:
+    return Url("shm", f"sem.{name}")

@@ -44,7 +44,6 @@ from shmkit.segment.words import (
     SEMAPHORE_BELL,
     SEMAPHORE_COUNT,
     SEMAPHORE_INITIAL,
-    SEMAPHORE_KIND,
     SEMAPHORE_NEWS,
     STATE,
     TOKENS,
@@ -58,9 +57,8 @@ from shmkit.sync.threads import ThreadGuard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shmkit.memory.buffer import SharedBuffer
 
-__all__ = ["MOST", "Tokens"]
+__all__ = ["MOST", "Tokens", "filled"]
 
 MOST: Final = MOST_TOKENS
 _FREE_LOOKS: Final = 8  # for the dead, one after the other, by a caller that only tries
@@ -71,43 +69,13 @@ class Tokens(TokensCore):
     """One handle's part in the count.
 
     Args:
-        memory: a name, None, or the buffer of one that came by pickle.
-        initial: the count it begins with; ignored when it exists.
+        segment: the control page; it is closed with this.
 
     Raises:
-        IncompatibleSegment: the name belongs to something else.
         CorruptSegment: its memory was overwritten.
-        OSError: no room, or too many handles are there.
     """
 
-    def __init__(self, memory: str | SharedBuffer | None, initial: int = 0) -> None:
-        self._join(Segment.control(memory, SEMAPHORE_KIND, fill=_filled(initial)))
-
-    @classmethod
-    def create(cls, name: str, initial: int) -> Tokens:
-        """Those of a new name.
-
-        Raises:
-            FileExistsError: it is there.
-            OSError: no room.
-        """
-        self = cls.__new__(cls)
-        self._join(Segment.control(name, SEMAPHORE_KIND, fill=_filled(initial), exclusive=True))
-        return self
-
-    @classmethod
-    def attach(cls, name: str) -> Tokens:
-        """Those of a name that is there.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            IncompatibleSegment, CorruptSegment: it is something else, or was overwritten.
-        """
-        self = cls.__new__(cls)
-        self._join(Segment.attach(f"shm:{name}", SEMAPHORE_KIND))
-        return self
-
-    def _join(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment) -> None:
         self.segment: Segment = segment
         membership = segment.membership
         self._closed = False
@@ -393,8 +361,8 @@ class Tokens(TokensCore):
         )
 
 
-def _filled(initial: int) -> Callable[[memoryview], None]:
-    """What writes the first count into a new segment."""
+def filled(initial: int) -> Callable[[memoryview], None]:
+    """What writes the count that it begins with into a new page."""
 
     def fill(view: memoryview) -> None:
         words = view.cast("Q")
