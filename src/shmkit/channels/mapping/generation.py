@@ -83,14 +83,14 @@ class Generation:
         *,
         verified: bool = False,
     ) -> None:
-        self.verified = verified
-        self.memory = memory
-        self.number = number
-        self.start = start
-        self.end = start + size
-        self.log = start + 8 * slots
-        self.mask = slots - 1
-        self.slots = memoryview(memory)[start : self.log].cast("Q")
+        self.verified: bool = verified
+        self.memory: mmap.mmap = memory
+        self.number: int = number
+        self.start: int = start
+        self.end: int = start + size
+        self.log: int = start + 8 * slots
+        self.mask: int = slots - 1
+        self.slots: memoryview[int] = memoryview(memory)[start : self.log].cast("Q")
 
     @property
     def most(self) -> int:

@@ -60,8 +60,8 @@ class Store:
     """
 
     def __init__(self, segment: Segment) -> None:
-        self.segment = segment
-        self.words = segment.words
+        self.segment: Segment = segment
+        self.words: memoryview[int] = segment.words
         self._verified = bool(segment.header.flags & VERIFIED)
         self._map = segment.map
         self._now = _CLOSED

@@ -88,7 +88,7 @@ class Writer:
         self._membership = segment.membership
         self._mutex = Mutex(segment.membership, segment.words, 0)
         names = ("data", "space")
-        self.bell = EventCount(
+        self.bell: EventCount = EventCount(
             segment.words, READERS_BELL, STATE, segment.membership.semaphores, names
         )
         self._retired = False
