@@ -24,7 +24,7 @@ from shmkit.compiled import twin
 from shmkit.segment import words as layouts
 from shmkit.segment.acquired import YES, Acquired
 from shmkit.segment.fences import STRONG_ORDER, fence, fence_all
-from shmkit.segment.semaphores import SLICE, NoSemaphore
+from shmkit.segment.semaphores import FIRST_SLICE, SLICE, NoSemaphore
 from shmkit.segment.words import (
     DATA_BELL,
     ENTERING,
@@ -271,7 +271,7 @@ class BellCore(compiled.BellCore):
         """
         if self.glance(word, seen):
             return True
-        words, state = self._words, self._state
+        words, state, pause = self._words, self._state, FIRST_SLICE
         while words[word] == seen and words[state] == READY:
             if monotonic() >= self._next_look:
                 # Stale tokens may wake it without end, or signal handlers end each wait by an
@@ -279,8 +279,9 @@ class BellCore(compiled.BellCore):
                 self._next_look = monotonic() + SLICE
                 look()
             left = deadline.remaining()
-            if self.doze(word, seen, min(left, SLICE)):
+            if self.doze(word, seen, min(left, pause)):
                 continue
+            pause = min(2 * pause, SLICE)
             self._next_look = monotonic() + SLICE
             if words[word] == seen and words[state] == READY:
                 look()

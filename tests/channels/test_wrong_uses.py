@@ -83,7 +83,11 @@ WRONG: list[tuple[Call, type[Exception], str]] = [
     (lambda on: entered(on.ring.reserve(b"abc")), TypeError, "size=b'abc' of type bytes"),
     # what comes out
     (lambda on: on.ring.get(True), TypeError, "timeout=True: .* there is no `block` here"),
-    (lambda on: on.ring.get("x"), TypeError, "'timeout' is a number of seconds or None, not 'x'"),
+    (
+        lambda on: on.ring.get("x"),
+        TypeError,
+        "'timeout' is a number of seconds, or None for ever, not 'x'",
+    ),
     (lambda on: on.ring.get(block=False), TypeError, "unexpected keyword argument 'block'"),
     (lambda on: on.ring.get_many(0), ValueError, "max_frames=0: ask for 1 frame or more"),
     (lambda on: on.ring.get_many("x"), TypeError, "max_frames='x' of type str"),

@@ -38,7 +38,7 @@ NEEDS_IT = {
     "SharedBuffer": 'SharedBuffer.create("x", 10)',
     "fresh": 'SharedBuffer.create("shm:", 10)',
     "ensure": 'SharedBuffer.ensure("x", 10)',
-    "SharedArray": 'SharedArray.create(10, float, "x")',
+    "SharedArray": 'SharedArray.create("x", 10, float)',
     "Ring": 'Ring.create("x")',
     "Ring.ensure": 'Ring.ensure("x")',
     "Broadcast": 'Broadcast.ensure("x")',
@@ -83,7 +83,7 @@ def main():
             assert queue.get() == {"a": b"x" * 3_000_000}
     with SharedBuffer.create(None, 10) as buffer, SharedBuffer.create(folder / "b", 10) as other:
         buffer[0] = other[0] = 1
-    with SharedArray.create(10, float) as array:
+    with SharedArray.create(None, 10, float) as array:
         array.array[0] = 1
     with Lock() as how:
         assert how

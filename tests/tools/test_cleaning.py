@@ -64,7 +64,7 @@ def hold(name):
 ring = shmkit.Ring.create("cam", keep=True); ring.put(b"x")
 jobs = shmkit.Queue(where="jobs"); jobs.put(b"y" * 20_000_000)
 news = shmkit.Broadcast.create("news", capacity=4096); news.publish(b"1")
-array = shmkit.SharedArray.create(4, float, "array")
+array = shmkit.SharedArray.create("array", 4, float)
 model = shmkit.once("model", lambda: b"z" * 1000)
 pool = shmkit.ProcessPoolExecutor(1); pool.submit(time.sleep, 100)
 multiprocessing.get_context("fork").Process(target=hold, args=("lock",)).start()
@@ -100,7 +100,7 @@ def test_nothing_alive_is_touched() -> None:
     """A map, a descriptor or a handle is enough, of another process or of this one."""
     result = run("""
 ring = shmkit.Ring.create("ring"); ring.put(b"1")
-array = shmkit.SharedArray.create(4, float, "array")
+array = shmkit.SharedArray.create("array", 4, float)
 fd = os.open("/dev/shm/opened", os.O_RDWR | os.O_CREAT)
 view = shmkit.SharedBuffer.create("mapped", size=100, keep=True).buf
 lock = shmkit.Lock("lock")
@@ -117,7 +117,8 @@ result = verdicts
 def test_what_is_not_ours_stays_unless_it_is_asked_for() -> None:
     plain, foreign, left = run("""
 open("/dev/shm/file", "wb").write(b"something")
-semaphore = shmkit.Semaphore.create("tokens", 2, tracked=False); semaphore.close(); del semaphore
+semaphore = shmkit.Semaphore.create("tokens", 2, posix=True, tracked=False)
+semaphore.close(); del semaphore
 os.mkfifo("/dev/shm/pipe"); os.mkdir("/dev/shm/folder"); os.symlink("file", "/dev/shm/link")
 plain = told()
 import gc; gc.collect()

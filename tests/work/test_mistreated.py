@@ -54,7 +54,7 @@ WRONG: list[tuple[Callable[[Any], object], type[Exception], list[str]]] = [
     (lambda pool: pool.map(3, [1]), TypeError, ["fn", "callable", "not 3", "map(fn"]),
     (lambda pool: pool.map(double, 3), TypeError, ["int", "itera"]),
     (lambda pool: pool.map(double, [1], timeout="x"), TypeError, ["timeout", "'x'", "None"]),
-    (lambda pool: pool.map(double, [1], timeout=float("nan")), ValueError, ["timeout", "NaN"]),
+    (lambda pool: pool.map(double, [1], timeout=float("nan")), ValueError, ["timeout", "nan"]),
     (lambda pool: pool.map(double, [1], chunksize=0), ValueError, ["chunksize", ">= 1", "not 0"]),
     (lambda pool: pool.map(double, [1], chunksize="x"), TypeError, ["chunksize", "'x'"]),
     (lambda pool: pool.map(double, [1], buffersize=0), ValueError, ["buffersize", "not 0"]),

@@ -105,7 +105,10 @@ class Side:
     def release(self) -> None:
         """Give the role back: a departure, not a death."""
         words, at, byte = self._segment.words, self._membership.line() + ROLES, self._byte
-        unlocks = self._membership.presence.unlocks(byte) if byte is not None else iter(())
+        presence = self._membership.presence
+        # Lost: the program closed the descriptor, and the kernel took the byte back with it.
+        is_held = byte is not None and not presence.is_lost
+        unlocks = presence.unlocks(byte or 0) if is_held else iter(())
         # The bit before the lock: else a successor with the lock would see two holders.
         words[at] &= ~(1 << self._bit)
         for _ in unlocks:  # step: unclaim

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from shmkit.segment.words import Kind
 
 __all__ = [
+    "FIRST_SLICE",
     "SLICE",
     "NoSemaphore",
     "Semaphore",
@@ -51,6 +52,9 @@ __all__ = [
 # Seconds: the longest sleep before a waiter looks around. So an idle waiter wakes twice a second,
 # and the death of a peer is seen within a second.
 SLICE: Final = 0.5
+# Its first sleep; each is twice as long as the one before. A wake-up that died with a peer, in the
+# middle of traffic, costs no more than that.
+FIRST_SLICE: Final = 0.1
 
 MODE: str = os.environ.get("SHMKIT_SEMAPHORES", "")
 """How semaphores are made: "" in the segment where that works, "named" with names."""

@@ -18,7 +18,7 @@ from shmkit.errors import ClosedError
 from shmkit.segment.acquired import AFTER_DEATH, NO, YES, Acquired
 from shmkit.segment.participants import NO_WORDS
 from shmkit.segment.recovery import Recovery
-from shmkit.segment.semaphores import SLICE, NoSemaphore
+from shmkit.segment.semaphores import FIRST_SLICE, SLICE, NoSemaphore
 from shmkit.segment.words import (
     ENTERING,
     IDLE,
@@ -163,6 +163,7 @@ class Mutex(MutexCore):
         """Wait for the token, ENTERING; end INSIDE with it, or IDLE without."""
         deadline, recovery = Deadline(timeout), self._recovery
         place, semaphore, tries = self._place, self._semaphore, YIELDS
+        pause = FIRST_SLICE
         assert recovery is not None  # since _get_ready
         while True:
             # Tells rescuers that this participant does not have the token.
@@ -182,7 +183,8 @@ class Mutex(MutexCore):
                     place[PHASE] = IDLE  # step: mutex.give_up
                     self._check_open()
                     return NO
-                got = self._take(place, semaphore.waiting(min(left, SLICE)))
+                got = self._take(place, semaphore.waiting(min(left, pause)))
+                pause = min(2 * pause, SLICE)
             if got:
                 return YES
 

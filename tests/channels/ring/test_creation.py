@@ -372,7 +372,8 @@ def test_no_directory_is_told(tmp_path: Path) -> None:
             make(tmp_path)
 
 
-def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
+def test_a_symlink_that_others_may_have_planted_is_not_followed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
     with Ring.create(tmp_path / "real", capacity=4096) as ring:
         ring.put(b"x")
         (tmp_path / "link").symlink_to(tmp_path / "real")

@@ -329,9 +329,8 @@ def test_a_dropped_handle_frees_its_role(where: Any) -> None:
     with Ring.create(where, capacity=4096) as ring:
         other = pickle.loads(pickle.dumps(ring))
         other.put(b"x")
-        with pytest.warns(ResourceWarning, match="unclosed"):
-            del other
-            gc.collect()
+        del other  # without a warning: this handle was handed to the process
+        gc.collect()
         ring.put(b"y")
         assert ring.get_many() == [b"x", b"y"]
 

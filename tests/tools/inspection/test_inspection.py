@@ -128,7 +128,7 @@ def test_what_lives_in_a_segment_is_told(unique_name) -> None:
 
 
 def test_semaphores_by_name_are_foreign_but_told(unique_name) -> None:
-    semaphore = shmkit.Semaphore.create(unique_name, 3)
+    semaphore = shmkit.Semaphore.create(unique_name, 3, posix=True)
     try:
         segment = look_at(f"sem.{unique_name}").segment
         assert (segment.kind, segment.depth, segment.ours) == ("POSIX semaphore", 3, False)

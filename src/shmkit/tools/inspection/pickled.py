@@ -8,6 +8,7 @@ import is a name, too, and no more than that.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from typing import Any, Final
 
 __all__ = ["type_of"]
@@ -68,10 +69,11 @@ def type_of(pickle: bytes) -> str:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(pickle):
-            if opcode.name == "STOP":
-                return _told(stack[-1])
-            _step(opcode, argument, stack, memo)
+        with warnings.catch_warnings(action="ignore"):  # of escapes that are none
+            for opcode, argument, _ in pickletools.genops(pickle):
+                if opcode.name == "STOP":
+                    return _told(stack[-1])
+                _step(opcode, argument, stack, memo)
     except (ValueError, IndexError, KeyError, OverflowError, AttributeError, EOFError):
         pass  # cut off, or no pickle at all: what pickletools raises for arbitrary bytes
     return _told(next((item for item in stack if item is not _MARK), _UNKNOWN))
