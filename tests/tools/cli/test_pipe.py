@@ -112,21 +112,20 @@ def test_several_senders_and_receivers_share_whole_lines(unique_name, start, tmp
         with path.open("wb") as stdout:
             receivers.append(start("recv", unique_name, "--capacity", "65536", stdout=stdout))
     wait_until(lambda: has(unique_name, "consumers", 2))
-    senders = []
-    for number in range(2):
-        source = tmp_path / f"source{number}"
-        source.write_text("".join(f"{number}: line {line}\r of text\n" for line in range(20_000)))
-        with source.open("rb") as stdin:
-            senders.append(start("send", unique_name, "--lines", stdin=stdin))
-    # One of the two may come after the other has ended the ring.
-    ends = [end_of(process) for process in senders]
     sent = [
-        (tmp_path / f"source{number}").read_bytes()
-        for number, end in enumerate(ends)
-        if end == (0, "")
+        b"".join(b"%d: line %d\r of text\n" % (number, line) for line in range(20_000))
+        for number in range(2)
     ]
-    assert sent
-    assert [end_of(process) for process in receivers] == [(0, "")] * 2
+    # Both are there before one of them ends, which would end the ring.
+    senders = [start("send", unique_name, "--lines", stdin=subprocess.PIPE) for _ in sent]
+    first = len(sent[0].partition(b"\n")[0]) + 1
+    for process, content in zip(senders, sent, strict=True):
+        process.stdin.write(content[:first])
+        process.stdin.flush()
+    wait_until(lambda: has(unique_name, "producers", 2))
+    for process, content in zip(senders, sent, strict=True):
+        process.stdin.write(content[first:])
+    assert [end_of(process) for process in (*senders, *receivers)] == [(0, "")] * 4
     came = sorted(line for path in outputs for line in path.read_bytes().split(b"\n"))
     wanted = sorted(line for content in sent for line in content.split(b"\n"))
     assert [line for line in came if line] == [line for line in wanted if line]
