@@ -568,7 +568,7 @@ WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda q: q.put(1, timeout=-1), Full, "joinable queue 'anon:' is full"),
     (lambda q: q.put_nowait(1), Full, "joinable queue 'anon:' is full"),
     (lambda q: q.put_many([1], timeout=NAN), ValueError, "timeout=nan"),
-    (lambda q: q.put_many(5), TypeError, "not iterable"),
+    (lambda q: q.put_many(5), TypeError, r"several objects, not 5: put\(\) takes one"),
     (lambda q: q.get_many(0), ValueError, "max_objects=0: ask for 1 object or more"),
     (lambda q: q.get_many("x"), TypeError, "max_objects='x': it is a number of objects"),
     (lambda q: q.get_many(timeout="x"), TypeError, "timeout='x'"),

@@ -763,7 +763,7 @@ def test_a_recursion_error_leaves_the_side_and_its_lock(where: Any, many: Any) -
                     assert cursor.mutex is None or not cursor.mutex.held
                 while not ring.empty():
                     ring.get_many(timeout=0)
-        assert came > 20
+        assert came > 7  # at each call at least once; how often depends on the interpreter
 
 
 def runs_out_of_depth(call: Callable[[], object], depth: int) -> bool:
