@@ -387,6 +387,9 @@ def test_closing_ends_a_wait(queue: Queue[Any]) -> None:
         both = AsyncQueue(queue)
         task = asyncio.create_task(both.get())
         await asleep(both._readable)
+        bell = queue._ring._data_bell
+        while not bell.sleeps:  # noqa: ASYNC110 - the watch's thread, at the bell
+            await asyncio.sleep(0.001)
         queue.close()
         with pytest.raises(ClosedError):
             await task

@@ -19,6 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from shmkit.deadline import Deadline
+from shmkit.segment.words import READY
 
 if TYPE_CHECKING:
     from shmkit.channels.roles import Side
@@ -103,8 +104,10 @@ class Watch:
                 self._signal()
 
     def _look(self) -> None:
-        if self._closed or not self._bell._words:
-            raise _Enough  # without words the channel was closed
+        bell = self._bell
+        # A closed channel's bell has words in which no state is open.
+        if self._closed or bell._words[bell._state] != READY:
+            raise _Enough
         if self._peer is not None and self._peer.death() is not None:
             raise _Enough
 
