@@ -45,12 +45,16 @@ def test_a_reader_killed_as_it_sleeps(where: Any, step: str) -> None:
         ThreadPoolExecutor(1) as threads,
         ours.subscribe() as subscription,
     ):
-        with start_until(f"{step}@BellCore.doze", take, ours, method="fork") as victim:
-            if step == "bell.pass_on":
-                asleep(ours)
-                ours.publish(b"rings")
-                assert subscription.get() == b"rings"
-            assert victim.await_point(SECONDS)
+        # A sleep that ends by its own slice as it is rung does not come to `pass_on`: once more.
+        for _ in range(10):
+            with start_until(f"{step}@BellCore.doze", take, ours, method="fork") as victim:
+                if step == "bell.pass_on":
+                    asleep(ours)
+                    ours.publish(b"rings")
+                    assert subscription.get() == b"rings"
+                if victim.await_point(SECONDS):
+                    break
+        assert victim.reached
         waiting = threads.submit(subscription.get, SECONDS)
         asleep(ours)
         ours.publish(b"news")
