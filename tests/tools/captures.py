@@ -13,6 +13,7 @@ import io
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def capture(folder: Path) -> None:
             left.wait()
         wait_until(lambda: inspection.inspect("orders").locks[0].waiters)
         _ls(folder / "ls.svg")
-        _inspect(folder / "inspect.svg")
+        programs = dict(zip(children, ("viewer", "jobs", "pay", "order"), strict=True))
+        names = {child.pid: f"python {name}.py" for child, name in programs.items()}
+        _inspect(folder / "inspect.svg", names)
         (folder / "top.svg").write_text(asyncio.run(_top()))
     for name in ("left-behind", "accounts", "orders", "jobs", "camera"):
         Path("/dev/shm", name).unlink(missing_ok=True)
@@ -122,9 +125,10 @@ def _ls(path: Path) -> None:
     path.write_text(screen.export_svg(title="shmkit ls"))
 
 
-def _inspect(path: Path) -> None:
+def _inspect(path: Path, names: dict[int, str]) -> None:
+    """As users would see their own programs: `names` has the commands, by pid."""
     screen = _screen(100)
-    looks = [inspection.inspect("jobs"), inspection.inspect("accounts")]
+    looks = [_with_commands(inspection.inspect(where), names) for where in ("jobs", "accounts")]
     for look in looks:
         # Without the header, which takes a page.
         print_inspection(screen, look, header=False)
@@ -132,6 +136,11 @@ def _inspect(path: Path) -> None:
     for deadlock in find_deadlocks(looks):
         screen.print(deadlock.sentence, style="bold red", markup=False)
     path.write_text(screen.export_svg(title="shmkit inspect jobs accounts"))
+
+
+def _with_commands(look: inspection.Inspection, names: dict[int, str]) -> inspection.Inspection:
+    people = tuple(replace(each, command=names[each.pid]) for each in look.participants)
+    return replace(look, participants=people)
 
 
 async def _top() -> str:

@@ -44,4 +44,6 @@ def check(folder: Path) -> None:
     assert "orphan" in ls
     assert "deadlock: process" in inspect
     assert "dict" in inspect
+    assert "python jobs.py" in inspect
+    assert "/" not in inspect.replace("MB/s", "")  # no path of the machine that made it
     assert "MB/s" in top
