@@ -27,12 +27,10 @@ OTHERS = {
     "memory/process.py": "a pid and a count of forks in one number of this process",
     "memory/records/layout.py": "a mask for a user's record",
     "segment/presence.py": "struct flock of the kernel",
-    "tools/checkup.py": "struct flock of the kernel",
     "tools/cli/output.py": "the version of the output for programs",
     "tools/demo/pipeline.py": "a record of the demo",
     "tools/demo/wordcount.py": "a record of the demo",
     "tools/inspection/decode.py": "a semaphore of glibc, an encoded object, the largest pid",
-    "tools/inspection/raw.py": "struct flock of the kernel",
 }
 SIZES = {"u16": 2, "u32": 4, "u64": 8, "byte": 1, "sem_t": words.SEMAPHORE_ROOM, "text": 1}
 SIZES["bytes"] = 1

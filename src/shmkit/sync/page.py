@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shmkit.memory.url import Where
     from shmkit.segment.words import Kind
 
-__all__ = ["OnPage", "PageStatistics"]
+__all__ = ["OnPage", "PageStatistics", "who_uses"]
 
 
 class PageStatistics(NamedTuple):
@@ -27,6 +27,12 @@ class PageStatistics(NamedTuple):
 
     participants: tuple[int, ...]
     most_participants: int
+
+
+def who_uses(segment: Segment) -> PageStatistics:
+    """Who uses a control page at this moment."""
+    membership = segment.membership
+    return PageStatistics(tuple(membership.members()), membership.participants.count)
 
 
 class OnPage:
@@ -196,8 +202,7 @@ class OnPage:
             ClosedError: this handle was closed.
         """
         self._check_open()
-        membership = self._segment.membership
-        return PageStatistics(tuple(membership.members()), membership.participants.count)
+        return who_uses(self._segment)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -11,7 +11,7 @@ from shmkit.errors import ClosedError
 from shmkit.memory.url import Url
 from shmkit.segment.segment import CONTROL_PARTICIPANTS, Segment
 from shmkit.segment.words import SEMAPHORE_KIND
-from shmkit.sync.page import PageStatistics
+from shmkit.sync.page import PageStatistics, who_uses
 from shmkit.sync.tokens import MOST, Tokens, filled
 
 if TYPE_CHECKING:
@@ -376,10 +376,7 @@ class Semaphore(compiled.SemaphoreCore):
         if self._closed:
             raise ClosedError(f"{self!r}: attach again, or make another one")
         count = self._count
-        if not isinstance(count, Tokens):
-            return PageStatistics((), 0)
-        membership = count.segment.membership
-        return PageStatistics(tuple(membership.members()), membership.participants.count)
+        return who_uses(count.segment) if isinstance(count, Tokens) else PageStatistics((), 0)
 
     def __enter__(self) -> Self:
         self.acquire()

@@ -7,11 +7,9 @@ have a feature that a container's rules forbid.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import platform
 import resource
-import struct
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from shmkit import compiled
 from shmkit.memory.allocation import free_memory
 from shmkit.segment.fences import join_fence_all
+from shmkit.segment.presence import lock_range, locked_range
 from shmkit.segment.semaphores import uses_names
 from shmkit.tools.inspection.processes import is_all_visible
 
@@ -37,7 +36,6 @@ _DOCKER: Final = 64 << 20  # bytes of a container's /dev/shm, unless it is asked
 _FEW: Final = 1024  # descriptors; a handle takes two
 _FULL: Final = 0.9
 _MEBIBYTE: Final = 1 << 20
-_FLOCK: Final = struct.Struct("hhqqi4x")
 _EXTRAS: Final = ("posix_ipc", "numpy", "typer", "rich", "textual", "psutil")
 
 
@@ -202,11 +200,10 @@ def _tmpfile(shm: str) -> None:
 def _ofd_locks() -> None:
     fd = os.memfd_create("shmkit-doctor", os.MFD_CLOEXEC)
     try:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asked)
+        lock_range(fd, 0, 1)
         with open(f"/proc/self/fd/{fd}", "rb") as other:  # noqa: PTH123
-            reply = fcntl.fcntl(other, fcntl.F_OFD_GETLK, asked)
-        if _FLOCK.unpack(reply)[0] == fcntl.F_UNLCK:
+            seen = locked_range(other.fileno(), 0, 1)
+        if seen is None:
             raise OSError(0, "a lock is not seen by others")
     finally:
         os.close(fd)

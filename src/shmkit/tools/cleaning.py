@@ -5,8 +5,8 @@ descriptor and no map of it exists, in any process of the machine, in whatever c
 lease is held no process can open the file. So between the proof and the removal of the name nobody
 can come. A process that tries to attach just then is told that it should try again (EAGAIN).
 
-What has no process may still be somebody's: an object in overflow is its ring's, the bytes of a
-`once` are its page's. These go with what they belong to, and not before.
+What has no process may still be somebody's: the bytes of a `once` are their page's. They go with
+it, and not before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shmkit.memory.identity import identity_of
-from shmkit.tools.inspection.processes import is_all_visible
 from shmkit.tools.inspection.raw import NotAFile, Raw
 from shmkit.tools.inspection.survey import survey
 
@@ -102,8 +101,6 @@ def _why_left(segment: Segment, before: float, gone: set[str], *, foreign: bool)
         return "its header is broken, so it may not be shmkit's: --foreign removes it"
     if segment.used > before:
         return f"used {time.time() - segment.used:.0f} s ago, later than --older-than allows"
-    if segment.kind == "overflow" and not owner and not foreign and not is_all_visible():
-        return "its ring may be in another container: --foreign removes it"
     return ""
 
 

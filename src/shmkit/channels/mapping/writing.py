@@ -33,6 +33,7 @@ from shmkit.errors import ClosedError, Full
 from shmkit.segment.acquired import NO
 from shmkit.segment.fences import STRONG_ORDER, fence, join_fence_all
 from shmkit.segment.participants import NO_WORDS
+from shmkit.segment.semaphores import SLICE
 from shmkit.segment.words import (
     DICT_COMPACTIONS,
     DICT_DEAD,
@@ -62,7 +63,6 @@ __all__ = ["Writer", "pin_of", "slots_for"]
 
 T = TypeVar("T")
 _LEAST_SLOTS: Final = 64
-_SLICE: Final = 0.5  # seconds until a wait for the lock looks whether its handle was closed
 _PER_SLOT: Final = 64  # bytes of a generation for each slot
 
 
@@ -133,7 +133,7 @@ class Writer:
 
     def _acquire(self) -> None:
         while not self._retired:
-            if self._mutex.acquire(timeout=_SLICE) is not NO:
+            if self._mutex.acquire(timeout=SLICE) is not NO:
                 return
         raise ClosedError(f"this handle on {self._title} is closed")
 

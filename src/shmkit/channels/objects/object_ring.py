@@ -24,6 +24,7 @@ from shmkit.channels.ring import Reader, Ring, Wait, insist
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, Full
 from shmkit.memory.backends.base import identity_of
+from shmkit.segment.semaphores import SLICE
 from shmkit.segment.words import (
     CUT,
     FRAME_HEADER,
@@ -50,7 +51,6 @@ ENCODED: Final = 1
 OVERFLOW: Final = 2
 _SHARE: Final = 4  # a label takes at most a quarter of the ring
 _LABEL: Final = 1 << 13  # bytes that a label has at most, the path of a file in it
-_SLICE: Final = 0.5  # seconds of a sleep for room outside of the ring
 
 
 class ObjectReader(Reader):
@@ -362,7 +362,7 @@ class ObjectRing(Ring):
         if deadline.expired():
             raise Full(f"{self._title} has no room for it now: {error.strerror}") from error
         # A ring ends the sleep: a receiver rings when the room is back.
-        writer.space_bell.doze(HEAD, head, min(_SLICE, deadline.remaining()))
+        writer.space_bell.doze(HEAD, head, min(SLICE, deadline.remaining()))
         self._check_open()
 
     @property

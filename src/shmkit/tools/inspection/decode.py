@@ -33,7 +33,6 @@ from shmkit.segment.words import (
     LOCK_WORDS,
     MAGIC,
     MOST_PARTICIPANTS,
-    OVERFLOW_MAGIC,
     PAD,
     PAGE,
     PARTICIPANT_BYTE,
@@ -216,8 +215,7 @@ class Segment:
         dead: participants that died without leaving.
         says: what else there is to say in a few words.
         sound: whether its header, if it is ours, can be believed.
-        belongs_to: where that is which it goes with: the ring of an object in overflow, the page of
-            the bytes of a `once`.
+        belongs_to: where that is which it goes with: the page of the bytes of a `once`.
         wrong: what is wrong, a sentence each.
     """
 
@@ -362,9 +360,6 @@ def _judged(segment: Segment, holders: Holders) -> Segment:
 
 
 def _without_header(raw: Raw, segment: Segment, page: bytes, name: str) -> Segment:
-    if raw.read(raw.size - len(OVERFLOW_MAGIC), len(OVERFLOW_MAGIC)) == OVERFLOW_MAGIC:
-        ours = name.startswith("shmkit-o") or ".overflow-" in segment.where
-        return replace(segment, kind="overflow", ours=ours, says="object of a ring")
     if name.startswith("sem.") and raw.size == _SEM_SIZE:
         value, waiters = _SEM.unpack_from(page)
         return replace(

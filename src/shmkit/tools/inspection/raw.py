@@ -7,14 +7,13 @@ would end the process by SIGBUS. A hole stays a hole.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-import struct
 import sys
 from typing import TYPE_CHECKING, Final, Self
 
 from shmkit.memory.identity import Identity, identity_of, open_flags
+from shmkit.segment.presence import locked_range
 from shmkit.segment.words import LOCK_BYTES_AT
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ __all__ = ["NotAFile", "Raw", "resident"]
 
 # Never waits for the other end of a FIFO, and never gets a terminal.
 _FLAGS: Final = open_flags("RDONLY", "NONBLOCK", "NOCTTY", "CLOEXEC")
-_FLOCK: Final = struct.Struct("hhqqi4x")  # type, whence, start, len, pid
 _BLOCK: Final = 512  # what st_blocks counts
 
 
@@ -96,17 +94,17 @@ class Raw:
         return found
 
     def _lock_in(self, start: int, stop: int) -> tuple[int, int] | None:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, stop - start, 0)
         try:
-            reply = fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, asked)
+            lock = locked_range(self.fd, start, stop - start)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOSYS, errno.ENOLCK):
                 return None  # this file system has no such locks
             raise
-        kind, _, at, size, _ = _FLOCK.unpack(reply)
-        if kind == fcntl.F_UNLCK:
+        if lock is None:
             return None
-        end = at + size if size else stop  # 0: up to the end of the file, wherever that is
+        at, end = lock
+        if at == end:
+            end = stop  # without a size it goes up to the end of the file, wherever that is
         return (at, end) if end > start else None
 
     def __enter__(self) -> Self:

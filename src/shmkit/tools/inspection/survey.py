@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from dataclasses import replace
@@ -166,10 +165,6 @@ def _with_owners(looks: Iterable[Inspection]) -> list[Inspection]:
     looks = sorted(looks, key=lambda look: look.segment.where)
     owners: dict[str, Segment] = {}
     for look in looks:
-        # As names of objects in overflow begin: channels/objects/overflow.py.
-        digest = hashlib.blake2b(look.incarnation.encode(), digest_size=4).hexdigest()
-        owners[f"shm:shmkit-o{digest}"] = look.segment
-        owners[f"{look.segment.where}.overflow"] = look.segment
         if look.content:
             owners[look.content] = look.segment
     return [_with_owner(look, owners) for look in looks]
@@ -177,10 +172,7 @@ def _with_owners(looks: Iterable[Inspection]) -> list[Inspection]:
 
 def _with_owner(look: Inspection, owners: Mapping[str, Segment]) -> Inspection:
     segment = look.segment
-    if segment.kind not in ("overflow", "once bytes"):
-        return look
-    key = segment.where.rpartition("-")[0] if segment.kind == "overflow" else segment.where
-    owner = owners.get(key)
+    owner = owners.get(segment.where) if segment.kind == "once bytes" else None
     if owner is None:
         return look
     status = owner.status if segment.status in ("orphan", "idle") else segment.status
