@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from shmkit.deadline import Deadline
 from shmkit.errors import ClosedError, CorruptSegment, IncompatibleSegment, ShutDown
+from shmkit.segment.located import Located
 from shmkit.segment.segment import Segment
 from shmkit.segment.words import CUT, KINDS, POISONED, READY, SHUT, STATE
 
@@ -47,14 +48,13 @@ STATES: Final[Mapping[int, str]] = {
 }
 
 
-class Handle:
+class Handle(Located):
     """What every handle on a channel can do."""
 
     _KIND: ClassVar[int]
     _NOUN: ClassVar[str]  # what the channel is called in messages
     _FLAGS: ClassVar[int] = 0  # header flags that this class knows
 
-    _segment: Segment
     _words: memoryview[int]
     _map: mmap.mmap
     _base: int  # index in the map of the first byte of the data
@@ -139,10 +139,6 @@ class Handle:
         """Leave, and give the roles of this handle back. Idempotent."""
         raise NotImplementedError
 
-    def unlink(self) -> None:
-        """Remove the name: no process can attach any more; attached handles go on."""
-        self._segment.unlink()
-
     def __enter__(self) -> Self:
         self._check_open()
         return self
@@ -155,21 +151,6 @@ class Handle:
     def __reduce__(self) -> tuple[object, ...]:
         self._check_open()
         return _join, (type(self), self._segment.buffer)
-
-    @property
-    def url(self) -> Url:
-        """Where it is; `str` of it is what `attach` takes."""
-        return self._segment.buffer.url
-
-    @property
-    def name(self) -> str:
-        """Name of the segment, path of the file, "" for anonymous memory."""
-        return self._segment.buffer.name
-
-    @property
-    def closed(self) -> bool:
-        """Whether this handle was closed."""
-        return self._closed
 
     @property
     def buffer(self) -> SharedBuffer:

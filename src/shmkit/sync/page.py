@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from shmkit.errors import ClosedError
 from shmkit.memory.url import Url
+from shmkit.segment.located import Located
 from shmkit.segment.segment import CONTROL_PARTICIPANTS, Segment
 from shmkit.segment.words import KEPT
 
@@ -35,7 +36,7 @@ def who_uses(segment: Segment) -> PageStatistics:
     return PageStatistics(tuple(membership.members()), membership.participants.count)
 
 
-class OnPage:
+class OnPage(Located):
     """A handle on a control page (segment/segment.py): made, attached, described.
 
     A subclass has `_open`, which takes a segment over, and `close`.
@@ -44,8 +45,6 @@ class OnPage:
     __slots__ = ()
 
     _KIND: ClassVar[Kind]
-    _segment: Segment
-    _closed: bool
 
     def __init__(
         self,
@@ -175,25 +174,6 @@ class OnPage:
                 trust_owner=trust_owner,
             )
         )
-
-    @property
-    def name(self) -> str:
-        """Name of the segment, path of the file, "" for anonymous memory."""
-        return self._segment.buffer.name
-
-    @property
-    def url(self) -> Url:
-        """Where it is; `str` of it is what `attach` takes."""
-        return self._segment.buffer.url
-
-    @property
-    def closed(self) -> bool:
-        """Whether this handle was closed."""
-        return self._closed
-
-    def unlink(self) -> None:
-        """Remove the name: no process can attach any more; handles that are open go on."""
-        self._segment.unlink()
 
     def statistics(self) -> PageStatistics:
         """Who uses it at this moment.
